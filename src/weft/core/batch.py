@@ -1,0 +1,66 @@
+"""One trunk pass worth of rows, and what each task wants to know about some of them.
+
+Legend: B rows, L padded length, T real tokens, R the rows a task has targets for, M addressed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from weft.core.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one task asks of a batch.
+
+    Attributes:
+        rows_R: batch rows that carry a target of this task, int64, in the order of ``values``. Two targets may
+            name the same row: texts are deduplicated within a batch, so equal texts cost one trunk pass.
+        values: the task's own tensors (labels, flat token positions in the layout's flat order, ...).
+        weight: this target's share of the step's denominator, in the task's unit (rows, tokens, ...).
+            Known on the host before any forward pass.
+        num_examples: examples (not tokens) behind this target.
+    """
+
+    rows_R: Tensor
+    values: Mapping[str, Tensor]
+    weight: float
+    num_examples: int
+
+    def to(self, device: torch.device) -> Target:
+        values = {name: value.to(device, non_blocking=True) for name, value in self.values.items()}
+        return replace(self, rows_R=self.rows_R.to(device, non_blocking=True), values=values)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of tokens for one trunk pass that serves every task in ``targets``.
+
+    Attributes:
+        tokens: token ids, int64: shape (B, L) when padded, (T,) when packed.
+        segments: token type ids of the same shape, or None for trunks without them.
+        layout: where the real tokens are.
+        targets: per task name.
+        ids: one identifier per row (``file:line``) for messages and diagnosis.
+    """
+
+    tokens: Tensor
+    segments: Tensor | None
+    layout: Layout
+    targets: Mapping[str, Target]
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same batch on ``device``; copies are asynchronous where the memory allows."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device, non_blocking=True),
+            segments=None if self.segments is None else self.segments.to(device, non_blocking=True),
+            layout=self.layout.to(device),
+            targets={name: target.to(device) for name, target in self.targets.items()},
+        )

@@ -1,0 +1,86 @@
+"""A row on its way: read, understood by a task, encoded, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a data file. ``where`` is ``file:line`` (or ``file:row``) for messages; values as read."""
+
+    values: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that a task does not use, and why, in a few words that can be counted (``no label``, ``empty text``)."""
+
+    where: str
+    reason: str
+
+
+class Purpose(StrEnum):
+    """What a row is encoded for. Generation sees the answer when it learns and only the prompt when it answers."""
+
+    LEARN = "learn"
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example of one task as tokens.
+
+    Attributes:
+        tokens: token ids, special tokens included, truncated to the trunk's limit.
+        segments: token type ids of the same length, or None.
+        target: the task's own value that ``Task.collate`` understands.
+        gold: the right answer as ``Task.gold`` gave it, None when the row has no label (prediction).
+        where: the row's ``file:line``.
+        num_cut: tokens lost to truncation.
+    """
+
+    tokens: tuple[int, ...]
+    segments: tuple[int, ...] | None
+    target: Any
+    gold: Any
+    where: str
+    num_cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of one task, for files, servers and metrics alike; unused fields stay None.
+
+    Attributes:
+        label: the chosen class (classification), or a list of classes (multi-label).
+        probabilities: by class.
+        value: a number (regression).
+        tags: one tag a word (tagging).
+        spans: entities as ``{"type", "start", "end", "text"}``; word positions, end exclusive (tagging).
+        text: generated text.
+    """
+
+    label: str | list[str] | None = None
+    probabilities: Mapping[str, float] | None = None
+    value: float | None = None
+    tags: tuple[str, ...] | None = None
+    spans: tuple[Mapping[str, Any], ...] | None = None
+    text: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that are set, as JSON values."""
+        pairs = {
+            "label": self.label,
+            "probabilities": None if self.probabilities is None else dict(self.probabilities),
+            "value": self.value,
+            "tags": None if self.tags is None else list(self.tags),
+            "spans": None if self.spans is None else [dict(span) for span in self.spans],
+            "text": self.text,
+        }
+        return {key: value for key, value in pairs.items() if value is not None} | dict(self.extra)

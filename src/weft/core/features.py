@@ -1,0 +1,89 @@
+"""What the trunk hands to the heads.
+
+Legend: B rows, L padded length, T real tokens, D width, V vocabulary, M any number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+from weft.core.layout import Layout
+
+
+class Pooling(StrEnum):
+    """How one vector is made of a row's tokens."""
+
+    POOLER = "pooler"  # the trunk's own trained pooler on the first token
+    CLS = "cls"  # the first token
+    MEAN = "mean"
+    LAST = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Last hidden states of one batch, whatever its layout.
+
+    Attributes:
+        hidden: shape (B, L, D) when the layout is padded, (T, D) when packed.
+        layout: where the real tokens are.
+        pooler: the trunk's own pooler, maps first-token states (B, D) to (B, D); None where it has none.
+        project: the trunk's own output embedding, maps (M, D) to logits (M, V); None where it has none.
+    """
+
+    hidden: Tensor
+    layout: Layout
+    pooler: Callable[[Tensor], Tensor] | None = None
+    project: Callable[[Tensor], Tensor] | None = None
+
+    def flat_TD(self) -> Tensor:
+        """Return the states of the real tokens in flat order, shape (T, D)."""
+        if self.layout.index_T is None:
+            return self.hidden
+        return self.hidden.flatten(0, 1).index_select(0, self.layout.index_T)
+
+    def first_BD(self) -> Tensor:
+        """Return each row's first state, shape (B, D)."""
+        if self.layout.is_packed:
+            return self.hidden.index_select(0, self.layout.starts_B)
+        return self.hidden[:, 0]
+
+    def last_BD(self) -> Tensor:
+        """Return each row's last real state, shape (B, D)."""
+        last_B = self.layout.starts_B + self.layout.lengths_B - 1
+        if self.layout.index_T is not None:
+            last_B = self.layout.index_T[last_B]
+            return self.hidden.flatten(0, 1).index_select(0, last_B)
+        return self.hidden.index_select(0, last_B)
+
+    def mean_BD(self) -> Tensor:
+        """Return the mean of each row's real states in fp32, shape (B, D)."""
+        if self.layout.is_packed:
+            flat_TD = self.hidden.float()
+            sums_BD = flat_TD.new_zeros(self.layout.num_rows, flat_TD.shape[1])
+            sums_BD = sums_BD.index_add(0, self.layout.row_T(), flat_TD)
+        else:
+            mask_BL1 = self.layout.mask_BL()[:, :, None]
+            sums_BD = (self.hidden.float() * mask_BL1).sum(1)
+        return sums_BD / self.layout.lengths_B[:, None]
+
+    def pooled_BD(self, how: Pooling) -> Tensor:
+        """Return one vector a row, shape (B, D).
+
+        Raises:
+            ValueError: ``Pooling.POOLER`` on a trunk that has none.
+        """
+        match how:
+            case Pooling.POOLER:
+                if self.pooler is None:
+                    raise ValueError("pooling: 'pooler' needs a trunk with a pooler, but this one has none.")
+                return self.pooler(self.first_BD())
+            case Pooling.CLS:
+                return self.first_BD()
+            case Pooling.MEAN:
+                return self.mean_BD()
+            case Pooling.LAST:
+                return self.last_BD()

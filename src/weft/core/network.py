@@ -1,0 +1,110 @@
+"""The network: one trunk and one head a task. A batch passes the trunk once, whatever number of tasks it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from weft.core.batch import Batch, Target
+from weft.core.features import Features, Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkInfo:
+    """What a head needs to know of its trunk.
+
+    Attributes:
+        width: D, the hidden size.
+        vocabulary: V of the output embedding; 0 where the trunk has none.
+        pooling: the pooling of the architecture's own stock classification model.
+        has_pooler: whether the trunk brings a pooler.
+        has_bias: whether the stock sequence classification head of this architecture has a bias.
+        is_causal: whether tokens see only earlier ones.
+        max_positions: longest row in tokens that the trunk takes.
+        init_range: standard deviation of the architecture's weight initialisation.
+    """
+
+    width: int
+    vocabulary: int
+    pooling: Pooling
+    has_pooler: bool
+    has_bias: bool
+    is_causal: bool
+    max_positions: int
+    init_range: float
+
+
+class Trunk(Protocol):
+    """A pretrained backbone behind canonical names (``weft.model``)."""
+
+    info: TrunkInfo
+
+    def __call__(self, batch: Batch, /, *, perturb: Tensor | None = None) -> Features:
+        """Return features of ``batch``; ``perturb`` is added to the input embeddings (same shape)."""
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int) -> list[list[int]]:
+        """Return greedy continuations, one list of token ids a prompt, without prompt and stop token."""
+        ...
+
+
+class Head(Protocol):
+    """Maps features to a task's outputs for the rows or tokens that ``target`` addresses."""
+
+    def __call__(self, features: Features, target: Target, /) -> Tensor: ...
+
+
+class Network(nn.Module):
+    """One trunk, many heads.
+
+    Args:
+        trunk: module that satisfies ``Trunk``.
+        heads: one module a task that satisfies ``Head``; may own no parameters.
+    """
+
+    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleDict(dict(heads))
+
+    def features(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
+        """Return the trunk's features of ``batch``: one pass."""
+        return cast(Trunk, self.trunk)(batch, perturb=perturb)
+
+    def forward(
+        self, batch: Batch, *, tasks: Iterable[str] | None = None, perturb: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return each task's outputs (default: every task in ``batch.targets``) from one trunk pass."""
+        features = self.features(batch, perturb=perturb)
+        names = batch.targets if tasks is None else tasks
+        return {name: self.heads[name](features, batch.targets[name]) for name in names}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class Inference:
+    """One batch being answered: the trunk pass is made on first use and shared by all tasks that ask."""
+
+    def __init__(self, network: Network, batch: Batch) -> None:
+        self.network = network
+        self.batch = batch
+
+    @cached_property
+    def features(self) -> Features:
+        """The trunk's features of the batch."""
+        return self.network.features(self.batch)
+
+    def outputs(self, task: str) -> Tensor:
+        """Return the outputs of one task's head for its target in the batch."""
+        return cast(Any, self.network.heads[task])(self.features, self.batch.targets[task])
+
+    @property
+    def trunk(self) -> Trunk:
+        return cast(Trunk, self.network.trunk)

@@ -1,0 +1,58 @@
+"""What a stage hands on: everything that differs from the base model, as values keyed by canonical path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterState:
+    """One trained adapter (LoRA, ...) that is not folded into the weights.
+
+    Attributes:
+        name: a plain name, unique within the parts.
+        method: the registered method that understands it (``lora``).
+        config: JSON values: the method's options and ``sites``, the canonical paths it sits at.
+        tensors: by canonical path, e.g. ``layers.3.attention.query.lora_A.<name>``.
+    """
+
+    name: str
+    method: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """One task's head and what is needed to build the task again without its training data.
+
+    Attributes:
+        task: the task's name.
+        kind: its family (``classification``, ...).
+        config: JSON values as ``Task.config()`` returns them (labels, columns, options).
+        tensors: by path within the head (``out.weight``); empty where the head owns nothing.
+    """
+
+    task: str
+    kind: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The difference between a trained network and its base model.
+
+    Attributes:
+        delta: new values (not differences) of trunk parameters that were trained or merged into.
+        adapters: in the order in which they were stacked.
+        heads: by task name.
+    """
+
+    delta: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    adapters: tuple[AdapterState, ...] = ()
+    heads: Mapping[str, HeadState] = field(default_factory=dict[str, HeadState])

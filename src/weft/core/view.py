@@ -1,0 +1,65 @@
+"""What a network looks like from outside: its sites and parameters under canonical names, without any weights.
+
+A strategy plans on a view alone, so that ``weft plan`` needs no weights, and plans are pure functions.
+Canonical paths (DESIGN section 4): ``embeddings.word``, ``layers.3.attention.query``, ``layers.3.norm.ffn``,
+``final_norm``, ``pooler``, ``lm_head``; under ``encoder.`` / ``decoder.`` for encoder-decoders; ``heads.<task>``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class SiteKind(StrEnum):
+    """What kind of module stands at a site."""
+
+    LINEAR = "linear"  # weight (out, in)
+    CONV1D = "conv1d"  # GPT-2's transposed linear, weight (in, out)
+    EMBEDDING = "embedding"
+    NORM = "norm"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class ParamInfo:
+    """One parameter: canonical path ``<site>.<local name>``, shape, and whether it is another one's alias.
+
+    ``tied_to`` names the canonical path that owns the storage (tied embeddings); None for owners.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    tied_to: str | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One module that owns parameters. ``raw`` is its module name in the transformers model (or head)."""
+
+    path: str
+    kind: SiteKind
+    raw: str
+    params: tuple[ParamInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """All sites of a network, in forward order where that is known, heads last.
+
+    Attributes:
+        architecture: transformers ``model_type`` (``bert``, ``llama``, ...).
+        sites: every module with parameters of its own, each once.
+        num_layers: layers per stack: ``{"": 6}``, or ``{"encoder.": 6, "decoder.": 6}``.
+        has_table: False when the backbone has no name table and sites carry their raw names.
+    """
+
+    architecture: str
+    sites: tuple[Site, ...]
+    num_layers: dict[str, int]
+    has_table: bool = True

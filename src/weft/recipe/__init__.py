@@ -1,0 +1,1 @@
+"""What a run is: frozen values, decoded from YAML, with every mistake reported at once. No torch, no numpy."""

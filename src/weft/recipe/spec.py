@@ -1,0 +1,294 @@
+"""What a run is, as frozen values. Field names are the recipe's keys; every field changes what a run does.
+
+Task families and strategy methods add their own keys by subclassing ``TaskSpec`` and ``Rule`` in their own files;
+``Catalogue`` carries those classes into the decoder, so that this room names none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from weft.errors import nearest
+from weft.recipe.duration import Duration
+from weft.recipe.names import Name
+
+
+class Spec(BaseModel):
+    """Base of all recipe values: frozen, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TaskSpec(Spec):
+    """What every task says. Families subclass this in ``weft.task`` and fix ``kind``."""
+
+    kind: str
+    """Task family, e.g. classification."""
+    train: tuple[str, ...] = Field(min_length=1)
+    """Training data: file, folder or hub id, with an optional slice such as data.csv[:500]."""
+    dev: tuple[str, ...] = ()
+    """Data to select on; without it a tenth of the training rows is held out."""
+    test: tuple[str, ...] = ()
+    """Data for the final score, never seen by any choice."""
+    columns: dict[str, str] = {}
+    """Column names by role where the guess is wrong, e.g. {text: review}."""
+    weight: float = Field(1.0, ge=0, le=1e6)
+    """How strongly the task's loss counts (not how often it is drawn)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source_is_a_list(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        wrap = {k: (v,) for k, v in data.items() if k in ("train", "dev", "test") and isinstance(v, str)}
+        return {**data, **wrap}
+
+
+class Rule(Spec):
+    """One line of a strategy: which sites, moved how. Methods subclass this in ``weft.strategy`` and fix ``train``."""
+
+    sites: str = "all"
+    """Selector: all, encoder, ffn, attention, layers[0:4], top 2, layers[8:].attention, heads, re:<regex>."""
+    train: str
+    """Method, e.g. none, full, lora."""
+    lr: float | None = Field(None, gt=0, le=10)
+    """Peak learning rate of these sites; default: the stage's, else the method's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The members of each axis that a recipe may name. Built by ``weft.build.catalogue()``.
+
+    Attributes:
+        tasks: spec class by task kind.
+        methods: rule class by method name.
+        strategies: names of the rule lists with a name (``lora``, ``ffn``, ...).
+    """
+
+    tasks: Mapping[str, type[TaskSpec]]
+    methods: Mapping[str, type[Rule]]
+    strategies: frozenset[str]
+
+
+def _decode_task(value: Any, handler: Any, info: ValidationInfo) -> Any:
+    return _decode_member(value, info, key="kind", base=TaskSpec, axis="tasks")
+
+
+def _decode_rule(value: Any, handler: Any, info: ValidationInfo) -> Any:
+    return _decode_member(value, info, key="train", base=Rule, axis="methods")
+
+
+def _decode_member(value: Any, info: ValidationInfo, *, key: str, base: type[Spec], axis: str) -> Any:
+    if isinstance(value, base):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("mapping_wanted", "must be a mapping with the key '{key}'", {"key": key})
+    if key not in value:
+        raise PydanticCustomError("key_missing", "must have the key '{key}'", {"key": key})
+    classes: Mapping[str, type[Spec]] = getattr(info.context, axis) if info.context else {}
+    name = value[key]
+    if name not in classes:
+        hint = nearest(str(name), classes)
+        raise PydanticCustomError("unknown_member", "{key} is unknown. {hint}", {"key": key, "hint": hint, "at": key})
+    return classes[name].model_validate(dict(value), context=info.context)
+
+
+AnyTask = Annotated[SerializeAsAny[TaskSpec], WrapValidator(_decode_task)]
+AnyRule = Annotated[SerializeAsAny[Rule], WrapValidator(_decode_rule)]
+
+
+class ModelSpec(Spec):
+    """The pretrained trunk."""
+
+    path: str
+    """Model folder, hub id, or 'minilm' for the embedded default."""
+    revision: str | None = None
+    """Commit of a hub id."""
+    max_tokens: int = Field(256, ge=8, le=1_000_000)
+    """Longest row in tokens; longer ones are cut and counted."""
+
+
+class MixtureKind(StrEnum):
+    """How often each task is drawn."""
+
+    PROPORTIONAL = "proportional"  # by number of rows
+    UNIFORM = "uniform"
+    TEMPERATURE = "temperature"  # rows ** (1 / temperature)
+    ROUND_ROBIN = "round_robin"  # strictly in turn
+    FIXED = "fixed"  # the rates given with the tasks
+
+
+class MixtureSpec(Spec):
+    """How often each task is drawn; how strongly it counts is ``weight`` of the task."""
+
+    kind: MixtureKind = MixtureKind.PROPORTIONAL
+    """Proportional, uniform, temperature, round_robin or fixed."""
+    temperature: float = Field(2.0, ge=1, le=100)
+    """Only for kind temperature: 1 is proportional, large is uniform."""
+    batches: Literal["mixed", "homogeneous"] = "mixed"
+    """Whether one batch may hold rows of several tasks."""
+
+
+class TrunkCarry(StrEnum):
+    """What becomes of the parent's trained trunk."""
+
+    MERGE = "merge"  # folded into the weights
+    CONTINUE = "continue"  # the same parameters go on being trained
+    STACK = "stack"  # adapters stay, frozen, under the new ones
+    DROP = "drop"  # back to the base model
+
+
+class HeadCarry(StrEnum):
+    """What becomes of the parent's heads."""
+
+    KEEP = "keep"
+    NEW = "new"
+    DROP = "drop"  # only this stage's tasks stay
+
+
+class OptimizerCarry(StrEnum):
+    """What becomes of the parent's optimizer state."""
+
+    FRESH = "fresh"
+    CONTINUE = "continue"
+
+
+class Carry(Spec):
+    """What a stage takes over from its parent, part by part."""
+
+    trunk: TrunkCarry = TrunkCarry.MERGE
+    """merge, continue, stack or drop."""
+    heads: HeadCarry = HeadCarry.KEEP
+    """keep, new or drop."""
+    optimizer: OptimizerCarry = OptimizerCarry.FRESH
+    """fresh or continue."""
+
+
+class Schedule(StrEnum):
+    """Learning rate over the stage, after warm-up."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class StageSpec(Spec):
+    """One stage: a mixture of tasks, a strategy and a length, starting from a parent's weights."""
+
+    name: Name
+    """Name of the stage, also its folder."""
+    parent: str | None = None
+    """An earlier stage or 'base'; default: the stage before this one."""
+    tasks: dict[str, float] = {}
+    """Tasks to train, with rates where the mixture is fixed; default: every task of the recipe."""
+    mixture: MixtureSpec = MixtureSpec()
+    """How often each task is drawn."""
+    strategy: str | tuple[AnyRule, ...] = "full"
+    """A named strategy (full, head, lora, ffn, 'top 2', any selector) or a list of rules, read top to bottom."""
+    carry: Carry = Carry()
+    """What is taken over from the parent."""
+    length: Duration = Duration.parse("3 epochs")
+    """How long to train."""
+    lr: float | None = Field(None, gt=0, le=10)
+    """Peak learning rate for every rule that names none; default: each method's own."""
+    batch: int = Field(32, ge=1, le=100_000)
+    """Examples in one optimizer step."""
+    budget: int = Field(8192, ge=16)
+    """Most tokens, padding included, in one pass; a larger step is cut into several with the same gradient."""
+    schedule: Schedule = Schedule.LINEAR
+    """linear, cosine or constant."""
+    warmup: float = Field(0.06, ge=0, lt=1)
+    """Share of the stage over which the rate rises from zero."""
+    decay: float = Field(0.01, ge=0, lt=1)
+    """Decoupled weight decay of matrices; vectors have none."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of the trunk's hidden states and of heads while training."""
+    evaluate: Duration = Duration.parse("1 epoch")
+    """How often the dev score is taken; the best checkpoint by it is what the stage hands on."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations without a better score."""
+    save: Duration = Duration.parse("5 minutes")
+    """How often the state to resume from is written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        tasks, mixture = data.get("tasks"), data.get("mixture")
+        if isinstance(mixture, str):
+            data["mixture"] = mixture = {"kind": mixture}
+        if isinstance(tasks, str):
+            tasks = (tasks,)
+        if isinstance(tasks, list | tuple):
+            data["tasks"] = dict.fromkeys(tasks, 1.0)
+        elif isinstance(tasks, Mapping) and mixture is None:
+            data["mixture"] = {"kind": MixtureKind.FIXED}
+        return data
+
+
+class Precision(StrEnum):
+    """Arithmetic of matrix products; norms, losses and the optimizer are always fp32."""
+
+    AUTO = "auto"  # bf16 where the machine has units for it
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Recipe(Spec):
+    """Everything that decides what a run does."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Source of every random choice."""
+    model: ModelSpec
+    """The pretrained trunk: a name, or a mapping."""
+    tasks: dict[Name, AnyTask] = Field(min_length=1)
+    """What to learn, by name."""
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
+    """When to learn it, in order."""
+    precision: Precision = Precision.AUTO
+    """auto, fp32 or bf16."""
+    keep: int = Field(2, ge=1, le=1000)
+    """Checkpoints to resume from that are kept, the best one not counted."""
+    bootstrap: int = Field(1000, ge=100, le=100_000)
+    """Resamples behind each confidence interval."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_model(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("model"), str):
+            return {**data, "model": {"path": data["model"]}}
+        return data
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON of this recipe, hex."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def stage(self, name: str) -> StageSpec:
+        """Return the stage called ``name``."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def parent_of(self, stage: StageSpec) -> StageSpec | None:
+        """Return the stage that ``stage`` starts from, None for the base model."""
+        if stage.parent == "base":
+            return None
+        if stage.parent is not None:
+            return self.stage(stage.parent)
+        index = self.stages.index(stage)
+        return self.stages[index - 1] if index else None
+
+    def tasks_of(self, stage: StageSpec) -> tuple[str, ...]:
+        """Return the names of the tasks that ``stage`` trains, in recipe order."""
+        return tuple(name for name in self.tasks if not stage.tasks or name in stage.tasks)

@@ -1,0 +1,132 @@
+"""What a task family is. One file a family implements this; ``weft.task.registry`` lists them.
+
+The way of a row: file row -> ``fit`` (labels, once) -> ``encode`` -> ``collate`` -> ``head`` -> ``loss`` | ``answers``
+-> ``metrics``. Nothing outside ``weft.task`` asks for a task's kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+from weft.core.batch import Target
+from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
+from weft.core.layout import Layout
+from weft.core.loss import Loss
+from weft.core.network import Inference, TrunkInfo
+from weft.metric.base import Metric
+from weft.recipe.spec import TaskSpec
+
+
+class Tokenizer(Protocol):
+    """What tasks need of a tokenizer (``weft.model.tokenizer`` implements it on transformers' fast tokenizers)."""
+
+    max_tokens: int
+    pad: int
+    stop: int  # token that ends a generated answer
+
+    def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Pieces]:
+        """Return each text (or text pair) with special tokens, cut to ``max_tokens`` (pairs: longest first)."""
+        ...
+
+    def words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+        """Return each pre-split sentence with special tokens, cut to ``max_tokens``; ``Pieces.first`` is set."""
+        ...
+
+    def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return each text's token ids without special tokens and without cutting."""
+        ...
+
+    def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
+        """Return each conversation through the tokenizer's own chat template, ready for the answer; None without one."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ``tokens`` without special tokens."""
+        ...
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Tokens that open a causal text (often one BOS token, or none)."""
+        ...
+
+
+class Pieces(Protocol):
+    """One tokenized text.
+
+    ``first`` (``words`` only): for each kept word the position of its first piece; words cut off have none, so
+    ``len(first)`` may be less than the number of words; a word without any piece has -1.
+    """
+
+    tokens: tuple[int, ...]
+    segments: tuple[int, ...] | None
+    num_cut: int
+    first: tuple[int, ...] | None
+
+
+class Task(Protocol):
+    """One task of a recipe: fitted to its training rows (labels, column names), otherwise without state."""
+
+    kind: ClassVar[str]
+    spec_type: ClassVar[type[TaskSpec]]
+    name: str
+
+    @classmethod
+    def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
+        """Return the task with its labels and columns taken from the training ``rows`` (or given by ``spec``).
+
+        Raises:
+            DataError: no usable column for a role, fewer than two labels, ...
+        """
+        ...
+
+    @classmethod
+    def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
+        """Return the task that ``config()`` described; needs no data."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Return all that ``from_config`` needs, as JSON values (labels, columns, options)."""
+        ...
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
+        """Return one result a row, in order. With ``Purpose.ANSWER`` a missing label gives ``gold=None``, not Dropped."""
+        ...
+
+    def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
+        """Return the target of ``encoded`` lying at batch rows ``rows``; works with and without gold.
+
+        Values that address tokens address them in the layout's flat order (``layout.starts_B[row] + position``).
+        """
+        ...
+
+    def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> nn.Module:
+        """Return a new head (a ``weft.core.network.Head``), initialised from ``seed`` alone."""
+        ...
+
+    def loss(self, outputs: Tensor, target: Target) -> Loss:
+        """Return the summed loss of a head's ``outputs`` in fp32 and its weight."""
+        ...
+
+    def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
+        """Return one answer for each of ``encoded``, which ``collate`` has put into the inference's batch."""
+        ...
+
+    def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
+        """Return what somebody who saw only the training ``golds`` would answer: majority, mean, ..."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the family, the primary one first."""
+        ...
+
+    def describe(self, golds: Sequence[Any]) -> dict[str, int]:
+        """Return counts worth showing before training: labels, tags, ... by name."""
+        ...
+
+    def same_head(self, config: Mapping[str, Any]) -> str | None:
+        """Return why a head saved with ``config`` cannot be kept for this task (labels changed, ...), or None."""
+        ...
