@@ -52,28 +52,28 @@ def closing(review: str) -> str:
 def choose(
     pools: Mapping[str, Iterable[Row]], sizes: Mapping[str, int], texts: Callable[[Row], Sequence[str]]
 ) -> Splits:
-    """Draw ``sizes[split]`` rows for every split such that no text of a row stands in another split or row.
+    """Draw ``sizes[split]`` rows for every split such that no text stands in two splits and no row twice.
 
     Args:
         pools: For every split the rows it may draw from; two splits may share a pool.
         sizes: Rows to draw. Splits are filled in the order of this mapping.
-        texts: The texts of a row that must not appear twice.
+        texts: The texts of a row. Rows are drawn by the hash of the first, so rows that share it come together.
 
     Raises:
         SystemExit: When a pool does not hold as many rows.
     """
-    seen: set[str] = set()
+    taken: set[str] = set()
     chosen: Splits = {}
     for split, size in sizes.items():
-        rows: list[Row] = []
-        for row in sorted(pools[split], key=lambda row: rank("\n".join(texts(row)))):
-            own = {text.casefold() for text in texts(row)}
-            if len(rows) < size and not own & seen:
-                seen |= own
-                rows.append(row)
+        rows: dict[tuple[str, ...], Row] = {}
+        for row in sorted(pools[split], key=lambda row: [rank(text) for text in texts(row)]):
+            own = tuple(text.casefold() for text in texts(row))
+            if len(rows) < size and taken.isdisjoint(own):
+                rows.setdefault(own, row)
         if len(rows) < size:
             raise SystemExit(f"{split}: {size} rows must be left to draw, but there are {len(rows)}.")
-        chosen[split] = rows
+        taken.update(text for own in rows for text in own)
+        chosen[split] = list(rows.values())
     return chosen
 
 
@@ -88,10 +88,7 @@ def sentiment(root: Path) -> Splits:
 
 
 def similarity(root: Path) -> Splits:
-    """Return short sentence pairs with a grade derived from their inference label.
-
-    Rows of one premise stay in one split: a premise is drawn once and brings its first pair only.
-    """
+    """Return short sentence pairs with a grade derived from their inference label."""
 
     def pairs(split: str) -> list[Row]:
         return [
@@ -102,9 +99,7 @@ def similarity(root: Path) -> Splits:
 
     own = pairs("train")
     pools = {"test": pairs("dev"), "dev": own, "train": own}
-    return choose(
-        pools, {"test": 500, "dev": 400, "train": 3000}, lambda row: [row["text1"], row["text2"]]
-    )
+    return choose(pools, {"test": 500, "dev": 400, "train": 3000}, lambda row: [row["text1"], row["text2"]])
 
 
 def entities(root: Path) -> Splits:

@@ -1,0 +1,77 @@
+"""What a method is, and what a plan is. One file a method implements ``Method``; ``weft.strategy.registry`` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from weft.core.parts import AdapterState
+from weft.core.sites import SiteMap
+from weft.core.table import ParamTable
+from weft.core.view import ParamInfo, Site, SiteKind
+from weft.recipe.spec import Rule
+
+
+class Edits(StrEnum):
+    """What a method changes; legality of combinations follows from this, never from pairs of names."""
+
+    NOTHING = "nothing"  # freeze or train what is there
+    WEIGHT = "weight"  # adds to a site's weight: merges exactly (LoRA)
+    OUTPUT = "output"  # acts on a site's output (bottleneck adapters, IA3)
+    POSITIONS = "positions"  # adds virtual tokens or keys (prompt, prefix)
+
+
+class Method(Protocol):
+    """One way of moving parameters at a site."""
+
+    name: ClassVar[str]
+    rule: ClassVar[type[Rule]]
+    edits: ClassVar[Edits]
+    lr: ClassVar[float]  # default peak learning rate; 0 where nothing is trained
+    kinds: ClassVar[frozenset[SiteKind]]  # where it can act
+    trains_site: ClassVar[bool]  # whether the site's own parameters move
+
+    def params(self, site: Site, rule: Rule, adapter: str) -> tuple[ParamInfo, ...]:
+        """Return the parameters that ``install`` will add at ``site``; empty for methods that add none."""
+        ...
+
+    def install(self, sites: SiteMap, site: Site, rule: Rule, *, adapter: str, seed: int) -> None:
+        """Put the method's module at ``site``, initialised from ``seed`` such that the function stays the same."""
+        ...
+
+    def restore(self, sites: SiteMap, state: AdapterState) -> None:
+        """Install a saved adapter with its tensors."""
+        ...
+
+    def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
+        """Return new values of the trunk parameters that ``state`` folds into; pure, in fp32, in the inputs' dtype.
+
+        ``weights`` holds current values by canonical path. Only for methods that edit WEIGHT.
+        """
+        ...
+
+    def adapter_config(self, rule: Rule) -> dict[str, Any]:
+        """Return the rule's options as the JSON values that ``AdapterState.config`` keeps."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """One site that gets a method's module."""
+
+    site: str
+    method: str
+    rule: Rule
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a strategy does to a network: modules to install, and the exact ParamTable there will be after that."""
+
+    installs: tuple[Install, ...]
+    table: ParamTable
