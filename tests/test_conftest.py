@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -15,7 +14,7 @@ def test_nothing_reaches_the_hub():
         assert os.environ[name] == "1"
 
 
-def test_tiny_bert_is_small_seeded_and_keeps_the_global_generator(tiny_bert: Path):
+def test_tiny_bert_is_small_and_initialised_like_a_bert(tiny_bert: Path):
     model = AutoModel.from_pretrained(tiny_bert)
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 32, 4)
@@ -26,7 +25,18 @@ def test_tiny_bert_is_small_seeded_and_keeps_the_global_generator(tiny_bert: Pat
 
 def test_tiny_bert_tokenizer_splits_words_and_chinese(tiny_bert: Path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    assert tokenizer.tokenize("The cats like 电影 !") == ["the", "cat", "##s", "l", "##i", "##k", "##e", "电", "影", "!"]
+    assert tokenizer.tokenize("The cats like 电影 !") == [
+        "the",
+        "cat",
+        "##s",
+        "l",
+        "##i",
+        "##k",
+        "##e",
+        "电",
+        "影",
+        "!",
+    ]
     encoded = tokenizer("good film", "bad book")
     assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == [
         "[CLS]", "good", "film", "[SEP]", "bad", "book", "[SEP]",
@@ -44,6 +54,3 @@ def test_stories260k_tells_a_story(stories260k: Path):
         story = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert tokenizer.decode(story[0], skip_special_tokens=True).startswith("Once upon a time, there was")
     assert sum(p.numel() for p in model.parameters()) == 260_032
-    weights = (stories260k / "model.safetensors").read_bytes()
-    assert len(weights) == 1_044_992
-    assert len(hashlib.sha256(weights).hexdigest()) == 64
