@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import string
+from pathlib import Path
+
+import pytest
 
 # Before anything imports a Hub library: these are read at import.
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
@@ -11,11 +15,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: more than one thread each makes all of them slower.
     os.environ["OMP_NUM_THREADS"] = "1"
-
-import string
-from pathlib import Path
-
-import pytest
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (
