@@ -1,1 +1,1 @@
-"""PLACEHOLDER."""
+"""Typed, versioned records of what happened, and pages made of them."""

@@ -1,0 +1,193 @@
+"""What happened, as typed and versioned JSON. Every score carries its n and its interval."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, unknown keys refused, written by ``model_dump_json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class StepReport(Record):
+    """One optimizer step (or the mean over the steps since the last log line)."""
+
+    stage: str
+    step: int
+    epoch: float
+    lr: float
+    """Largest current learning rate of all groups."""
+    losses: dict[str, float]
+    """Mean loss of each task, in nats (or squared units) per unit of its weight."""
+    grad_norm: float
+    examples: int
+    tokens: int
+    """Real tokens through the trunk, padding not counted."""
+    padded_tokens: int
+    skipped: int = 0
+    """Steps since the last line that were not applied because loss or gradient were not finite."""
+    seconds: float
+
+
+class Score(Record):
+    """One metric of one task on one split."""
+
+    metric: str
+    value: float
+    low: float
+    """Lower end of the 95 % bootstrap interval."""
+    high: float
+    n: int
+    """Rows behind the value."""
+    baseline: float
+    """What majority or mean of the training labels would score on the same rows."""
+    higher_is_better: bool = True
+    best: float = 1.0
+
+
+class TaskReport(Record):
+    """All scores of one task on one split; the first is the primary one."""
+
+    task: str
+    kind: str
+    split: str
+    """dev, test, or held-out."""
+    scores: tuple[Score, ...] = Field(min_length=1)
+    loss: float | None = None
+    seconds: float = 0.0
+
+
+class EvalReport(Record):
+    """One evaluation of a model on one split of every task."""
+
+    split: str
+    tasks: tuple[TaskReport, ...]
+    selection: float
+    """The one number that early stopping and the best checkpoint go by (decision record on the selection score)."""
+    step: int = 0
+    epoch: float = 0.0
+    stage: str = ""
+
+
+class SplitReport(Record):
+    """One split of one task before training."""
+
+    split: str
+    sources: tuple[str, ...]
+    read: int
+    used: int
+    dropped: dict[str, int]
+    """Dropped rows by reason."""
+    labels: dict[str, int]
+    tokens_mean: float
+    tokens_p95: int
+    tokens_max: int
+    cut_share: float
+    """Share of used rows that lost tokens to truncation."""
+    duplicates: int
+    """Rows whose text occurs earlier in the same split."""
+    encoding: str = "utf-8"
+
+
+class TaskDataReport(Record):
+    """The data of one task before training."""
+
+    task: str
+    kind: str
+    columns: dict[str, str]
+    splits: tuple[SplitReport, ...]
+    overlap: dict[str, int]
+    """Texts that two splits share, by pair, e.g. ``train/dev``."""
+    shared_with: dict[str, int] = {}
+    """Training texts that another task reads too (one trunk pass serves both when they meet in a batch)."""
+
+
+class DataReport(Record):
+    """All tasks' data, warnings included."""
+
+    tasks: tuple[TaskDataReport, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class GroupRow(Record):
+    """One line of the condensed parameter table: consecutive rows with the same owner, role, reason and rate."""
+
+    paths: str
+    num_tensors: int
+    num_values: int
+    role: str
+    owner: str
+    why: str
+    lr: float
+
+
+class StagePlan(Record):
+    """What a stage will do, known before any weights are loaded."""
+
+    name: str
+    parent: str
+    strategy: str
+    carry: dict[str, str]
+    tasks: dict[str, float]
+    """Share of the draws by task."""
+    passes: dict[str, float]
+    """How often each task's training rows are seen over the stage; empty when the length is in minutes."""
+    table: tuple[GroupRow, ...]
+    num_trained: int
+    num_values: int
+    steps: int | None
+    """None when the length is in minutes."""
+    examples: int | None
+    tokens: int | None
+    memory_bytes: int
+    seconds: float | None
+    """Estimated training time, evaluation not counted."""
+    notes: tuple[str, ...] = ()
+
+
+class StageReport(Record):
+    """What a stage did."""
+
+    name: str
+    parent: str
+    plan: StagePlan
+    steps: int
+    epochs: float
+    examples: dict[str, int]
+    """Examples drawn by task."""
+    tokens: int
+    padded_tokens: int
+    skipped: int
+    seconds: float
+    seconds_evaluating: float
+    peak_memory_bytes: int
+    entry_difference: float | None
+    """Largest difference of the probe outputs before and after entering the stage; None for the first."""
+    best_step: int
+    stopped: str
+    """Why it ended: length, patience."""
+    curve: tuple[StepReport, ...]
+    evaluations: tuple[EvalReport, ...]
+
+
+class RunReport(Record):
+    """The whole run."""
+
+    format: int = FORMAT
+    weft: str
+    name: str
+    digest: str
+    """SHA-256 of the recipe."""
+    seed: int
+    model: str
+    data: DataReport
+    stages: tuple[StageReport, ...]
+    final: tuple[EvalReport, ...]
+    """Final scores: test where a task has one, dev otherwise (then it is said that dev also chose)."""
+    environment: dict[str, str]
+    finished: bool
+    seconds: float
