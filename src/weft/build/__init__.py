@@ -1,0 +1,1 @@
+"""Recipe to objects: the only room that knows both sides."""

@@ -1,0 +1,107 @@
+"""Networks for a recipe, real or on the meta device, and the parts that they differ by from their base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weft.core.network import Network
+from weft.core.parts import HeadState, Parts
+from weft.core.seeds import fold
+from weft.core.sites import HEAD_PREFIX, SiteMap
+from weft.core.table import ParamTable, Role
+from weft.errors import HandOverError
+from weft.model.describe import describe
+from weft.model.folder import ModelFolder
+from weft.model.trunk import empty_trunk, load_trunk
+from weft.strategy.adapters import extract
+from weft.task.base import Task
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The pretrained model of a recipe: where it is and how it is to be opened.
+
+    ``wants_lm_head`` holds for the whole run, so that canonical and raw names mean the same in every stage.
+    """
+
+    folder: ModelFolder
+    wants_lm_head: bool
+    seed: int
+
+    def network(self, tasks: Mapping[str, Task], *, device: torch.device, dropout: float = 0.0) -> Network:
+        """Return base trunk plus new heads for ``tasks``; on the meta device no weights are read."""
+        opener = empty_trunk if device == META else load_trunk
+        trunk = opener(self.folder, wants_lm_head=self.wants_lm_head, dropout=dropout, device=device)
+        info = trunk.info
+        heads = {
+            name: task.head(info, dropout=dropout, seed=fold(self.seed, "head", name)).to(device)
+            for name, task in tasks.items()
+        }
+        return Network(trunk, heads)
+
+    def sites(self, network: Network) -> SiteMap:
+        """Return the map of canonical sites of ``network``."""
+        return SiteMap(network, describe(network))
+
+
+def load_values(sites: SiteMap, values: Mapping[str, Tensor]) -> None:
+    """Copy ``values`` (by canonical path) into the network's parameters.
+
+    Raises:
+        HandOverError: a path that the network does not have, or another shape.
+    """
+    parameters = dict(sites.parameters())
+    with torch.no_grad():
+        for path, value in values.items():
+            if path not in parameters:
+                raise HandOverError(f"{path}: must be a parameter of this network, but there is none of that name.")
+            if parameters[path].shape != value.shape:
+                raise HandOverError(
+                    f"{path}: must have shape {tuple(parameters[path].shape)}, but the saved value has "
+                    f"{tuple(value.shape)}."
+                )
+            parameters[path].copy_(value)
+
+
+def values_of(sites: SiteMap, paths: Iterable[str]) -> dict[str, Tensor]:
+    """Return detached copies of the parameters at ``paths``."""
+    parameters = dict(sites.parameters())
+    return {path: parameters[path].detach().clone() for path in paths}
+
+
+def head_values(head: HeadState) -> dict[str, Tensor]:
+    """Return a head's tensors under their canonical paths."""
+    return {f"{HEAD_PREFIX}{head.task}.{name}": value for name, value in head.tensors.items()}
+
+
+def parts_of(sites: SiteMap, table: ParamTable, tasks: Mapping[str, Task], *, changed: Iterable[str]) -> Parts:
+    """Return what ``sites``' network differs by from its base.
+
+    Args:
+        sites: the network at the end of a stage.
+        table: its parameter table; trained trunk rows join the delta.
+        tasks: the tasks whose heads are in the network.
+        changed: trunk parameters that earlier stages have changed.
+    """
+    trained = {row.path for row in table if row.role is Role.TRAINED and row.owner == "trunk"}
+    delta = values_of(sites, sorted(trained.union(changed)))
+    heads = {name: _head_state(sites, name, task) for name, task in tasks.items()}
+    return Parts(delta=delta, adapters=extract(sites), heads=heads)
+
+
+def _head_state(sites: SiteMap, name: str, task: Task) -> HeadState:
+    prefix = f"{HEAD_PREFIX}{name}."
+    tensors = {
+        path.removeprefix(prefix): value.detach().clone()
+        for path, value in sites.parameters()
+        if path.startswith(prefix)
+    }
+    return HeadState(task=name, kind=task.kind, config=task.config(), tensors=tensors)
+
+

@@ -1,0 +1,205 @@
+"""Answers of a network for many rows of many tasks: equal texts pass the trunk once, whatever tasks ask of them.
+
+Legend: rows are examples of a task; texts are distinct token sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weft.core.batch import Batch
+from weft.core.example import Answer, Encoded
+from weft.core.network import Inference, Network
+from weft.errors import Interrupted
+from weft.task.base import Task
+from weft.task.batching import make_batch
+
+Item = tuple[str, int]
+"""One row to answer: its task's name and its position among the task's rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """A summed loss and the weight (rows, tokens, ...) that it is a sum over."""
+
+    total: float
+    weight: float
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a network answers.
+
+    Attributes:
+        answers: one answer a row, in the order of the rows that were given, by task.
+        losses: by task; a task without a gold answer in every row, or without a loss when it answers, has none.
+        num_texts: distinct texts, which is the number of rows that passed the trunk.
+        num_tokens: their tokens.
+        num_padded_tokens: the same with padding.
+    """
+
+    answers: Mapping[str, tuple[Answer, ...]]
+    losses: Mapping[str, LossSum]
+    num_texts: int
+    num_tokens: int
+    num_padded_tokens: int
+
+    def loss(self, task: str) -> float | None:
+        """Return the mean loss of ``task`` per unit of its weight, None where it has none."""
+        return self.losses[task].mean if task in self.losses else None
+
+
+def answer_all(
+    network: Network,
+    tasks: Mapping[str, Task],
+    encoded: Mapping[str, Sequence[Encoded]],
+    *,
+    pad: int,
+    budget: int,
+    dtype: torch.dtype,
+    losses: bool = True,
+    watch: Watch | None = None,
+) -> Predictions:
+    """Return the network's answers to every row of ``encoded``; the network is left in the mode it was in.
+
+    Args:
+        network: trunk and one head for each task of ``encoded``.
+        tasks: by name; may hold more tasks than ``encoded``.
+        encoded: the rows of each task.
+        pad: padding token.
+        budget: most tokens of one trunk pass, padding included; a longer single text passes alone.
+        dtype: arithmetic of matrix products; anything but bfloat16 means the network's own.
+        losses: whether to sum losses too, for tasks whose rows all have a gold answer.
+        watch: told of progress, and asked whether to stop.
+
+    Raises:
+        Interrupted: ``watch`` said stop; nothing was kept, the caller saves what there is to save.
+    """
+    watch = watch or Watch()
+    groups = _texts(encoded)
+    lengths = [len(group.tokens) for group in groups]
+    answers: dict[str, list[Answer | None]] = {name: [None] * len(rows) for name, rows in encoded.items()}
+    judged = {name for name, rows in encoded.items() if losses and rows and all(r.gold is not None for r in rows)}
+    sums: dict[str, tuple[Tensor, float]] = {}
+    num_rows, num_done, num_padded = sum(map(len, answers.values())), 0, 0
+    with _answering(network, dtype):
+        for chunk in batches_by_length(lengths, budget):
+            if watch.stop():
+                raise Interrupted("evaluation: must finish, but the run was asked to stop. Resume to go on.")
+            items = [item for index in chunk for item in groups[index].items]
+            rows = [(name, encoded[name][position]) for name, position in items]
+            batch = make_batch(rows, tasks, pad=pad).to(network.device)
+            inference = Inference(network, batch)
+            for name, positions in _by_task(items).items():
+                found = tasks[name].answers(inference, [encoded[name][p] for p in positions])
+                for position, answer in zip(positions, found, strict=True):
+                    answers[name][position] = answer
+            _add_losses(sums, tasks, inference, names=judged)
+            num_padded += _grid(batch)
+            num_done += len(items)
+            watch.progress(num_done, num_rows)
+    return Predictions(
+        answers={name: tuple(a for a in found if a is not None) for name, found in answers.items()},
+        losses={name: LossSum(float(total), weight) for name, (total, weight) in sums.items()},
+        num_texts=len(groups),
+        num_tokens=sum(lengths),
+        num_padded_tokens=num_padded,
+    )
+
+
+def _say_nothing(_done: int, _total: int) -> None:
+    return
+
+
+def _go_on() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Somebody who looks on while rows are answered.
+
+    Attributes:
+        progress: called after each batch with the rows answered so far and all rows.
+        stop: asked before each batch; True ends the work with ``Interrupted``.
+    """
+
+    progress: Callable[[int, int], None] = _say_nothing
+    stop: Callable[[], bool] = _go_on
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One distinct text and the rows that read it."""
+
+    tokens: tuple[int, ...]
+    items: list[Item]
+
+
+def _texts(encoded: Mapping[str, Sequence[Encoded]]) -> list[_Text]:
+    """Return the distinct texts of all tasks, in order of first appearance."""
+    found: dict[tuple[tuple[int, ...], tuple[int, ...] | None], _Text] = {}
+    for name, rows in encoded.items():
+        for position, row in enumerate(rows):
+            text = found.setdefault((row.tokens, row.segments), _Text(row.tokens, []))
+            text.items.append((name, position))
+    return list(found.values())
+
+
+def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield positions of ``lengths``, longest first, in groups whose padded grid holds at most ``budget`` tokens.
+
+    Longest first, so that the largest grid comes first and a lack of memory shows at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        size = max(1, budget // lengths[order[start]])
+        yield order[start : start + size]
+        start += size
+
+
+def _by_task(items: Sequence[Item]) -> dict[str, list[int]]:
+    """Return the positions of ``items`` by task, in order: the order in which the batch holds the task's targets."""
+    found: dict[str, list[int]] = {}
+    for name, position in items:
+        found.setdefault(name, []).append(position)
+    return found
+
+
+def _add_losses(
+    sums: dict[str, tuple[Tensor, float]], tasks: Mapping[str, Task], inference: Inference, *, names: set[str]
+) -> None:
+    """Add the batch's loss to each task's sum, on the device: nothing waits for it."""
+    for name, target in inference.batch.targets.items():
+        if name in names and target.weight > 0:
+            loss = tasks[name].loss(inference.outputs(name), target)
+            total, weight = sums.get(name, (torch.zeros((), device=loss.total.device), 0.0))
+            sums[name] = (total + loss.total, weight + loss.weight)
+
+
+def _grid(batch: Batch) -> int:
+    return batch.tokens.numel()
+
+
+@contextmanager
+def _answering(network: Network, dtype: torch.dtype) -> Iterator[None]:
+    """Put ``network`` in eval mode without gradients, and every module back to its own mode afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    autocast = torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+    try:
+        with torch.inference_mode(), autocast:
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training

@@ -1,0 +1,52 @@
+"""The one number that early stopping and the best checkpoint go by (decision record 0007)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from weft.report.records import Score, TaskReport
+
+FLOOR = 0.01
+"""Share that a task at or below its baseline counts with: small enough to drag, not zero, which would hide the rest."""
+
+
+def gain(score: Score) -> float:
+    """Return which share of what was to gain over the baseline was gained: 0 at the baseline, 1 for perfect answers.
+
+    The quotient has the same sign for metrics where lower is better, because both differences change theirs.
+    Below the baseline it is negative. Where the baseline is perfect already (one label only) there is nothing to
+    gain: perfect answers count 1, others 0.
+
+    Raises:
+        ValueError: baseline or best value is not finite.
+
+    Example:
+        >>> gain(Score(metric="rmse", value=0.5, low=0.4, high=0.6, n=9, baseline=2, best=0, higher_is_better=False))
+        0.75
+    """
+    if not (math.isfinite(score.baseline) and math.isfinite(score.best)):
+        raise ValueError(
+            f"{score.metric}: baseline and best must be finite, but are {score.baseline} and {score.best}."
+        )
+    if not math.isfinite(score.value):
+        return 0.0
+    to_gain = score.best - score.baseline
+    if to_gain == 0:
+        return 1.0 if score.value == score.best else 0.0
+    return (score.value - score.baseline) / to_gain
+
+
+def selection_score(reports: Sequence[TaskReport]) -> float:
+    """Return the geometric mean over tasks of each primary metric's ``gain``, floored at ``FLOOR``.
+
+    A relative improvement counts the same in every task and at every level, and a task that stays at its baseline
+    drags the whole, however easy the others are. A diverged model (value not finite) counts as at its baseline.
+
+    Raises:
+        ValueError: no reports.
+    """
+    if not reports:
+        raise ValueError("selection: needs the report of one task at least, but there is none.")
+    logs = [math.log(max(gain(report.scores[0]), FLOOR)) for report in reports]
+    return math.exp(math.fsum(logs) / len(logs))
