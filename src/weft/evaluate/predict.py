@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.core.batch import Batch
 from weft.core.example import Answer, Encoded
 from weft.core.network import Inference, Network
 from weft.errors import Interrupted
@@ -58,6 +57,32 @@ class Predictions:
         return self.losses[task].mean if task in self.losses else None
 
 
+def _say_nothing(_done: int, _total: int) -> None:
+    return
+
+
+def _go_on() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Somebody who looks on while rows are answered.
+
+    Attributes:
+        progress: called after each batch with the rows answered so far and all rows.
+        stop: asked before each batch; True ends the work with ``Interrupted``.
+    """
+
+    progress: Callable[[int, int], None] = _say_nothing
+    stop: Callable[[], bool] = _go_on
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` if the work is to stop."""
+        if self.stop():
+            raise Interrupted("evaluation: must finish, but the run was asked to stop. Resume to go on.")
+
+
 def answer_all(
     network: Network,
     tasks: Mapping[str, Task],
@@ -93,19 +118,14 @@ def answer_all(
     num_rows, num_done, num_padded = sum(map(len, answers.values())), 0, 0
     with _answering(network, dtype):
         for chunk in batches_by_length(lengths, budget):
-            if watch.stop():
-                raise Interrupted("evaluation: must finish, but the run was asked to stop. Resume to go on.")
-            items = [item for index in chunk for item in groups[index].items]
-            rows = [(name, encoded[name][position]) for name, position in items]
-            batch = make_batch(rows, tasks, pad=pad).to(network.device)
-            inference = Inference(network, batch)
-            for name, positions in _by_task(items).items():
-                found = tasks[name].answers(inference, [encoded[name][p] for p in positions])
-                for position, answer in zip(positions, found, strict=True):
-                    answers[name][position] = answer
+            watch.check()
+            rows = [(name, at, encoded[name][at]) for index in chunk for name, at in groups[index].items]
+            batch = make_batch([(name, row) for name, _, row in rows], tasks, pad=pad)
+            inference = Inference(network, batch.to(network.device))
+            _add_answers(answers, tasks, inference, rows)
             _add_losses(sums, tasks, inference, names=judged)
-            num_padded += _grid(batch)
-            num_done += len(items)
+            num_padded += batch.tokens.numel()
+            num_done += len(rows)
             watch.progress(num_done, num_rows)
     return Predictions(
         answers={name: tuple(a for a in found if a is not None) for name, found in answers.items()},
@@ -114,27 +134,6 @@ def answer_all(
         num_tokens=sum(lengths),
         num_padded_tokens=num_padded,
     )
-
-
-def _say_nothing(_done: int, _total: int) -> None:
-    return
-
-
-def _go_on() -> bool:
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Somebody who looks on while rows are answered.
-
-    Attributes:
-        progress: called after each batch with the rows answered so far and all rows.
-        stop: asked before each batch; True ends the work with ``Interrupted``.
-    """
-
-    progress: Callable[[int, int], None] = _say_nothing
-    stop: Callable[[], bool] = _go_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +167,20 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]
         start += size
 
 
-def _by_task(items: Sequence[Item]) -> dict[str, list[int]]:
-    """Return the positions of ``items`` by task, in order: the order in which the batch holds the task's targets."""
-    found: dict[str, list[int]] = {}
-    for name, position in items:
-        found.setdefault(name, []).append(position)
-    return found
+def _add_answers(
+    answers: Mapping[str, list[Answer | None]],
+    tasks: Mapping[str, Task],
+    inference: Inference,
+    rows: Sequence[tuple[str, int, Encoded]],
+) -> None:
+    """Put the answer of each of ``rows`` (task, position, row; in the batch's order) where it belongs."""
+    by_task: dict[str, list[tuple[int, Encoded]]] = {}
+    for name, position, row in rows:
+        by_task.setdefault(name, []).append((position, row))
+    for name, asked in by_task.items():
+        found = tasks[name].answers(inference, [row for _, row in asked])
+        for (position, _), answer in zip(asked, found, strict=True):
+            answers[name][position] = answer
 
 
 def _add_losses(
@@ -185,10 +192,6 @@ def _add_losses(
             loss = tasks[name].loss(inference.outputs(name), target)
             total, weight = sums.get(name, (torch.zeros((), device=loss.total.device), 0.0))
             sums[name] = (total + loss.total, weight + loss.weight)
-
-
-def _grid(batch: Batch) -> int:
-    return batch.tokens.numel()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = 1
@@ -58,7 +60,7 @@ class TaskReport(Record):
     """dev, test, or held-out."""
     scores: tuple[Score, ...] = Field(min_length=1)
     loss: float | None = None
-    seconds: float = 0.0
+    """Mean loss per unit of its weight."""
 
 
 class EvalReport(Record):
@@ -71,6 +73,7 @@ class EvalReport(Record):
     step: int = 0
     epoch: float = 0.0
     stage: str = ""
+    seconds: float = 0.0
 
 
 class SplitReport(Record):
@@ -114,7 +117,7 @@ class DataReport(Record):
 
 
 class GroupRow(Record):
-    """One line of the condensed parameter table: consecutive rows with the same owner, role, reason and rate."""
+    """One line of the condensed parameter table: the rows with the same owner, role, reason and rate."""
 
     paths: str
     num_tensors: int
@@ -191,3 +194,76 @@ class RunReport(Record):
     environment: dict[str, str]
     finished: bool
     seconds: float
+
+
+class Verdict(StrEnum):
+    """What a paired interval says of the second run."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    TIE = "tie"
+    """The interval of the difference holds 0."""
+
+
+class MetricComparison(Record):
+    """One metric of two runs on the same rows."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    """b - a."""
+    low: float
+    """Lower end of the paired 95 % bootstrap interval of the difference."""
+    high: float
+    p: float
+    """Two-sided, of the same paired bootstrap."""
+    n: int
+    best: float = 1.0
+    higher_is_better: bool = True
+    verdict: Verdict
+
+
+class ChangedRow(Record):
+    """One row that the second run answered better or worse than the first."""
+
+    where: str
+    is_better: bool
+    gold: str
+    a: str
+    b: str
+
+
+class TaskComparison(Record):
+    """One task of two runs on the same rows."""
+
+    task: str
+    kind: str
+    split: str
+    metrics: tuple[MetricComparison, ...] = Field(min_length=1)
+    rows_better: int
+    """Rows that the second run answered nearer to gold."""
+    rows_worse: int
+    changed: tuple[ChangedRow, ...]
+    """Some of them, the largest changes of each direction first."""
+
+
+class RecipeDifference(Record):
+    """One key whose value differs, as JSON text; None where a recipe lacks it."""
+
+    key: str
+    a: str | None
+    b: str | None
+
+
+class CompareReport(Record):
+    """Two runs side by side."""
+
+    format: int = FORMAT
+    a: str
+    b: str
+    tasks: tuple[TaskComparison, ...] = Field(min_length=1)
+    only_a: tuple[str, ...] = ()
+    """Tasks that only the first run answered."""
+    only_b: tuple[str, ...] = ()
+    recipe: tuple[RecipeDifference, ...] = ()
