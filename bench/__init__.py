@@ -1,0 +1,1 @@
+"""Weft against named peers, side by side."""
