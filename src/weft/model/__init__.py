@@ -1,1 +1,1 @@
-"""PLACEHOLDER."""
+"""Pretrained backbones and tokenizers behind canonical names. The only room, with ``export/``, that sees transformers."""
