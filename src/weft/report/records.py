@@ -175,6 +175,8 @@ class StageReport(Record):
     """Why it ended: length, patience."""
     curve: tuple[StepReport, ...]
     evaluations: tuple[EvalReport, ...]
+    leaving: EvalReport | None = None
+    """Dev scores, at its end, of every head that the stage hands on, trained by it or not."""
 
 
 class RunReport(Record):
