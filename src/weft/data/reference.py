@@ -1,0 +1,175 @@
+r"""What a recipe writes to name rows.
+
+``reference = location [ "@" subset ] [ ":" split ] [ "[" slice "]" ]``
+
+- location: a file or folder, relative to the recipe or absolute, or a hub id (``name``, ``owner/name``);
+- subset: a folder inside the folder, or the configuration of a hub data set;
+- split: ``train``, ``dev``, ... of a folder or hub data set; dev, validation, valid and val find each other;
+- slice: ``start:stop``, each empty, a row (negative: from the end) or a percentage of the rows, rounded as the
+  ``datasets`` library does. As in Python, what lies beyond the end is not an error.
+
+What exists always wins: a file called ``a:b[:3].csv`` or ``C:\data\x.csv`` is that file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from weft.errors import DataError, nearest
+
+_TAIL = re.compile(r"(?P<rest>.+)\[(?P<slice>[^\[\]]*)\]", re.DOTALL)
+_SLICE = re.compile(r"\s*(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?\s*", re.ASCII)
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_NUM_SHOWN = 10
+_FILE_SUFFIXES = frozenset(
+    ".arrow .bio .conll .csv .gz .iob .iob2 .json .jsonl .ndjson .parquet .tsv .txt".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One end of a slice: a row number, or a percentage of the rows."""
+
+    value: int
+    is_percent: bool
+
+    @classmethod
+    def parse(cls, text: str | None) -> Bound | None:
+        """Return the bound that ``text`` writes, None for none."""
+        return None if text is None else cls(int(text.rstrip("%")), text.endswith("%"))
+
+    def row(self, num_rows: int) -> int:
+        """Return the bound as a row number of a source of ``num_rows`` rows."""
+        return round(self.value * num_rows / 100) if self.is_percent else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows from ``start`` up to, not including, ``stop``."""
+
+    start: Bound | None
+    stop: Bound | None
+
+    @classmethod
+    def parse(cls, text: str, *, of: str) -> Slice:
+        """Return the slice written as ``text`` in the reference ``of``.
+
+        Raises:
+            DataError: not of the form ``start:stop``, or more than 100 percent.
+        """
+        match = _SLICE.fullmatch(text)
+        if match is None:
+            raise DataError(
+                f"{of}: the slice must be [start:stop] with rows or percentages, but is [{text}]. "
+                "Write for example [:500], [100:200], [-50:] or [10%:]."
+            )
+        bounds = Bound.parse(match["start"]), Bound.parse(match["stop"])
+        for bound in bounds:
+            if bound is not None and bound.is_percent and abs(bound.value) > 100:
+                raise DataError(f"{of}: a percentage must be at most 100, but is {bound.value}%.")
+        return cls(*bounds)
+
+    @property
+    def needs_count(self) -> bool:
+        """Whether the rows must be counted before it is known which are meant."""
+        return any(b is not None and (b.is_percent or b.value < 0) for b in (self.start, self.stop))
+
+    def rows(self, num_rows: int) -> slice:
+        """Return the Python slice for a source of ``num_rows`` rows."""
+        start, stop = (None if b is None else b.row(num_rows) for b in (self.start, self.stop))
+        return slice(start, stop)
+
+    def __str__(self) -> str:
+        ends = ("" if b is None else f"{b.value}{'%' * b.is_percent}" for b in (self.start, self.stop))
+        return f"[{':'.join(ends)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A reference taken apart. ``path`` is None for a hub id; ``location`` is as written, for messages."""
+
+    location: str
+    path: Path | None
+    subset: str | None = None
+    split: str | None = None
+    slice: Slice | None = None
+
+    @property
+    def name(self) -> str:
+        """The reference without its slice."""
+        subset = "" if self.subset is None else f"@{self.subset}"
+        return f"{self.location}{subset}" if self.split is None else f"{self.location}{subset}:{self.split}"
+
+
+def parse(ref: str, *, root: Path) -> Reference:
+    """Return what ``ref`` names; relative paths are taken from ``root``.
+
+    Raises:
+        DataError: neither something that exists nor a hub id, a wrong slice, a split of a single file.
+
+    Example:
+        >>> parse("owner/name@small:train[:10%]", root=Path("/none")).split
+        'train'
+    """
+    if not ref.strip():
+        raise DataError(f"{ref!r}: must name a file, a folder or a hub id, but is empty.")
+    if (path := _existing(ref, root)) is not None:
+        return Reference(ref, path)
+    tail = _TAIL.fullmatch(ref)
+    rest = ref if tail is None else tail["rest"]
+    part = None if tail is None else Slice.parse(tail["slice"], of=ref)
+    for location, subset, split in _cuts(rest):
+        path = _existing(location, root)
+        if path is None:
+            continue
+        if path.is_file() and (subset is not None or split is not None):
+            raise DataError(f"{ref}: a subset or split must be of a folder, but {location} is a file.")
+        return Reference(location, path, subset, split, part)
+    return _hub(ref, rest, part, root=root)
+
+
+def _cuts(text: str) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield the ways to read ``text`` as location, subset and split: the longest location first."""
+    yield text, None, None
+    base, colon, split = text.rpartition(":")
+    has_split = bool(colon and _NAME.fullmatch(split))
+    if has_split:
+        yield base, None, split
+    for rest, its_split in ((text, None), (base, split))[: 1 + has_split]:
+        location, at, subset = rest.rpartition("@")
+        if at and _NAME.fullmatch(subset):
+            yield location, subset, its_split
+
+
+def _existing(location: str, root: Path) -> Path | None:
+    path = Path(location).expanduser() if location.startswith("~") else root / location
+    try:
+        return path if location and path.exists() else None
+    except (OSError, ValueError):  # too long for the file system, NUL, a user that does not exist
+        return None
+
+
+def _hub(ref: str, rest: str, part: Slice | None, *, root: Path) -> Reference:
+    for location, subset, split in reversed(list(_cuts(rest))):
+        looks_like_file = Path(location).suffix.lower() in _FILE_SUFFIXES
+        if _HUB.fullmatch(location) and not looks_like_file:
+            return Reference(location, None, subset, split, part)
+    raise DataError(f"{ref}: must exist below {root}, but does not. {_neighbours(rest, root)}".rstrip())
+
+
+def _neighbours(location: str, root: Path) -> str:
+    """Return the nearest names in the folder where ``location`` should be."""
+    folder = (root / location).parent
+    try:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except (OSError, ValueError):
+        return f"There is no folder {folder}."
+    if not names:
+        return f"The folder {folder} is empty."
+    wanted = Path(location).name
+    return nearest(wanted, get_close_matches(wanted, names, n=_NUM_SHOWN) or names[:_NUM_SHOWN])
