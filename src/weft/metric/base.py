@@ -39,3 +39,28 @@ class Metric:
     finish: Callable[[FloatArray], FloatArray]
     best: float = 1.0
     higher_is_better: bool = True
+
+
+def ratio(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
+    """Return the element-wise quotient, 0.0 where the denominator is 0 (nothing to be right about)."""
+    return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators > 0)
+
+
+def f1(correct: FloatArray, answered: FloatArray, gold: FloatArray) -> FloatArray:
+    """Return the harmonic mean of precision and recall from their three counts, 0.0 where all are 0."""
+    return ratio(2 * correct, answered + gold)
+
+
+def mean_metric(
+    name: str,
+    value: Callable[[Sequence[Any], Sequence[Answer]], float],
+    row_score: Callable[[Any, Answer], float],
+) -> Metric:
+    """Return the metric that is the plain mean of ``row_score`` over rows; ``value`` is the library's reading of it."""
+
+    def statistics(golds: Sequence[Any], answers: Sequence[Answer]) -> FloatArray:
+        return np.array(
+            [(row_score(g, a), 1.0) for g, a in zip(golds, answers, strict=True)], dtype=np.float64
+        )
+
+    return Metric(name, value, statistics, lambda sums: ratio(sums[..., 0], sums[..., 1]))

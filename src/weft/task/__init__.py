@@ -1,1 +1,1 @@
-"""PLACEHOLDER."""
+"""Task families: rows -> examples -> targets -> head -> loss | answers -> metrics. One file a family."""

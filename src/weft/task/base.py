@@ -71,7 +71,11 @@ class Task(Protocol):
 
     kind: ClassVar[str]
     spec_type: ClassVar[type[TaskSpec]]
-    name: str
+
+    @property
+    def name(self) -> str:
+        """The task's name in the recipe."""
+        ...
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -91,14 +95,27 @@ class Task(Protocol):
         """Return all that ``from_config`` needs, as JSON values (labels, columns, options)."""
         ...
 
+    def ask(self, text: str, pair: str | None = None) -> Row:
+        """Return the row that puts a plain question to the task, under the names of its fitted columns.
+
+        Raises:
+            DataError: two texts for a task on one, or the other way round.
+        """
+        ...
+
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
-        """Return one result a row, in order. With ``Purpose.ANSWER`` a missing label gives ``gold=None``, not Dropped."""
+        """Return one result a row, in order. With ``Purpose.ANSWER`` a missing label gives ``gold=None``, not Dropped.
+
+        A label that is there but cannot be used (not in the list, not a number) drops the row for both purposes, so
+        that it is counted; who only wants answers leaves the label out.
+        """
         ...
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
         """Return the target of ``encoded`` lying at batch rows ``rows``; works with and without gold.
 
         Values that address tokens address them in the layout's flat order (``layout.starts_B[row] + position``).
+        Where one of ``encoded`` has no gold, the target has rows to answer, no labels, and weight 0.
         """
         ...
 

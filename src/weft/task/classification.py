@@ -1,0 +1,194 @@
+"""Classification of a text or a pair of texts: one label a row, or any number of them.
+
+Legend: R rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+
+from weft.core.batch import Target
+from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
+from weft.core.features import Pooling
+from weft.core.layout import Layout
+from weft.core.loss import Loss
+from weft.core.network import Inference, TrunkInfo
+from weft.data import columns as known
+from weft.data.columns import Role, resolve
+from weft.errors import DataError
+from weft.metric.base import Metric
+from weft.metric.classification import multi_label_metrics, single_label_metrics
+from weft.objective.losses import binary_cross_entropy, cross_entropy
+from weft.recipe.spec import TaskSpec
+from weft.task.base import Tokenizer
+from weft.task.heads import SequenceHead, choose_pooling, new_linear
+from weft.task.labels import difference, given_labels, in_order, label_set, label_text
+from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_roles, text_row
+
+
+class ClassificationSpec(TaskSpec):
+    """A recipe's classification task."""
+
+    kind: Literal["classification"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Task family."""
+    labels: Annotated[tuple[str, ...], BeforeValidator(given_labels)] = ()
+    """Labels to learn, in the order of the outputs; default: those of the training rows, sorted. Other rows are dropped."""
+    multi_label: bool = False
+    """Whether a row may have any number of labels (a list, or 'a|b') instead of exactly one."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Only for multi_label: a label is answered when its probability is above this."""
+    pooling: Pooling | None = None
+    """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
+
+    @model_validator(mode="after")
+    def _threshold_needs_multi_label(self) -> Self:
+        if "threshold" in self.model_fields_set and not self.multi_label:
+            raise ValueError(
+                "threshold: needs multi_label: true, for a single label is the most probable one"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """A fitted classification task."""
+
+    kind: ClassVar[str] = "classification"
+    spec_type: ClassVar[type[TaskSpec]] = ClassificationSpec
+
+    name: str
+    columns: Columns
+    labels: tuple[str, ...]
+    multi_label: bool = False
+    threshold: float = 0.5
+    pooling: Pooling | None = None
+
+    @classmethod
+    def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
+        """Return the task with the labels that ``rows`` hold, or that ``spec`` gives."""
+        spec = cast(ClassificationSpec, spec)
+        roles = (*text_roles(), Role("label", known.LABEL))
+        columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
+        sets = [_labels_of(row, columns, multi_label=spec.multi_label) for row in rows]
+        seen = in_order(label for labels in sets for label in labels or ())
+        labels = spec.labels or seen
+        least = 1 if spec.multi_label else 2
+        if len(labels) < least or not seen:
+            raise DataError(
+                f"tasks.{name}: column {columns['label']!r} must hold at least {least} different labels, but holds "
+                f"{list(seen)} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."
+            )
+        if not set(labels) & set(seen):
+            raise DataError(
+                f"tasks.{name}.labels: must name labels of column {columns['label']!r}, but {list(labels)} has none of "
+                f"them. Choices: {', '.join(seen[:20])}."
+            )
+        return cls(name, columns, labels, spec.multi_label, spec.threshold, spec.pooling)
+
+    @classmethod
+    def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
+        """Return the task that ``config()`` described."""
+        pooling = None if config["pooling"] is None else Pooling(config["pooling"])
+        labels = tuple(config["labels"])
+        return cls(name, dict(config["columns"]), labels, config["multi_label"], config["threshold"], pooling)
+
+    def config(self) -> dict[str, Any]:
+        """Return labels, columns and options as JSON values."""
+        return {
+            "columns": dict(self.columns),
+            "labels": list(self.labels),
+            "multi_label": self.multi_label,
+            "threshold": self.threshold,
+            "pooling": None if self.pooling is None else str(self.pooling),
+        }
+
+    def ask(self, text: str, pair: str | None = None) -> Row:
+        """Return the row that asks for the answer to ``text`` (and ``pair``)."""
+        return text_row(self.name, self.columns, text, pair)
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
+        """Return each row as tokens with its target, or why it is not used."""
+        return encode_texts(rows, self.columns, tokenizer, lambda row: self._judge(row, purpose))
+
+    def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
+        labels = _labels_of(row, self.columns, multi_label=self.multi_label)
+        if labels is None:
+            return Dropped(row.where, "no label") if purpose is Purpose.LEARN else Judged(None, None)
+        if not set(labels) <= set(self.labels):
+            return Dropped(row.where, "label not in the list")
+        if not self.multi_label:
+            return Judged(self.labels.index(labels[0]), labels[0])
+        hot = tuple(float(label in labels) for label in self.labels)
+        return Judged(hot, tuple(label for label in self.labels if label in labels))
+
+    def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:  # noqa: ARG002
+        """Return the target: ``labels`` is (R,) class numbers, or (R, C) yes and no when multi-label."""
+        dtype = torch.float32 if self.multi_label else torch.int64
+        return collate_rows(encoded, rows, name="labels", dtype=dtype)
+
+    def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
+        """Return a new head with one output a label."""
+        pooling = choose_pooling(info, self.pooling, task=self.name)
+        out = new_linear(info, len(self.labels), has_bias=info.has_bias, seed=seed)
+        return SequenceHead(out, pooling=pooling, dropout=dropout)
+
+    def loss(self, outputs: Tensor, target: Target) -> Loss:
+        """Return cross entropy, or for multi-label independent yes/no losses averaged over labels; the weight is R."""
+        leaf = binary_cross_entropy if self.multi_label else cross_entropy
+        return leaf(outputs, target.values["labels"])
+
+    def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
+        """Return label and probabilities of each row."""
+        logits_RC = inference.outputs(self.name).detach().float().cpu()
+        probabilities_RC = logits_RC.sigmoid() if self.multi_label else logits_RC.softmax(1)
+        assert len(encoded) == probabilities_RC.shape[0]
+        return [self._answer(row) for row in probabilities_RC.tolist()]
+
+    def _answer(self, probabilities: Sequence[float]) -> Answer:
+        by_label = dict(zip(self.labels, probabilities, strict=True))
+        if self.multi_label:
+            chosen = [label for label, probability in by_label.items() if probability > self.threshold]
+            return Answer(label=chosen, probabilities=by_label)
+        return Answer(label=max(by_label, key=by_label.__getitem__), probabilities=by_label)
+
+    def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
+        """Return the most frequent label (or set of labels) for every row; of equals the first in label order."""
+        shares = {label: count / max(1, len(golds)) for label, count in self.describe(golds).items()}
+        if not self.multi_label:
+            return [Answer(label=max(shares, key=shares.__getitem__), probabilities=shares)] * num_answers
+        counts = Counter(tuple(gold) for gold in golds)
+        common = min(counts, key=lambda labels: (-counts[labels], labels), default=())
+        return [Answer(label=list(common), probabilities=shares)] * num_answers
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy first, or micro F1 when multi-label."""
+        return multi_label_metrics() if self.multi_label else single_label_metrics()
+
+    def describe(self, golds: Sequence[Any]) -> dict[str, int]:
+        """Return the number of rows that have each label."""
+        counts = Counter(label for gold in golds for label in (gold if self.multi_label else (gold,)))
+        return {label: counts[label] for label in self.labels}
+
+    def same_head(self, config: Mapping[str, Any]) -> str | None:
+        """Return why an old head does not fit: labels, their order or kind, or pooling changed."""
+        if config.get("multi_label") != self.multi_label:
+            return f"multi_label is now {self.multi_label}"
+        if config.get("pooling") != self.config()["pooling"]:
+            return f"pooling was {config.get('pooling')} and is now {self.pooling}"
+        return difference(config.get("labels", ()), self.labels)
+
+
+def _labels_of(row: Row, columns: Columns, *, multi_label: bool) -> tuple[str, ...] | None:
+    value = row.values.get(str(columns["label"]))
+    if multi_label:
+        return label_set(value)
+    text = label_text(value)
+    return None if text is None else (text,)

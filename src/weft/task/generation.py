@@ -1,0 +1,236 @@
+"""Generation: causal instruction tuning. The loss is on the answer alone, answers are decoded greedily.
+
+Legend: M answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from weft.core.batch import Target
+from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
+from weft.core.layout import Layout
+from weft.core.loss import Loss
+from weft.core.network import Inference, TrunkInfo
+from weft.data import columns as known
+from weft.data.columns import Role, resolve
+from weft.errors import DataError, ModelError
+from weft.metric.base import Metric
+from weft.metric.text import text_metrics
+from weft.objective.losses import cross_entropy
+from weft.recipe.spec import TaskSpec
+from weft.task.base import Tokenizer
+from weft.task.heads import VocabularyHead
+from weft.task.prompts import DEFAULT_TEMPLATE, Exchange, as_chat, check_template, exchange, fill
+from weft.task.sequence import Columns
+
+
+class GenerationSpec(TaskSpec):
+    """A recipe's generation task."""
+
+    kind: Literal["generation"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Task family."""
+    max_new_tokens: int = Field(128, ge=1, le=100_000)
+    """Longest answer, in tokens; prompts are cut so that it has room, up to half of the model's max_tokens."""
+    template: Annotated[str, AfterValidator(check_template)] | None = None
+    """Prompt with {instruction}, {input} and {system}; default: the tokenizer's chat template, else a plain one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """The target of a row to learn: the answer starts at token ``start``."""
+
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The target of a row to answer: how to end and how to read what is generated."""
+
+    stop: int
+    decode: Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation task; it learns nothing from its rows but the names of their columns."""
+
+    kind: ClassVar[str] = "generation"
+    spec_type: ClassVar[type[TaskSpec]] = GenerationSpec
+
+    name: str
+    columns: Columns
+    max_new_tokens: int = 128
+    template: str | None = None
+
+    @classmethod
+    def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
+        """Return the task with the columns that ``rows`` have: a conversation, or instruction and output."""
+        spec = cast(GenerationSpec, spec)
+        columns = _columns(name, spec.columns, rows)
+        if not any(isinstance(found := exchange(row, columns), Exchange) and found.answer for row in rows):
+            raise DataError(
+                f"tasks.{name}: at least one row must have an answer, but none of {len(rows)} has. "
+                f"Give the right columns under columns: {{instruction: ..., output: ...}} or {{messages: ...}}."
+            )
+        return cls(name, columns, spec.max_new_tokens, spec.template)
+
+    @classmethod
+    def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
+        """Return the task that ``config()`` described."""
+        return cls(name, dict(config["columns"]), config["max_new_tokens"], config["template"])
+
+    def config(self) -> dict[str, Any]:
+        """Return labels, columns and options as JSON values."""
+        return {
+            "columns": dict(self.columns),
+            "max_new_tokens": self.max_new_tokens,
+            "template": self.template,
+        }
+
+    def ask(self, text: str, pair: str | None = None) -> Row:
+        """Return the row that asks for the answer to ``text`` (and ``pair``)."""
+        if self.columns["messages"] is not None:
+            content = text if pair is None else f"{text}\n\n{pair}"
+            return Row({self.columns["messages"]: [{"role": "user", "content": content}]}, where="question")
+        if pair is not None and self.columns["input"] is None:
+            raise DataError(f"{self.name}: the task takes one text, but two were given. Give it one text.")
+        values = {self.columns["instruction"]: text} | (
+            {self.columns["input"]: pair} if pair is not None else {}
+        )
+        return Row({str(column): value for column, value in values.items()}, where="question")
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
+        """Return each row as tokens with its target, or why it is not used."""
+        read = [self._read(row, purpose) for row in rows]
+        asked = [result for result in read if isinstance(result, Exchange)]
+        prompts = iter(self._prompts(asked, tokenizer))
+        answers = iter(tokenizer.plain([one.answer or "" for one in asked]) if asked else ())
+        results: list[Encoded | Dropped] = []
+        for row, result in zip(rows, read, strict=True):
+            if isinstance(result, Dropped):
+                results.append(result)
+                continue
+            prompt, num_cut = _cut_middle(next(prompts), self._room(tokenizer))
+            answer = (*next(answers), tokenizer.stop)
+            if purpose is Purpose.ANSWER:
+                target = Prompt(tokenizer.stop, tokenizer.decode)
+                results.append(Encoded(prompt, None, target, result.answer, row.where, num_cut))
+                continue
+            tokens = (*prompt, *answer)[: tokenizer.max_tokens]
+            num_cut += len(prompt) + len(answer) - len(tokens)
+            results.append(Encoded(tokens, None, Supervised(len(prompt)), result.answer, row.where, num_cut))
+        return results
+
+    def _read(self, row: Row, purpose: Purpose) -> Exchange | Dropped:
+        found = exchange(row, self.columns)
+        if isinstance(found, str):
+            return Dropped(row.where, found)
+        if found.answer is None and purpose is Purpose.LEARN:
+            return Dropped(row.where, "no answer")
+        return found
+
+    def _prompts(self, asked: Sequence[Exchange], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+        if not asked:
+            return []
+        texts = tokenizer.chat([as_chat(one) for one in asked]) if self.template is None else None
+        if texts is not None:  # a chat template writes the opening tokens itself
+            return tokenizer.plain(texts)
+        template = self.template or DEFAULT_TEMPLATE
+        plain = tokenizer.plain([fill(template, one) for one in asked])
+        return [(*tokenizer.start, *tokens) for tokens in plain]
+
+    def _room(self, tokenizer: Tokenizer) -> int:
+        """Return how many tokens a prompt may have: the same to learn and to answer."""
+        return tokenizer.max_tokens - min(self.max_new_tokens, tokenizer.max_tokens // 2)
+
+    def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
+        """Return the target: ``positions`` is (M,), the flat places whose states predict ``labels`` (M,); the weight is M tokens."""
+        rows_R = torch.tensor(rows, dtype=torch.int64)
+        if not all(isinstance(example.target, Supervised) for example in encoded):
+            return Target(rows_R, {}, weight=0.0, num_examples=len(encoded))
+        starts = layout.starts_B.tolist()
+        positions: list[int] = []
+        labels: list[int] = []
+        for row, example in zip(rows, encoded, strict=True):
+            first = max(1, example.target.start)  # no state predicts a row's first token
+            positions += range(starts[row] + first - 1, starts[row] + len(example.tokens) - 1)
+            labels += example.tokens[first:]
+        values = {"positions": torch.tensor(positions), "labels": torch.tensor(labels)}
+        return Target(rows_R, values, weight=float(len(labels)), num_examples=len(encoded))
+
+    def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> VocabularyHead:  # noqa: ARG002
+        """Return the head on the trunk's own output embedding.
+
+        Raises:
+            ModelError: a trunk that is not causal or has no output embedding.
+        """
+        if not info.is_causal or not info.vocabulary:
+            raise ModelError(
+                f"tasks.{self.name}: generation needs a causal model with an output embedding, but this trunk is not "
+                f"one. Choose a decoder model such as a Llama."
+            )
+        return VocabularyHead()
+
+    def loss(self, outputs: Tensor, target: Target) -> Loss:
+        """Return the cross entropy over answer tokens."""
+        return cross_entropy(outputs, target.values["labels"])
+
+    def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
+        """Return the greedy answer to each prompt."""
+        if not encoded:
+            return []
+        how = cast(Prompt, encoded[0].target)
+        prompts = [example.tokens for example in encoded]
+        found = inference.trunk.generate(prompts, max_new_tokens=self.max_new_tokens, stop_token=how.stop)
+        return [Answer(text=how.decode(tokens).strip()) for tokens in found]
+
+    def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
+        """Return the most frequent text for every row; of equals the one seen first."""
+        common = Counter(golds).most_common(1)
+        return [Answer(text=common[0][0] if common else "")] * num_answers
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Exact match first."""
+        return text_metrics()
+
+    def describe(self, golds: Sequence[Any]) -> dict[str, int]:
+        """Return the number of answers and of different answers."""
+        return {"answers": len(golds), "different answers": len(set(golds))}
+
+    def same_head(self, config: Mapping[str, Any]) -> str | None:  # noqa: ARG002
+        """Return None: the output embedding belongs to the trunk, there is no head to keep or lose."""
+        return None
+
+
+def _columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> Columns:
+    """Return the columns: a conversation's, or else those of instruction data."""
+    aliases = {
+        "messages": known.MESSAGES,
+        "instruction": known.INSTRUCTION,
+        "input": known.INPUT,
+        "output": known.OUTPUT,
+        "system": known.SYSTEM,
+    }
+    wish = [Role(role, names, required=False) for role, names in aliases.items()]
+    found = resolve(rows, wish, given, what=f"tasks.{name}")
+    if found["messages"] is not None:
+        return {role: found[role] if role == "messages" else None for role in aliases}
+    needed = [Role(role, aliases[role], required=role in ("instruction", "output")) for role in aliases]
+    return resolve(rows, needed, given, what=f"tasks.{name}")
+
+
+def _cut_middle(tokens: tuple[int, ...], room: int) -> tuple[tuple[int, ...], int]:
+    """Return at most ``room`` tokens and how many were lost: the instruction's start and the call to answer stay."""
+    if len(tokens) <= room:
+        return tokens, 0
+    tail = room // 2
+    return tokens[: room - tail] + tokens[len(tokens) - tail :], len(tokens) - room

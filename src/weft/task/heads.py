@@ -1,0 +1,138 @@
+"""The heads of the supervised families. Their ``out`` layers fit the last layer of the stock transformers models.
+
+Legend: B rows of the batch, R rows addressed, M tokens addressed, D width, C outputs, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from weft.core.batch import Target
+from weft.core.features import Features, Pooling
+from weft.core.network import TrunkInfo
+from weft.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The scale that a head learns on: its output is ``shift + scale * out(x)``, in the units of the data."""
+
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+class SequenceHead(nn.Module):
+    """One vector a row -> C outputs.
+
+    Args:
+        out: maps (R, D) to (R, C).
+        pooling: how a row's tokens become one vector.
+        dropout: on that vector while training.
+        units: None for outputs as they are (logits).
+    """
+
+    def __init__(
+        self, out: nn.Linear, *, pooling: Pooling, dropout: float, units: Units | None = None
+    ) -> None:
+        super().__init__()
+        self.out = out
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.units = units
+
+    def forward(self, features: Features, target: Target) -> Tensor:
+        """Return (R, C) outputs for the rows of ``target``."""
+        pooled_RD = features.pooled_BD(self.pooling).index_select(0, target.rows_R)
+        outputs_RC = self.out(self.dropout(pooled_RD))
+        if self.units is None:
+            return outputs_RC
+        return self.units.shift + self.units.scale * outputs_RC.float()
+
+    def stock_weights(self) -> dict[str, Tensor]:
+        """Return ``weight`` (and ``bias``) of a plain linear layer with the same outputs, for export."""
+        return _stock(self.out, self.units or Units())
+
+
+class TokenHead(nn.Module):
+    """One vector a token -> C logits, for the tokens that the target's ``positions`` name.
+
+    Args:
+        out: maps (M, D) to (M, C).
+        dropout: on the vectors while training.
+    """
+
+    def __init__(self, out: nn.Linear, *, dropout: float) -> None:
+        super().__init__()
+        self.out = out
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Features, target: Target) -> Tensor:
+        """Return (M, C) logits."""
+        return self.out(self.dropout(states_at(features, target)))
+
+    def stock_weights(self) -> dict[str, Tensor]:
+        """Return ``weight`` and ``bias`` of a plain linear layer with the same outputs, for export."""
+        return _stock(self.out, Units())
+
+
+class VocabularyHead(nn.Module):
+    """The trunk's own output embedding on the tokens that the target's ``positions`` name; owns no parameters."""
+
+    def forward(self, features: Features, target: Target) -> Tensor:
+        """Return (M, V) logits: never those of all tokens, for V is large.
+
+        Raises:
+            ModelError: the trunk has no output embedding.
+        """
+        if features.project is None:
+            raise ModelError(
+                "trunk: generation needs an output embedding, but this trunk has none. Use a causal model."
+            )
+        return features.project(states_at(features, target))
+
+
+def states_at(features: Features, target: Target) -> Tensor:
+    """Return the states at the target's flat ``positions``, shape (M, D), without copying the others."""
+    positions_M = target.values["positions"]
+    if features.layout.index_T is None:
+        return features.hidden.index_select(0, positions_M)
+    return features.hidden.flatten(0, 1).index_select(0, features.layout.index_T[positions_M])
+
+
+def new_linear(info: TrunkInfo, num_outputs: int, *, has_bias: bool, seed: int) -> nn.Linear:
+    """Return a linear layer on the trunk's width, weight N(0, init_range) from ``seed`` alone, bias zero."""
+    linear = nn.Linear(info.width, num_outputs, bias=has_bias, device="meta").to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        linear.weight.normal_(0.0, info.init_range, generator=generator)
+        if has_bias:
+            linear.bias.zero_()
+    return linear
+
+
+def choose_pooling(info: TrunkInfo, asked: Pooling | None, *, task: str) -> Pooling:
+    """Return the pooling of a head: the one asked for, else that of the architecture's stock model.
+
+    Raises:
+        ModelError: ``pooler`` on a trunk that has none.
+    """
+    if asked is Pooling.POOLER and not info.has_pooler:
+        choices = ", ".join(how for how in Pooling if how is not Pooling.POOLER)
+        raise ModelError(
+            f"tasks.{task}.pooling: 'pooler' needs a trunk with a pooler, but this one has none. Choices: {choices}."
+        )
+    return info.pooling if asked is None else asked
+
+
+def _stock(out: nn.Linear, units: Units) -> dict[str, Tensor]:
+    weights = {name: parameter.detach() * units.scale for name, parameter in out.named_parameters()}
+    if "bias" in weights:
+        weights["bias"] += units.shift
+    elif units.shift:
+        raise ModelError(
+            f"head: a shift of {units.shift} needs a bias to be exported, but the layer has none."
+        )
+    return weights

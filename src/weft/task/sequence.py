@@ -1,0 +1,88 @@
+"""What classification and regression share: a text or a pair of texts in, one target a row out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from weft.core.batch import Target
+from weft.core.example import Dropped, Encoded, Row
+from weft.data import columns as known
+from weft.data.columns import Role
+from weft.errors import DataError
+from weft.task.base import Tokenizer
+from weft.task.labels import plain
+
+Columns = Mapping[str, str | None]
+
+
+class Judged(NamedTuple):
+    """What a row asks for: the task's own target and the gold answer, both None where it has no label."""
+
+    target: Any
+    gold: Any
+
+
+def text_roles() -> tuple[Role, ...]:
+    """Return the roles of the columns that hold the text and, where there is one, the second text."""
+    return (Role("text", known.TEXT), Role("pair", known.PAIR, required=False))
+
+
+def text_in(row: Row, column: str | None) -> str:
+    """Return the text in a column of ``row``, empty where there is none."""
+    value = plain(row.values.get(column)) if column is not None else None
+    text = "" if value is None else str(value)
+    return text if text.strip() else ""
+
+
+def encode_texts(
+    rows: Sequence[Row], columns: Columns, tokenizer: Tokenizer, judge: Callable[[Row], Judged | Dropped]
+) -> list[Encoded | Dropped]:
+    """Return each row's text or pair as tokens with the target that ``judge`` gives, or why it is not used."""
+    results: list[Judged | Dropped] = []
+    for row in rows:
+        empty = not text_in(row, columns["text"]) or (columns["pair"] and not text_in(row, columns["pair"]))
+        results.append(Dropped(row.where, "empty text") if empty else judge(row))
+    kept = [index for index, result in enumerate(results) if isinstance(result, Judged)]
+    texts = [text_in(rows[index], columns["text"]) for index in kept]
+    pairs = [text_in(rows[index], columns["pair"]) for index in kept] if columns["pair"] else None
+    pieces = iter(tokenizer.texts(texts, pairs) if kept else ())
+    encoded: list[Encoded | Dropped] = []
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, Dropped):
+            encoded.append(result)
+            continue
+        piece = next(pieces)
+        encoded.append(
+            Encoded(
+                piece.tokens, piece.segments, result.target, result.gold, row.where, num_cut=piece.num_cut
+            )
+        )
+    return encoded
+
+
+def collate_rows(encoded: Sequence[Encoded], rows: Sequence[int], *, name: str, dtype: torch.dtype) -> Target:
+    """Return the target of one value a row under ``name``; without gold there are rows to answer, and no value."""
+    targets = [example.target for example in encoded if example.target is not None]
+    has_gold = len(targets) == len(encoded)
+    return Target(
+        rows_R=torch.tensor(rows, dtype=torch.int64),
+        values={name: torch.tensor(targets, dtype=dtype)} if has_gold else {},
+        weight=float(len(encoded)) if has_gold else 0.0,
+        num_examples=len(encoded),
+    )
+
+
+def text_row(name: str, columns: Columns, text: str, pair: str | None) -> Row:
+    """Return the row that asks for the answer to ``text`` (and ``pair``).
+
+    Raises:
+        DataError: two texts for a task on one, or the other way round.
+    """
+    if (columns["pair"] is None) != (pair is None):
+        want, have = ("one text", "two were") if pair is not None else ("a pair of texts", "one was")
+        raise DataError(f"{name}: the task takes {want}, but {have} given. Give it what it was trained on.")
+    values = {columns["text"]: text} | ({columns["pair"]: pair} if pair is not None else {})
+    return Row({str(column): value for column, value in values.items()}, where="question")

@@ -1,0 +1,284 @@
+"""Tagging: a label for every word, learnt and answered at the word's first sub-word.
+
+Legend: M words with a first sub-word, C tags.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor
+
+from weft.core.batch import Target
+from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
+from weft.core.layout import Layout
+from weft.core.loss import Loss
+from weft.core.network import Inference, TrunkInfo
+from weft.data import columns as known
+from weft.data.columns import Role, resolve
+from weft.errors import DataError
+from weft.metric.base import Metric
+from weft.metric.tagging import OUTSIDE, spans, tagging_metrics, word_metrics
+from weft.objective.losses import cross_entropy
+from weft.recipe.spec import TaskSpec
+from weft.task.base import Pieces, Tokenizer
+from weft.task.heads import TokenHead, new_linear
+from weft.task.labels import difference, given_labels
+from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled
+from weft.task.sequence import Columns
+from weft.task.words import listed, text_of, words_like, words_of
+
+
+class TaggingSpec(TaskSpec):
+    """A recipe's tagging task."""
+
+    kind: Literal["tagging"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Task family."""
+    labels: Annotated[tuple[str, ...], BeforeValidator(given_labels)] = ()
+    """Tags in the order of the outputs, and of the ids where data has ids; default: those of the training rows."""
+    scheme: Scheme | None = None
+    """How tags mark spans: bio, bioes (also BILOU, BMES), iob1, io, or plain for none; default: as the data looks."""
+    repair: bool = True
+    """Whether tags that break the scheme are repaired, as conlleval reads them, and counted; else such rows are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The target of one row: its words, where their first pieces stand in the row, and the tags to learn there.
+
+    Attributes:
+        words: all words, also those without pieces or cut off.
+        index: of each word that has a first piece.
+        positions: of those first pieces in the row's tokens.
+        labels: tag numbers of those words; None without gold.
+    """
+
+    words: tuple[str, ...]
+    index: tuple[int, ...]
+    positions: tuple[int, ...]
+    labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tagging:
+    """A fitted tagging task; ``num_repaired`` tags of the training rows broke the scheme and were repaired."""
+
+    kind: ClassVar[str] = "tagging"
+    spec_type: ClassVar[type[TaskSpec]] = TaggingSpec
+
+    name: str
+    columns: Columns
+    labels: tuple[str, ...]
+    scheme: Scheme
+    repair: bool = True
+    num_repaired: int = 0
+
+    @classmethod
+    def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
+        """Return the task with the scheme and the tags of ``rows``, or those that ``spec`` gives."""
+        spec = cast(TaggingSpec, spec)
+        roles = (Role("tokens", known.TOKENS), Role("tags", known.TAGS))
+        columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
+        raw = [tags for row in rows if (tags := _tags_of(row, columns, spec.labels))]
+        scheme = spec.scheme or _recognised(name, [*raw, spec.labels], columns)
+        read = [tags for row in raw if (tags := spelled(row, scheme)) is not None]
+        seen = {tag for row in read for tag in row}
+        labels = spelled(spec.labels, scheme) if spec.labels else all_tags(seen, scheme)
+        if labels is None:
+            raise DataError(
+                f"tasks.{name}.labels: must all be tags of scheme {scheme}, but are {list(spec.labels)}."
+            )
+        if len(labels) < 2 or not seen & set(labels):
+            raise DataError(
+                f"tasks.{name}: column {columns['tags']!r} must hold at least two different tags of scheme {scheme}, "
+                f"but holds {_examples(raw)}. Give the right column or the scheme ({', '.join(Scheme)})."
+            )
+        _refuse_ids(name, seen, scheme, columns)
+        broken = sum(num_broken(tags, scheme) for tags in read) if spec.repair else 0
+        return cls(name, columns, labels, scheme, spec.repair, broken)
+
+    @classmethod
+    def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
+        """Return the task that ``config()`` described."""
+        labels, scheme = tuple(config["labels"]), Scheme(config["scheme"])
+        return cls(name, dict(config["columns"]), labels, scheme, config["repair"], config["num_repaired"])
+
+    def config(self) -> dict[str, Any]:
+        """Return labels, columns and options as JSON values."""
+        return {
+            "columns": dict(self.columns),
+            "labels": list(self.labels),
+            "scheme": str(self.scheme),
+            "repair": self.repair,
+            "num_repaired": self.num_repaired,
+        }
+
+    def ask(self, text: str, pair: str | None = None) -> Row:
+        """Return the row that asks for the answer to ``text`` (and ``pair``)."""
+        if pair is not None:
+            raise DataError(
+                f"{self.name}: the task takes one text, but two were given. Give it one sentence."
+            )
+        return Row({str(self.columns["tokens"]): text}, where="question")
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
+        """Return each row as tokens with its target, or why it is not used."""
+        read = [self._read(row, purpose) for row in rows]
+        sentences = [result[0] for result in read if not isinstance(result, Dropped)]
+        pieces = iter(tokenizer.words(sentences) if sentences else ())
+        results: list[Encoded | Dropped] = []
+        for row, result in zip(rows, read, strict=True):
+            if isinstance(result, Dropped):
+                results.append(result)
+            else:
+                results.append(self._encoded(row, result[0], result[1], next(pieces), purpose))
+        return results
+
+    def _read(self, row: Row, purpose: Purpose) -> tuple[tuple[str, ...], tuple[str, ...] | None] | Dropped:
+        """Return the words and gold tags of a row, or why it is not used."""
+        value = listed(row.values.get(str(self.columns["tokens"])))
+        raw = _tags_of(row, self.columns, self.labels)
+        if not value:
+            return Dropped(row.where, "no tokens")
+        if raw is None:
+            return Dropped(row.where, "no tags") if purpose is Purpose.LEARN else (words_of(value), None)
+        words, tags = words_like(value, len(raw)), spelled(raw, self.scheme)
+        if len(words) != len(raw):
+            return Dropped(row.where, "tokens and tags differ in number")
+        if tags is None:
+            return Dropped(row.where, f"tag not of scheme {self.scheme}")
+        right = repaired(tags, self.scheme)
+        if right != tags and not self.repair:
+            return Dropped(row.where, f"tags break scheme {self.scheme}")
+        return (words, right) if set(right) <= set(self.labels) else Dropped(row.where, "tag not in the list")
+
+    def _encoded(
+        self, row: Row, words: tuple[str, ...], gold: tuple[str, ...] | None, pieces: Pieces, purpose: Purpose
+    ) -> Encoded | Dropped:
+        kept = [(index, position) for index, position in enumerate(pieces.first or ()) if position >= 0]
+        if not kept and purpose is Purpose.LEARN:
+            return Dropped(row.where, "no word has a piece")
+        index, positions = tuple(word for word, _ in kept), tuple(position for _, position in kept)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        labels = None if gold is None else tuple(numbers[gold[word]] for word in index)
+        target = Words(words, index, positions, labels)
+        return Encoded(pieces.tokens, pieces.segments, target, gold, row.where, num_cut=pieces.num_cut)
+
+    def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
+        """Return the target: ``positions`` is (M,) in flat order, ``labels`` (M,); the weight is M words."""
+        targets = [cast(Words, example.target) for example in encoded]
+        starts = layout.starts_B.tolist()
+        positions = [
+            starts[row] + at for row, target in zip(rows, targets, strict=True) for at in target.positions
+        ]
+        values = {"positions": torch.tensor(positions, dtype=torch.int64)}
+        has_gold = all(target.labels is not None for target in targets)
+        if has_gold:
+            labels = [label for target in targets for label in target.labels or ()]
+            values["labels"] = torch.tensor(labels, dtype=torch.int64)
+        weight = float(len(positions)) if has_gold else 0.0
+        return Target(torch.tensor(rows, dtype=torch.int64), values, weight, num_examples=len(encoded))
+
+    def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> TokenHead:
+        """Return a new head with one output a tag."""
+        # Stock token classifiers have a bias in every architecture, whatever their sequence classifiers do.
+        return TokenHead(new_linear(info, len(self.labels), has_bias=True, seed=seed), dropout=dropout)
+
+    def loss(self, outputs: Tensor, target: Target) -> Loss:
+        """Return the cross entropy over words."""
+        return cross_entropy(outputs, target.values["labels"])
+
+    def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
+        """Return a tag for every word; words cut off or without pieces are ``O``."""
+        best = iter(inference.outputs(self.name).detach().argmax(1).tolist())
+        answers: list[Answer] = []
+        for example in encoded:
+            target = cast(Words, example.target)
+            tags = [OUTSIDE] * len(target.words)
+            for index in target.index:
+                tags[index] = self.labels[next(best)]
+            answers.append(self._answer(tags, target.words))
+        return answers
+
+    def _answer(self, tags: Sequence[str], words: Sequence[str]) -> Answer:
+        if self.scheme is Scheme.PLAIN:
+            return Answer(tags=tuple(tags))
+        found = [
+            {"type": kind, "start": start, "end": end, "text": text_of(words[start:end])}
+            for kind, start, end in spans(tags)
+        ]
+        return Answer(tags=tuple(tags), spans=tuple(found))
+
+    def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
+        """Return ``O`` for every word (PLAIN: the most frequent tag), for as many words as the longest gold has.
+
+        Metrics take words beyond an answer's end as ``O``.
+        """
+        counts = Counter(tag for gold in golds for tag in gold)
+        common = OUTSIDE
+        if self.scheme is Scheme.PLAIN:
+            common = max(self.labels, key=lambda label: counts[label])
+        tags = (common,) * max(map(len, golds), default=0)
+        return [Answer(tags=tags, spans=None if self.scheme is Scheme.PLAIN else ())] * num_answers
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Span F1 first; without spans, token accuracy."""
+        return word_metrics() if self.scheme is Scheme.PLAIN else tagging_metrics()
+
+    def describe(self, golds: Sequence[Any]) -> dict[str, int]:
+        """Return the number of words and of spans by type (PLAIN: of words by tag), and of repairs where there are."""
+        counts = {"words": sum(map(len, golds))}
+        if self.scheme is Scheme.PLAIN:
+            found = Counter(tag for gold in golds for tag in gold)
+        else:
+            found = Counter(kind for gold in golds for kind, _, _ in spans(gold))
+        repairs = {"tags repaired in training rows": self.num_repaired} if self.num_repaired else {}
+        return counts | dict(sorted(found.items())) | repairs
+
+    def same_head(self, config: Mapping[str, Any]) -> str | None:
+        """Return why an old head does not fit: the tags or their order changed."""
+        return difference(config.get("labels", ()), self.labels)
+
+
+def _tags_of(row: Row, columns: Columns, labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the tags of a row as strings, ids as the names that ``labels`` gives them; None where there are none."""
+    value = listed(row.values.get(str(columns["tags"])))
+    if not value:
+        return None
+    tags = [str(tag) for tag in (value.split() if isinstance(value, str) else value)]
+    if (
+        labels
+        and all(tag.isdigit() and int(tag) < len(labels) for tag in tags)
+        and not set(tags) & set(labels)
+    ):
+        return tuple(labels[int(tag)] for tag in tags)
+    return tuple(tags)
+
+
+def _recognised(name: str, rows: Sequence[Sequence[str]], columns: Columns) -> Scheme:
+    scheme = recognise(rows)
+    if scheme is None:
+        raise DataError(
+            f"tasks.{name}: tags of column {columns['tags']!r} must all have a mark such as B- or I-, or none of them, "
+            f"but they are mixed: {_examples(rows)}. Correct them, or give a scheme: {', '.join(Scheme)}."
+        )
+    return scheme
+
+
+def _refuse_ids(name: str, seen: set[str], scheme: Scheme, columns: Columns) -> None:
+    if scheme is Scheme.PLAIN and all(tag.isdigit() for tag in seen):
+        raise DataError(
+            f"tasks.{name}: tags must be names, but column {columns['tags']!r} holds ids. "
+            f"Name them in the order of the ids under labels: [O, B-PER, ...]."
+        )
+
+
+def _examples(rows: Sequence[Sequence[str]]) -> str:
+    distinct = sorted({tag for row in rows for tag in row})
+    return ", ".join(distinct[:12]) + (", ..." if len(distinct) > 12 else "")

@@ -1,0 +1,80 @@
+"""From what stands in a ``tokens`` column to words, and from words back to text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from weft.task.labels import plain
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u303f"
+_IS_CJK = re.compile(f"[{_CJK}]")
+_OPENING, _CLOSING = "([{\"'«“‘", ",;:!?)]}\"'»”’"
+_PIECE = re.compile(f"[{_CJK}]|[^{_CJK}]+")
+
+
+def listed(value: Any) -> list[Any] | str | None:
+    """Return the cell of a list column as a list; a string stays one, and what is missing is None."""
+    value = plain(value)
+    if isinstance(value, list | tuple):
+        return list(value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def words_like(value: list[Any] | str, num_tags: int) -> tuple[str, ...]:
+    """Return the words of a row with ``num_tags`` tags: as listed, else between blanks, else (Chinese) by character."""
+    if isinstance(value, list):
+        return tuple(str(word) for word in value)
+    words = tuple(value.split())
+    characters = tuple("".join(words))
+    return characters if len(words) != num_tags == len(characters) else words
+
+
+def words_of(value: list[Any] | str) -> tuple[str, ...]:
+    """Return the words of a row without tags; of a plain sentence, split the way tagged corpora are.
+
+    Blanks part words, punctuation around a word is a word, and so is each Chinese or Japanese character. A full stop
+    is parted from the last word only, and never from one that has another (``U.S.``).
+
+    Example:
+        >>> words_of('She left "Acme Inc. (Paris)".')
+        ('She', 'left', '"', 'Acme', 'Inc.', '(', 'Paris', ')', '"', '.')
+    """
+    if isinstance(value, list):
+        return tuple(str(word) for word in value)
+    words: list[str] = []
+    chunks = value.split()
+    for index, chunk in enumerate(chunks):
+        for piece in _PIECE.findall(chunk):
+            words += _peeled(piece, is_last=index == len(chunks) - 1)
+    return tuple(words)
+
+
+def _peeled(word: str, *, is_last: bool) -> list[str]:
+    before: list[str] = []
+    after: list[str] = []
+    while len(word) > 1 and word[0] in _OPENING:
+        before.append(word[0])
+        word = word[1:]
+    while len(word) > 1 and (word[-1] in _CLOSING or (is_last and word[-1] == "." and "." not in word[:-1])):
+        after.insert(0, word[-1])
+        word = word[:-1]
+    return [*before, word, *after]
+
+
+def text_of(words: Sequence[str]) -> str:
+    """Return the words as text: blanks between them, none where Chinese or Japanese characters meet.
+
+    Example:
+        >>> text_of(["New", "York"]), text_of(["上", "海"])
+        ('New York', '上海')
+    """
+    if not words:
+        return ""
+    joints = (
+        "" if _IS_CJK.match(left[-1:]) and _IS_CJK.match(right[:1]) else " "
+        for left, right in pairwise(words)
+    )
+    return words[0] + "".join(joint + word for joint, word in zip(joints, words[1:], strict=True))
