@@ -1,4 +1,4 @@
-"""What a method is, and what a plan is. One file a method implements ``Method``; ``weft.strategy.registry`` lists them."""
+"""What a method is, and what a plan is. One file a method; ``weft.strategy.registry`` lists them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Edits(StrEnum):
 
 
 class Method(Protocol):
-    """One way of moving parameters at a site."""
+    """One way of moving parameters at a site. Methods that edit NOTHING are these declarations and no more."""
 
     name: ClassVar[str]
     rule: ClassVar[type[Rule]]
@@ -35,12 +35,24 @@ class Method(Protocol):
     kinds: ClassVar[frozenset[SiteKind]]  # where it can act
     trains_site: ClassVar[bool]  # whether the site's own parameters move
 
+
+class AdapterMethod(Method, Protocol):
+    """A method that brings parameters of its own: every method whose ``edits`` is not NOTHING."""
+
     def params(self, site: Site, rule: Rule, adapter: str) -> tuple[ParamInfo, ...]:
-        """Return the parameters that ``install`` will add at ``site``; empty for methods that add none."""
+        """Return the parameters that ``install`` will add at ``site``."""
+        ...
+
+    def options(self, site: Site, rule: Rule) -> dict[str, Any]:
+        """Return what must be known of ``rule`` at ``site``, as JSON values: an entry of ``config['sites']``."""
         ...
 
     def install(self, sites: SiteMap, site: Site, rule: Rule, *, adapter: str, seed: int) -> None:
         """Put the method's module at ``site``, initialised from ``seed`` such that the function stays the same."""
+        ...
+
+    def extract(self, sites: SiteMap, adapter: str) -> AdapterState | None:
+        """Return copies of the tensors of ``adapter`` and its options; None where this method has none so called."""
         ...
 
     def restore(self, sites: SiteMap, state: AdapterState) -> None:
@@ -50,12 +62,8 @@ class Method(Protocol):
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
         """Return new values of the trunk parameters that ``state`` folds into; pure, in fp32, in the inputs' dtype.
 
-        ``weights`` holds current values by canonical path. Only for methods that edit WEIGHT.
+        ``weights`` holds current values by canonical path. Methods that do not edit WEIGHT refuse.
         """
-        ...
-
-    def adapter_config(self, rule: Rule) -> dict[str, Any]:
-        """Return the rule's options as the JSON values that ``AdapterState.config`` keeps."""
         ...
 
 

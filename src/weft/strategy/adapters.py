@@ -1,0 +1,78 @@
+"""Adapters as values: taken out of a network, put back bit by bit, folded into weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from weft.core.parts import AdapterState
+from weft.core.sites import SiteMap
+from weft.core.table import ParamTable
+from weft.errors import StrategyError, nearest
+from weft.strategy.base import AdapterMethod, Edits
+from weft.strategy.registry import METHODS, adapter_method
+
+
+def adapter_names(table: ParamTable) -> tuple[str, ...]:
+    """Return the names of all adapters in ``table``, in order of first appearance."""
+    owners = dict.fromkeys(row.owner for row in table)
+    return tuple(owner.removeprefix("adapter:") for owner in owners if owner.startswith("adapter:"))
+
+
+def extract(sites: SiteMap, which: ParamTable | Sequence[str]) -> tuple[AdapterState, ...]:
+    """Return copies of the adapters that ``which`` (a table, or names) says, in that order, on the CPU.
+
+    Raises:
+        StrategyError: no adapter of that name in the network.
+    """
+    names = adapter_names(which) if isinstance(which, ParamTable) else tuple(which)
+    return tuple(_extract_one(sites, name) for name in names)
+
+
+def restore(sites: SiteMap, state: AdapterState) -> None:
+    """Install ``state`` with its tensors, frozen; describe the network anew before planning on it.
+
+    Raises:
+        NameInvalidError: its name is not a plain name.
+        StrategyError: unknown method, or it does not fit the network.
+    """
+    adapter_method(state.method).restore(sites, state)
+
+
+def merged(weights: Mapping[str, Tensor], states: Sequence[AdapterState]) -> dict[str, Tensor]:
+    """Return new values of all parameters that ``states``, one on the other, fold into. ``weights`` stays as it is.
+
+    Raises:
+        StrategyError: an adapter's method cannot be folded into weights, or its weight is not given.
+    """
+    changed: dict[str, Tensor] = {}
+    for state in states:
+        method = adapter_method(state.method)
+        if method.edits is not Edits.WEIGHT:
+            raise StrategyError(
+                f"{state.name}: only methods that edit weights can be merged, but {state.method} edits {method.edits}. "
+                f"Carry the trunk with stack, continue or drop."
+            )
+        changed |= method.merged({**weights, **changed}, state)
+    return changed
+
+
+def _extract_one(sites: SiteMap, name: str) -> AdapterState:
+    for method in _adapter_methods():
+        state = method.extract(sites, name)
+        if state is not None:
+            return state
+    raise StrategyError(
+        f"{name}: must be an adapter in this network, but is not. {nearest(name, _present(sites))}"
+    )
+
+
+def _adapter_methods() -> list[AdapterMethod]:
+    return [adapter_method(name) for name, method in METHODS.items() if method.edits is not Edits.NOTHING]
+
+
+def _present(sites: SiteMap) -> set[str]:
+    """Return what could be meant: the last parts of parameter paths that are more than weight or bias."""
+    locals_ = (info.path.removeprefix(f"{site.path}.") for site in sites.view.sites for info in site.params)
+    return {local.split(".")[-1] for local in locals_ if "." in local}

@@ -1,0 +1,56 @@
+"""Strategies with a name: each is a rule list. Any selector is one too, and means full training of what it selects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from weft.errors import StrategyError, nearest
+from weft.recipe.spec import Rule
+from weft.strategy.full import FullRule
+from weft.strategy.lora import LoraRule
+from weft.strategy.none import NoneRule
+from weft.strategy.selector import WORDS
+
+STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
+    {
+        "full": (FullRule(sites="all"),),
+        "head": (NoneRule(sites="all"),),
+        "encoder": (FullRule(sites="encoder"),),
+        "decoder": (FullRule(sites="decoder"),),
+        "attention": (FullRule(sites="attention"),),
+        "ffn": (FullRule(sites="ffn"),),
+        "bias": (FullRule(sites="bias"),),
+        "norm": (FullRule(sites="norm"),),
+        "embeddings": (FullRule(sites="embeddings"),),
+        "lora": (LoraRule(),),
+    }
+)
+
+
+def resolve(spec: str | Sequence[Rule]) -> tuple[Rule, ...]:
+    """Return the rules that a recipe's ``strategy`` stands for: its own, those of a name, or a selector's.
+
+    Raises:
+        StrategyError: no rule at all, or a single word that is neither a name nor a group of sites.
+
+    Example:
+        >>> resolve("top 2")
+        (FullRule(sites='top 2', train='full', lr=None),)
+    """
+    if not isinstance(spec, str):
+        if not spec:
+            raise StrategyError(
+                "strategy: must have at least one rule, but is empty. Write head to train heads only."
+            )
+        return tuple(spec)
+    text = spec.strip()
+    if text in STRATEGIES:
+        return STRATEGIES[text]
+    if not text or (re.fullmatch(r"\w+", text) and text not in WORDS):
+        raise StrategyError(
+            f"strategy: must be a name, a selector or a list of rules, but is {spec!r}. "
+            f"{nearest(text, {*STRATEGIES, *WORDS, 'top 2', 'layers[8:]'})}"
+        )
+    return (FullRule(sites=text),)

@@ -1,0 +1,28 @@
+"""Frozen: the site is used as it is."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from weft.core.view import SiteKind
+from weft.recipe.spec import Rule
+from weft.strategy.base import Edits
+
+
+class NoneRule(Rule):
+    """``{sites: "layers[0:4]", train: none}``."""
+
+    train: Literal["none"] = "none"
+    lr: None = None
+    """Nothing moves, so there is no rate to say."""
+
+
+class Frozen:
+    """Keeps every parameter of a site as it is."""
+
+    name: ClassVar[str] = "none"
+    rule: ClassVar[type[Rule]] = NoneRule
+    edits: ClassVar[Edits] = Edits.NOTHING
+    lr: ClassVar[float] = 0.0
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
+    trains_site: ClassVar[bool] = False

@@ -1,0 +1,278 @@
+"""Adapters as PEFT's folders: ``adapter_config.json`` and ``adapter_model.safetensors``, out and in.
+
+PEFT has one dropout for a whole adapter, where Weft has one a rule: the largest is written. It matters only to who
+goes on training the folder with PEFT.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from weft.core.parts import AdapterState
+from weft.core.view import SiteKind
+from weft.errors import StrategyError
+from weft.recipe.names import check_name
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+KEY_PREFIX = "base_model.model."
+
+# What says nothing about the function that the saved tensors compute.
+_NEUTRAL = frozenset(
+    "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
+    "exclude_modules lora_alpha lora_dropout fan_in_fan_out bias init_lora_weights layers_to_transform layers_pattern "
+    "rank_pattern alpha_pattern megatron_core qalora_group_size eva_config ensure_weight_tying".split()
+)
+_PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")  # others change the base weights as well
+
+
+def write(
+    folder: Path,
+    state: AdapterState,
+    *,
+    raw: Mapping[str, str],
+    base: str,
+    task_type: str | None,
+    prefix: str = "",
+    modules_to_save: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write ``state`` into ``folder`` so that PEFT loads it.
+
+    Args:
+        folder: made if it is not there.
+        state: a LoRA.
+        raw: the model's module name by canonical site path; of all sites, or at least of the adapter's.
+        base: what PEFT shall know the base model by.
+        task_type: PEFT's (``SEQ_CLS``, ``TOKEN_CLS``, ``CAUSAL_LM``), None for a bare trunk.
+        prefix: put before raw names (``bert.`` when the target is an ``AutoModelFor...`` around the trunk).
+        modules_to_save: fully trained tensors that travel along, by full parameter name (``classifier.weight``).
+
+    Raises:
+        NameInvalidError: the adapter's name is not a plain name.
+        StrategyError: not a LoRA, or a site without a raw name.
+    """
+    check_name(state.name)
+    if state.method != "lora":
+        raise StrategyError(
+            f"{state.name}: must be a lora to be written in PEFT's layout, but is {state.method}."
+        )
+    options: Mapping[str, Mapping[str, Any]] = state.config["sites"]
+    unnamed = sorted(options.keys() - raw.keys())
+    if unnamed:
+        raise StrategyError(
+            f"{unnamed[0]}: must have a module name to be written in PEFT's layout, but has none."
+        )
+    names = {path: prefix + raw[path] for path in options}
+    whole = dict(modules_to_save or {})
+    config = _config(
+        {names[path]: at_site for path, at_site in options.items()},
+        others={prefix + name for name in raw.values()} - set(names.values()),
+    )
+    config |= {
+        "base_model_name_or_path": base,
+        "task_type": task_type,
+        "modules_to_save": _modules(whole, names.values()),
+    }
+    tensors = {
+        f"{KEY_PREFIX}{name}.{factor}.weight": state.tensors[f"{path}.{factor}.{state.name}"]
+        for path, name in names.items()
+        for factor in ("lora_A", "lora_B")
+    } | {KEY_PREFIX + name: tensor for name, tensor in whole.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {
+        key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in sorted(tensors.items())
+    }
+    save_file(plain, folder / TENSOR_FILE, metadata={"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str]) -> dict[str, Any]:
+    """Return PEFT's config for ``options`` by module name; the most common rank and alpha become the general ones."""
+    rank = Counter(one["rank"] for one in options.values()).most_common(1)[0][0]
+    alpha = Counter(one["alpha"] for one in options.values()).most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": _number(alpha),
+        "lora_dropout": max(one["dropout"] for one in options.values()),
+        "target_modules": _targets(sorted(options), others),
+        "rank_pattern": {_exactly(name): one["rank"] for name, one in options.items() if one["rank"] != rank},
+        "alpha_pattern": {
+            _exactly(name): _number(one["alpha"]) for name, one in options.items() if one["alpha"] != alpha
+        },
+        "fan_in_fan_out": any(one["kind"] == SiteKind.CONV1D for one in options.values()),
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _targets(names: list[str], others: set[str]) -> list[str] | str:
+    """Return ``names``, or a regex where PEFT, which compares the ends of names, would match one of ``others`` too."""
+    if any(other.endswith(f".{name}") for other in others for name in names):
+        return "|".join(re.escape(name) for name in names)
+    return names
+
+
+def _exactly(name: str) -> str:
+    return "^" + re.escape(name)
+
+
+def _number(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _modules(tensors: Iterable[str], adapted: Iterable[str]) -> list[str] | None:
+    """Return the topmost modules that hold ``tensors`` and no adapted module: PEFT replaces them whole."""
+    adapted = tuple(adapted)
+    modules: dict[str, None] = {}
+    for tensor in tensors:
+        parts = tensor.split(".")[:-1]
+        tops = (".".join(parts[:size]) for size in range(1, len(parts) + 1))
+        top = next((t for t in tops if not any(a == t or a.startswith(f"{t}.") for a in adapted)), None)
+        if top is None:
+            raise StrategyError(
+                f"{tensor}: must lie in a module without adapters to be saved whole, but does not."
+            )
+        modules[top] = None
+    return list(modules) or None
+
+
+def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
+    """Return the LoRA that PEFT (or ``write``) put into ``folder``; named like the folder.
+
+    Args:
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``; nothing in it is executed.
+        canonical: the canonical site path by module name, with the prefix that the folder was written with.
+
+    Raises:
+        NameInvalidError: the folder's name is not a plain name.
+        StrategyError: not a plain LoRA, or tensors that fit neither its config nor the model.
+    """
+    name = check_name(folder.name)
+    config = _read_config(folder / CONFIG_FILE)
+    pairs = _pairs(folder / TENSOR_FILE, canonical)
+    sites: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    kind = SiteKind.CONV1D if config.get("fan_in_fan_out") else SiteKind.LINEAR
+    for module, factors in pairs.items():
+        missing = {"lora_A", "lora_B"} - factors.keys()
+        if missing:
+            raise StrategyError(f"{folder}: {module} must have lora_A and lora_B, but lacks {missing.pop()}.")
+        path, rank = canonical[module], _pattern(config, "rank_pattern", "r", module)
+        A_RI, B_OR = factors["lora_A"], factors["lora_B"]
+        if A_RI.dim() != 2 or B_OR.dim() != 2 or not A_RI.shape[0] == B_OR.shape[1] == rank:
+            raise StrategyError(
+                f"{folder}: {module} must have the rank {rank} of its config, but has lora_A {tuple(A_RI.shape)} and "
+                f"lora_B {tuple(B_OR.shape)}."
+            )
+        sites[path] = {
+            "rank": rank,
+            "alpha": float(_pattern(config, "alpha_pattern", "lora_alpha", module)),
+            "dropout": float(config.get("lora_dropout", 0.0)),
+            "kind": str(kind),
+        }
+        tensors |= {f"{path}.lora_A.{name}": A_RI.float(), f"{path}.lora_B.{name}": B_OR.float()}
+    if not sites:
+        raise StrategyError(f"{folder / TENSOR_FILE}: must hold at least one adapted module, but holds none.")
+    return AdapterState(name, "lora", {"sites": sites}, tensors)
+
+
+def _pattern(config: Mapping[str, Any], patterns: str, general: str, module: str) -> Any:
+    """Return the value for ``module``: that of the first matching pattern, found as PEFT finds it, or the general one."""
+    for pattern, value in config.get(patterns, {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return config[general]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StrategyError(f"{path}: must be a JSON file, but cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise StrategyError(f"{path}: must hold a JSON object, but holds {type(config).__name__}.")
+    config = cast(dict[str, Any], config)
+    if config.get("peft_type") != "LORA":
+        raise StrategyError(
+            f"{path}: peft_type must be LORA, but is {config.get('peft_type')!r}. Choices: LORA."
+        )
+    if config.get("bias", "none") != "none":
+        raise StrategyError(
+            f"{path}: bias must be 'none', but is {config['bias']!r}: trained biases are no adapter."
+        )
+    if config.get("init_lora_weights") not in _PLAIN_INIT:
+        raise StrategyError(
+            f"{path}: init_lora_weights must leave the base weights alone, but is {config['init_lora_weights']!r}. "
+            f"Convert the adapter to a plain LoRA with PEFT first."
+        )
+    for key, value in config.items():
+        if value and key not in _NEUTRAL:
+            raise StrategyError(
+                f"{path}: must be a plain LoRA, but {key} is {value!r}, which changes what it computes."
+            )
+    _check_numbers(path, config)
+    return config
+
+
+def _check_numbers(path: Path, config: dict[str, Any]) -> None:
+    ranks = {"r": config.get("r"), **_mapping(path, config, "rank_pattern")}
+    alphas = {"lora_alpha": config.get("lora_alpha"), **_mapping(path, config, "alpha_pattern")}
+    for key, value in ranks.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise StrategyError(f"{path}: the rank {key} must be a positive whole number, but is {value!r}.")
+    for key, value in alphas.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise StrategyError(f"{path}: the alpha {key} must be a finite number, but is {value!r}.")
+    dropout = config.get("lora_dropout", 0.0)
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise StrategyError(f"{path}: lora_dropout must be at least 0 and below 1, but is {dropout!r}.")
+
+
+def _mapping(path: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise StrategyError(f"{path}: {key} must be a mapping, but is {value!r}.")
+    patterns = cast(dict[str, Any], value)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise StrategyError(
+                f"{path}: {key} must hold regular expressions, but {pattern!r} is not: {error}."
+            ) from error
+    config[key] = patterns
+    return patterns
+
+
+def _pairs(path: Path, canonical: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
+    """Return the factors by module name; every key of the file is accounted for."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StrategyError(f"{path}: must be a safetensors file, but cannot be read: {error}.") from error
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = re.fullmatch(rf"{re.escape(KEY_PREFIX)}(?P<module>.+)\.(?P<factor>lora_[AB])\.weight", key)
+        if match is None or match["module"] not in canonical:
+            raise StrategyError(
+                f"{path}: every tensor must be lora_A or lora_B of a module of this model, but {key!r} is not. "
+                f"Use the base model that the adapter was trained on."
+            )
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise StrategyError(f"{path}: {key} must hold finite floating-point numbers, but does not.")
+        pairs.setdefault(match["module"], {})[match["factor"]] = tensor
+    return pairs

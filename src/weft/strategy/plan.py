@@ -1,0 +1,155 @@
+"""From rules and a view to a Plan: which modules are installed, and every parameter's role with its reason.
+
+``weft.strategy.reading`` says who decides about a parameter when several rules name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from weft.core.table import ParamRow, ParamTable, Role
+from weft.core.view import ModelView, ParamInfo, Site, SiteKind
+from weft.errors import StrategyError
+from weft.recipe.names import check_name
+from weft.recipe.spec import Rule
+from weft.strategy.base import Install, Plan
+from weft.strategy.reading import CarriedAdapter, Reading, read
+from weft.strategy.registry import adapter_method, method
+from weft.strategy.selector import is_head
+
+HEAD_LR = 5e-4
+"""Ten times the trunk's: a new head starts from noise on features that are good already."""
+HEAD_ONLY_LR = 1e-3
+"""On frozen features a head is a linear model, whose loss is convex: it takes Adam's own default (arXiv:1412.6980)."""
+
+_UNDECAYED = frozenset({SiteKind.NORM, SiteKind.EMBEDDING})
+
+
+def plan(
+    view: ModelView,
+    rules: Sequence[Rule],
+    *,
+    tasks: Sequence[str],
+    stage_lr: float | None,
+    adapter: str,
+    carried: Sequence[CarriedAdapter] = (),
+) -> Plan:
+    """Return what ``rules`` do to a network that looks like ``view``; pure, needs no weights.
+
+    Args:
+        view: the network as it is, carried adapters included.
+        rules: top to bottom; the last that names a parameter decides.
+        tasks: tasks of the stage; their heads are trained unless a rule says otherwise, other heads are frozen.
+        stage_lr: peak rate of rules that name none; None for each method's own (heads: ``HEAD_LR``).
+        adapter: name of the adapter that this stage trains, if it trains one.
+        carried: adapters that are in ``view`` already.
+
+    Raises:
+        NameInvalidError: ``adapter`` is not a plain name.
+        SiteError: a selector matches nothing.
+        StrategyError: a method cannot act where its rule puts it, a name is taken, or nothing would be trained.
+    """
+    reading = read(view, rules, tasks=tasks, adapter=check_name(adapter), carried=carried)
+    order = {site.path: index for index, site in enumerate(view.sites)}
+    installs = tuple(sorted(reading.installs(), key=lambda install: order[install.site]))
+    table = _table(planned_view(view, installs), reading, stage_lr)
+    if not table.trained():
+        words = ", ".join(f"{rule.sites} -> {rule.train}" for rule in rules)
+        raise StrategyError(
+            f"strategy: something must be trained, but [{words}] leaves nothing. "
+            f"Add a rule such as {{sites: linear, train: lora}}, or a task whose head has parameters."
+        )
+    return Plan(installs, table)
+
+
+def planned_view(view: ModelView, installs: Sequence[Install]) -> ModelView:
+    """Return ``view`` as it will be once ``installs`` are made, so that stages can be planned one after another."""
+    known = {site.path: site for site in view.sites}
+    added: dict[str, tuple[ParamInfo, ...]] = {}
+    for install in installs:
+        infos = adapter_method(install.method).params(known[install.site], install.rule, install.adapter)
+        added[install.site] = (*added.get(install.site, ()), *infos)
+    sites = tuple(_grown(site, added[site.path]) if site.path in added else site for site in view.sites)
+    return replace(view, sites=sites)
+
+
+def carried_from(view: ModelView, plan: Plan, role: Role) -> tuple[CarriedAdapter, ...]:
+    """Return the adapters that ``plan`` adds to ``view``, for planning the next stage before this one has run."""
+    known = {site.path: site for site in view.sites}
+    installs: dict[str, list[Install]] = {}
+    for install in plan.installs:
+        installs.setdefault(install.adapter, []).append(install)
+    return tuple(
+        CarriedAdapter(
+            name=name,
+            method=own[0].method,
+            role=role,
+            options={one.site: adapter_method(one.method).options(known[one.site], one.rule) for one in own},
+            paths=frozenset(row.path for row in plan.table if row.owner == f"adapter:{name}"),
+        )
+        for name, own in installs.items()
+    )
+
+
+def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:
+    """Return ``site`` with parameters ``added`` in the order in which modules list them: grouped by container."""
+    infos = (*site.params, *added)
+    containers = [info.path.removeprefix(f"{site.path}.").split(".")[0] for info in infos]
+    ranked = sorted(zip(containers, infos, strict=True), key=lambda pair: containers.index(pair[0]))
+    return replace(site, params=tuple(info for _, info in ranked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fate:
+    """What becomes of one parameter; ``lr`` is the rule's own, ``default`` what holds where nobody says."""
+
+    role: Role
+    owner: str
+    why: str
+    lr: float | None = None
+    default: float = 0.0
+
+
+def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> ParamTable:
+    infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
+    moving = [info.path for _, info in infos if _fate(info.path, reading, 1.0).role is Role.TRAINED]
+    head_lr = HEAD_ONLY_LR if all(is_head(path) for path in moving) else HEAD_LR
+    return ParamTable(
+        tuple(_row(site, info, _fate(info.path, reading, head_lr), stage_lr) for site, info in infos)
+    )
+
+
+def _row(site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:
+    if fate.role is Role.FROZEN:
+        return ParamRow(info.path, info.shape, fate.role, fate.owner, fate.why)
+    lr = next(rate for rate in (fate.lr, stage_lr, fate.default) if rate is not None)
+    decay = len(info.shape) >= 2 and site.kind not in _UNDECAYED
+    return ParamRow(info.path, info.shape, fate.role, fate.owner, fate.why, lr, decay)
+
+
+def _fate(path: str, reading: Reading, head_lr: float) -> _Fate:
+    if path in reading.adapter_of:
+        return _adapter_fate(path, reading)
+    owner = f"head:{path.split('.')[1]}" if is_head(path) else "trunk"
+    if is_head(path) and not reading.is_trainable(path):
+        return _Fate(Role.FROZEN, owner, "head of a task that this stage does not train")
+    decision = reading.decisions.get(path)
+    if decision is not None:
+        default = head_lr if is_head(path) else method(decision.rule.train).lr
+        return _Fate(decision.role, owner, decision.why, decision.rule.lr, default)
+    if is_head(path):
+        return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, head_lr)
+    return _Fate(Role.FROZEN, owner, "no rule names it")
+
+
+def _adapter_fate(path: str, reading: Reading) -> _Fate:
+    name, carried = reading.adapter_of[path]
+    owner, decision = f"adapter:{name}", reading.decisions.get(path)
+    if carried is not None and carried.role is Role.FROZEN:
+        return _Fate(Role.FROZEN, owner, "adapter of an earlier stage, stays as it is")
+    if decision is not None:
+        default = method(decision.rule.train if carried is None else carried.method).lr
+        return _Fate(decision.role, owner, decision.why, decision.rule.lr, default)
+    assert carried is not None  # a new adapter has the decision of the rule that brings it
+    return _Fate(Role.TRAINED, owner, "adapter of an earlier stage, goes on", None, method(carried.method).lr)

@@ -1,0 +1,195 @@
+"""Who decides about a parameter: rules are read top to bottom, and the last one that names it decides.
+
+A rule that installs a module at a site names all of the site's own parameters (a LoRA keeps them frozen); the module
+goes again when a later rule decides about the weight at that site. So ``[lora linear, full layers[10:]]`` trains the
+top layers fully and has no LoRA there, while ``[lora linear, full bias]`` has both. A tied parameter is one
+parameter: naming any of its names names it. A site's method leaves out what it cannot act on (``all`` under lora means
+its linear sites), and is refused when nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weft.core.parts import AdapterState
+from weft.core.table import Role
+from weft.core.view import ModelView, Site
+from weft.errors import StrategyError
+from weft.recipe.spec import Rule
+from weft.strategy.base import Edits, Install, Method
+from weft.strategy.registry import adapter_method, method
+from weft.strategy.selector import is_head, select, select_sites
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedAdapter:
+    """An adapter of an earlier stage that is in the network already.
+
+    Attributes:
+        name: its name.
+        method: the registered method that made it.
+        role: FROZEN when new adapters are stacked on it, TRAINED when it goes on being trained.
+        options: the method's options by site, as in ``AdapterState.config["sites"]``.
+        paths: its parameters.
+    """
+
+    name: str
+    method: str
+    role: Role
+    options: Mapping[str, Mapping[str, Any]]
+    paths: frozenset[str]
+
+    @staticmethod
+    def of(state: AdapterState, role: Role) -> CarriedAdapter:
+        """Return what a plan must know of a saved adapter."""
+        return CarriedAdapter(state.name, state.method, role, state.config["sites"], frozenset(state.tensors))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The last rule that named a parameter, and what it does to it."""
+
+    rule: Rule
+    role: Role
+    why: str
+
+
+class Reading:
+    """The rules as far as they have been read.
+
+    Attributes:
+        decisions: by parameter path.
+        adapter_of: name of the adapter that a parameter belongs to, and the carried adapter if it is one.
+    """
+
+    def __init__(self, view: ModelView, tasks: Sequence[str], carried: Sequence[CarriedAdapter]) -> None:
+        self.view = view
+        self.carried = tuple(carried)
+        self.decisions: dict[str, Decision] = {}
+        self.adapter_of: dict[str, tuple[str, CarriedAdapter | None]] = {
+            path: (one.name, one) for one in carried for path in one.paths
+        }
+        self._heads = tuple(f"heads.{task}." for task in tasks)
+        self._installs: dict[str, Install] = {}
+        self._site_of = {info.path: site for site in view.sites for info in site.params}
+        self._shared = {
+            path
+            for site in view.sites
+            for info in site.params
+            if info.tied_to
+            for path in (info.path, info.tied_to)
+        }
+        absent = sorted(self.adapter_of.keys() - self._site_of.keys())
+        if absent:
+            raise StrategyError(
+                f"{absent[0]}: a carried adapter must be in the network, but is not. Restore it first."
+            )
+
+    def installs(self) -> tuple[Install, ...]:
+        """Return the modules to install, at most one a site."""
+        return tuple(self._installs.values())
+
+    def is_trainable(self, path: str) -> bool:
+        """Return whether a rule may train ``path`` itself: not an adapter's, nor another stage's head."""
+        return path not in self.adapter_of and (not is_head(path) or path.startswith(self._heads))
+
+    def train_in_place(self, rule: Rule, how: Method, why: str) -> None:
+        """Read a rule that freezes or trains what is there."""
+        role = Role.TRAINED if how.trains_site else Role.FROZEN
+        chosen = [path for path in select(self.view, rule.sites) if self._site_of[path].kind in how.kinds]
+        if how.trains_site:
+            chosen = [path for path in chosen if self.is_trainable(path)]
+        if not chosen:
+            raise StrategyError(
+                f"{why}: must name parameters that this stage can train, but names only heads of other tasks, "
+                f"adapters or sites that it cannot act on. Choose other sites."
+            )
+        for path in chosen:
+            self._decide(path, Decision(rule, role, why))
+
+    def install(self, rule: Rule, how: Method, why: str, *, adapter: str) -> None:
+        """Read a rule that puts a module at each site it can act on, or goes on with the one that is there."""
+        chosen = select_sites(self.view, rule.sites)
+        sites = [site for site in self.view.sites if site.path in chosen and self._can_act(how, site)]
+        if not sites:
+            kinds = sorted(
+                {"head" if is_head(s.path) else str(s.kind) for s in self.view.sites if s.path in chosen}
+            )
+            raise StrategyError(
+                f"{why}: must name {' or '.join(sorted(how.kinds))} sites of the trunk whose weight is not tied to "
+                f"another, but names none of them (only {', '.join(kinds)}). Choose other sites, or train: full."
+            )
+        for site in sites:
+            role = Role.TRAINED if how.trains_site else Role.FROZEN
+            for info in site.params:
+                if info.path not in self.adapter_of:
+                    self._decide(info.path, Decision(rule, role, why))
+            if not self._goes_on(rule, site, why):
+                self._add(rule, site, why, adapter)
+
+    def _can_act(self, how: Method, site: Site) -> bool:
+        if site.kind not in how.kinds or is_head(site.path):
+            return False
+        # An update folded into a tied weight would change the other module too.
+        return how.edits is not Edits.WEIGHT or not any(info.path in self._shared for info in site.params)
+
+    def _goes_on(self, rule: Rule, site: Site, why: str) -> bool:
+        for one in self.carried:
+            if one.role is Role.FROZEN or one.method != rule.train or site.path not in one.options:
+                continue
+            wanted, actual = adapter_method(rule.train).options(site, rule), dict(one.options[site.path])
+            if wanted != actual:
+                raise StrategyError(
+                    f"{why}: must keep the options of adapter {one.name!r} that goes on, {actual} at {site.path}, but has "
+                    f"{wanted}. Use the same options, or carry the trunk with stack or merge."
+                )
+            for info in site.params:
+                if info.path in one.paths:
+                    self.decisions[info.path] = Decision(rule, Role.TRAINED, why)
+            return True
+        return False
+
+    def _add(self, rule: Rule, site: Site, why: str, adapter: str) -> None:
+        if any(one.name == adapter for one in self.carried):
+            raise StrategyError(
+                f"{why}: a new adapter needs a name of its own, but {adapter!r} is carried in. Rename the stage."
+            )
+        self._installs[site.path] = Install(site.path, rule.train, rule, adapter)
+        for info in adapter_method(rule.train).params(site, rule, adapter):
+            self.adapter_of[info.path] = (adapter, None)
+            self.decisions[info.path] = Decision(rule, Role.TRAINED, why)
+
+    def _decide(self, path: str, decision: Decision) -> None:
+        self.decisions[path] = decision
+        site = self._site_of[path].path
+        if path == f"{site}.weight":
+            self._installs.pop(site, None)
+
+
+def read(
+    view: ModelView,
+    rules: Sequence[Rule],
+    *,
+    tasks: Sequence[str],
+    adapter: str,
+    carried: Sequence[CarriedAdapter],
+) -> Reading:
+    """Return the decisions of ``rules`` about ``view``; arguments and errors as for ``weft.strategy.plan.plan``."""
+    reading = Reading(view, tasks, carried)
+    adapting = {rule.train for rule in rules if method(rule.train).edits is not Edits.NOTHING}
+    for number, rule in enumerate(rules, start=1):
+        how = method(rule.train)
+        if not isinstance(rule, how.rule):
+            raise StrategyError(
+                f"rule {number}: must be a {how.rule.__name__}, but is a {type(rule).__name__}."
+            )
+        why = f"rule {number}: {rule.sites} -> {rule.train}"
+        if how.edits is Edits.NOTHING:
+            reading.train_in_place(rule, how, why)
+        else:
+            # A name stands for one adapter of one method in the parts that a stage hands on.
+            name = adapter if len(adapting) == 1 else f"{adapter}-{rule.train}"
+            reading.install(rule, how, why, adapter=name)
+    return reading

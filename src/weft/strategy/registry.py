@@ -1,0 +1,46 @@
+"""The methods there are: one line each. The conformance tests pick up what is listed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+from weft.errors import StrategyError, nearest
+from weft.strategy.base import AdapterMethod, Edits, Method
+from weft.strategy.full import Full
+from weft.strategy.lora import Lora
+from weft.strategy.none import Frozen
+
+_ALL: tuple[Method, ...] = (
+    Frozen(),
+    Full(),
+    Lora(),
+)
+METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
+
+
+def method(name: str) -> Method:
+    """Return the method called ``name``.
+
+    Raises:
+        StrategyError: there is none.
+    """
+    if name not in METHODS:
+        raise StrategyError(f"train: {name!r} must be a method, but is unknown. {nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def adapter_method(name: str) -> AdapterMethod:
+    """Return the method called ``name``, which brings parameters of its own.
+
+    Raises:
+        StrategyError: there is none, or it has no adapters.
+    """
+    found = method(name)
+    if found.edits is Edits.NOTHING:
+        known = [one.name for one in METHODS.values() if one.edits is not Edits.NOTHING]
+        raise StrategyError(
+            f"{name}: must bring an adapter, but only freezes or trains what is there. {nearest(name, known)}"
+        )
+    return cast(AdapterMethod, found)
