@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Unit(StrEnum):
@@ -20,8 +20,19 @@ class Unit(StrEnum):
     MINUTES = "minutes"
 
 
-_PATTERN = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<scale>[kKM]?)\s*(?P<unit>epoch|step|example|token|minute)s?")
+_PATTERN = re.compile(
+    r"(?P<amount>\d+(?:\.\d+)?)(?P<scale>[kKM]?)\s*(?P<unit>epoch|step|example|token|minute)s?"
+)
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6}
+_RULE = (
+    "must be a positive number (a whole one of steps, examples or tokens) and a unit, such as '3 epochs', "
+    "'2000 steps', '5k examples', '10M tokens' or '20 minutes'"
+)
+
+
+def _plain(amount: float) -> str:
+    """Return ``amount`` in digits, without exponent and without trailing zeros."""
+    return f"{amount:.6f}".rstrip("0").rstrip(".")
 
 
 class Duration:
@@ -39,6 +50,7 @@ class Duration:
     unit: Unit
 
     def __init__(self, amount: float, unit: Unit) -> None:
+        amount = round(float(amount), 6)
         if not 0 < amount < 1e15:
             raise ValueError(f"a duration must be positive and finite, but is {amount}")
         if unit in (Unit.STEPS, Unit.EXAMPLES, Unit.TOKENS) and amount != int(amount):
@@ -49,6 +61,15 @@ class Duration:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Duration is immutable: cannot set {name}")
 
+    def __reduce__(self) -> tuple[type[Duration], tuple[float, Unit]]:
+        return type(self), (self.amount, self.unit)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Duration) and (self.amount, self.unit) == (other.amount, other.unit)
+
+    def __hash__(self) -> int:
+        return hash((self.amount, self.unit))
+
     @classmethod
     def parse(cls, text: str) -> Duration:
         """Return the duration that ``text`` says.
@@ -58,38 +79,41 @@ class Duration:
         """
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
-            raise ValueError(
-                f"{text!r}: must be a number and a unit such as '3 epochs', '2000 steps', '5k examples', "
-                f"'10M tokens' or '20 minutes'"
-            )
-        amount = round(float(match["amount"]) * _SCALES[match["scale"]], 6)
-        return cls(amount, Unit(match["unit"] + "s"))
+            raise ValueError(f"{text!r}: {_RULE}")
+        return cls(float(match["amount"]) * _SCALES[match["scale"]], Unit(match["unit"] + "s"))
 
     def __str__(self) -> str:
         for scale, letter in ((1e6, "M"), (1e3, "k")):
+            # At most three decimals of a whole number: exact, and read back as the same amount.
             if self.unit is not Unit.EPOCHS and self.amount >= scale and self.amount % (scale / 1000) == 0:
-                return f"{self.amount / scale:g}{letter} {self.unit}"
+                return f"{_plain(self.amount / scale)}{letter} {self.unit}"
         word = self.unit[:-1] if self.amount == 1 else self.unit
-        return f"{self.amount:g} {word}"
+        return f"{_plain(self.amount)} {word}"
 
     def __repr__(self) -> str:
         return f"Duration({str(self)!r})"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Duration) and (self.amount, self.unit) == (other.amount, other.unit)
-
-    def __hash__(self) -> int:
-        return hash((self.amount, self.unit))
-
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from_text = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
-        return core_schema.json_or_python_schema(
-            json_schema=from_text,
-            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_text]),
-            serialization=core_schema.to_string_ser_schema(),
-        )
+        serialization = core_schema.to_string_ser_schema()
+        return core_schema.no_info_plain_validator_function(cls._decode, serialization=serialization)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{_PATTERN.pattern}$".replace("(?P<", "(?<"), "examples": ["3 epochs"]}
+    def _decode(cls, value: object) -> Duration:
+        if isinstance(value, Duration):
+            return value
+        try:
+            return cls.parse(str(value))
+        except ValueError:
+            raise PydanticCustomError("duration", _RULE) from None
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        pattern = re.sub(r"\(\?P<\w+>", "(", _PATTERN.pattern)  # editors know other dialects of named groups
+        return {
+            "type": "string",
+            "pattern": f"^{pattern}$",
+            "examples": ["3 epochs", "2000 steps", "10M tokens"],
+        }

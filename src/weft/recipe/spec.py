@@ -13,8 +13,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, WrapValidator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from weft.errors import nearest
 from weft.recipe.duration import Duration
@@ -27,29 +40,29 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _one_is_a_list(value: Any) -> Any:
+    """Let a list be written as its only element; numbers stay, so that they are reported (or read) as an element."""
+    return value if value is None or isinstance(value, Mapping | list | tuple) else (value,)
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
+
+
 class TaskSpec(Spec):
     """What every task says. Families subclass this in ``weft.task`` and fix ``kind``."""
 
     kind: str
     """Task family, e.g. classification."""
-    train: tuple[str, ...] = Field(min_length=1)
+    train: Sources = Field(min_length=1)
     """Training data: file, folder or hub id, with an optional slice such as data.csv[:500]."""
-    dev: tuple[str, ...] = ()
+    dev: Sources = ()
     """Data to select on; without it a tenth of the training rows is held out."""
-    test: tuple[str, ...] = ()
+    test: Sources = ()
     """Data for the final score, never seen by any choice."""
     columns: dict[str, str] = {}
     """Column names by role where the guess is wrong, e.g. {text: review}."""
-    weight: float = Field(1.0, ge=0, le=1e6)
+    weight: float = Field(default=1.0, ge=0, le=1e6)
     """How strongly the task's loss counts (not how often it is drawn)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_source_is_a_list(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        wrap = {k: (v,) for k, v in data.items() if k in ("train", "dev", "test") and isinstance(v, str)}
-        return {**data, **wrap}
 
 
 class Rule(Spec):
@@ -59,7 +72,7 @@ class Rule(Spec):
     """Selector: all, encoder, ffn, attention, layers[0:4], top 2, layers[8:].attention, heads, re:<regex>."""
     train: str
     """Method, e.g. none, full, lora."""
-    lr: float | None = Field(None, gt=0, le=10)
+    lr: float | None = Field(default=None, gt=0, le=10)
     """Peak learning rate of these sites; default: the stage's, else the method's own."""
 
 
@@ -79,30 +92,61 @@ class Catalogue:
 
 
 def _decode_task(value: Any, handler: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, TaskSpec):
+        return handler(value)
     return _decode_member(value, info, key="kind", base=TaskSpec, axis="tasks")
 
 
 def _decode_rule(value: Any, handler: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, Rule):
+        return handler(value)
     return _decode_member(value, info, key="train", base=Rule, axis="methods")
 
 
 def _decode_member(value: Any, info: ValidationInfo, *, key: str, base: type[Spec], axis: str) -> Any:
-    if isinstance(value, base):
-        return value
     if not isinstance(value, Mapping):
-        raise PydanticCustomError("mapping_wanted", "must be a mapping with the key '{key}'", {"key": key})
-    if key not in value:
-        raise PydanticCustomError("key_missing", "must have the key '{key}'", {"key": key})
+        raise PydanticCustomError("member", "must be a mapping with the key '{key}'", {"key": key})
     classes: Mapping[str, type[Spec]] = getattr(info.context, axis) if info.context else {}
-    name = value[key]
-    if name not in classes:
-        hint = nearest(str(name), classes)
-        raise PydanticCustomError("unknown_member", "{key} is unknown. {hint}", {"key": key, "hint": hint, "at": key})
-    return classes[name].model_validate(dict(value), context=info.context)
+    name = value.get(key)
+    if isinstance(name, str) and name in classes:
+        return classes[name].model_validate(dict(value), context=info.context)
+    hint = nearest(str(name), classes) if key in value else f"Choices: {', '.join(sorted(classes))}."
+    kind = PydanticCustomError("unknown" if key in value else "missing", "{hint}", {"key": key, "hint": hint})
+    errors = [InitErrorDetails(type=kind, loc=(key,), input=name), *_common_errors(value, key=key, base=base)]
+    raise ValidationError.from_exception_data(base.__name__, errors)
+
+
+def _common_errors(value: Mapping[str, Any], *, key: str, base: type[Spec]) -> list[InitErrorDetails]:
+    """Return what is wrong with the keys that all members of an axis share; the others cannot be known."""
+    common = {name: item for name, item in value.items() if name in base.model_fields}
+    try:
+        base.model_validate({**common, key: "unknown"})
+    except ValidationError as error:
+        return [
+            InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+            for one in error.errors()
+        ]
+    return []
 
 
 AnyTask = Annotated[SerializeAsAny[TaskSpec], WrapValidator(_decode_task)]
 AnyRule = Annotated[SerializeAsAny[Rule], WrapValidator(_decode_rule)]
+
+
+def _strategy_form(value: Any) -> str | None:
+    if isinstance(value, str | int | float):  # a number is reported (or read) as a name
+        return "name"
+    return "rules" if isinstance(value, list | tuple) else None
+
+
+AnyStrategy = Annotated[
+    Annotated[str, Tag("name")] | Annotated[tuple[AnyRule, ...], Field(min_length=1), Tag("rules")],
+    Discriminator(
+        _strategy_form,
+        custom_error_type="strategy",
+        custom_error_message="must be the name of a strategy, a selector or a list of rules",
+    ),
+]
 
 
 class ModelSpec(Spec):
@@ -112,8 +156,15 @@ class ModelSpec(Spec):
     """Model folder, hub id, or 'minilm' for the embedded default."""
     revision: str | None = None
     """Commit of a hub id."""
-    max_tokens: int = Field(256, ge=8, le=1_000_000)
+    max_tokens: int = Field(default=256, ge=8, le=1_000_000)
     """Longest row in tokens; longer ones are cut and counted."""
+
+
+def _model_from_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str | int | float) else value
+
+
+AnyModel = Annotated[ModelSpec, BeforeValidator(_model_from_path)]
 
 
 class MixtureKind(StrEnum):
@@ -131,10 +182,34 @@ class MixtureSpec(Spec):
 
     kind: MixtureKind = MixtureKind.PROPORTIONAL
     """Proportional, uniform, temperature, round_robin or fixed."""
-    temperature: float = Field(2.0, ge=1, le=100)
+    temperature: float = Field(default=2.0, ge=1, le=100)
     """Only for kind temperature: 1 is proportional, large is uniform."""
     batches: Literal["mixed", "homogeneous"] = "mixed"
     """Whether one batch may hold rows of several tasks."""
+
+
+def _mixture_from_kind(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+AnyMixture = Annotated[MixtureSpec, BeforeValidator(_mixture_from_kind)]
+
+
+def _rates_from_names(value: Any) -> Any:
+    """Let rates be one task or a list of tasks; what else is wrong is said by the mapping's own decoder."""
+    if isinstance(value, str | int | float):
+        value = [str(value)]
+    if not isinstance(value, list | tuple):
+        return value
+    names = _NAMES.validate_python(value)
+    if not names or len(set(names)) < len(names):
+        raise PydanticCustomError("rates", "must name at least one task, and each once")
+    return dict.fromkeys(names, 1.0)
+
+
+_NAMES: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+Rate = Annotated[float, Field(ge=0)]
+Rates = Annotated[dict[str, Rate], BeforeValidator(_rates_from_names)]
 
 
 class TrunkCarry(StrEnum):
@@ -187,54 +262,47 @@ class StageSpec(Spec):
     """Name of the stage, also its folder."""
     parent: str | None = None
     """An earlier stage or 'base'; default: the stage before this one."""
-    tasks: dict[str, float] = {}
+    tasks: Rates = {}
     """Tasks to train, with rates where the mixture is fixed; default: every task of the recipe."""
-    mixture: MixtureSpec = MixtureSpec()
+    mixture: AnyMixture = MixtureSpec()
     """How often each task is drawn."""
-    strategy: str | tuple[AnyRule, ...] = "full"
+    strategy: AnyStrategy = "full"
     """A named strategy (full, head, lora, ffn, 'top 2', any selector) or a list of rules, read top to bottom."""
     carry: Carry = Carry()
     """What is taken over from the parent."""
     length: Duration = Duration.parse("3 epochs")
     """How long to train."""
-    lr: float | None = Field(None, gt=0, le=10)
+    lr: float | None = Field(default=None, gt=0, le=10)
     """Peak learning rate for every rule that names none; default: each method's own."""
-    batch: int = Field(32, ge=1, le=100_000)
+    batch: int = Field(default=32, ge=1, le=100_000)
     """Examples in one optimizer step."""
-    budget: int = Field(8192, ge=16)
+    budget: int = Field(default=8192, ge=16)
     """Most tokens, padding included, in one pass; a larger step is cut into several with the same gradient."""
     schedule: Schedule = Schedule.LINEAR
     """linear, cosine or constant."""
-    warmup: float = Field(0.06, ge=0, lt=1)
+    warmup: float = Field(default=0.06, ge=0, lt=1)
     """Share of the stage over which the rate rises from zero."""
-    decay: float = Field(0.01, ge=0, lt=1)
+    decay: float = Field(default=0.01, ge=0, lt=1)
     """Decoupled weight decay of matrices; vectors have none."""
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of the trunk's hidden states and of heads while training."""
     evaluate: Duration = Duration.parse("1 epoch")
     """How often the dev score is taken; the best checkpoint by it is what the stage hands on."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop after so many evaluations without a better score."""
     save: Duration = Duration.parse("5 minutes")
     """How often the state to resume from is written."""
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
+    def _rates_mean_fixed(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("tasks"), Mapping) or not data["tasks"]:
             return data
-        data = dict(data)
-        tasks, mixture = data.get("tasks"), data.get("mixture")
-        if isinstance(mixture, str):
-            data["mixture"] = mixture = {"kind": mixture}
-        if isinstance(tasks, str):
-            tasks = (tasks,)
-        if isinstance(tasks, list | tuple):
-            data["tasks"] = dict.fromkeys(tasks, 1.0)
-        elif isinstance(tasks, Mapping) and mixture is None:
-            data["mixture"] = {"kind": MixtureKind.FIXED}
+        mixture = data.get("mixture", {})
+        if isinstance(mixture, Mapping) and "kind" not in mixture:
+            return {**data, "mixture": {**mixture, "kind": MixtureKind.FIXED}}
         return data
 
 
@@ -249,9 +317,9 @@ class Precision(StrEnum):
 class Recipe(Spec):
     """Everything that decides what a run does."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Source of every random choice."""
-    model: ModelSpec
+    model: AnyModel
     """The pretrained trunk: a name, or a mapping."""
     tasks: dict[Name, AnyTask] = Field(min_length=1)
     """What to learn, by name."""
@@ -259,17 +327,10 @@ class Recipe(Spec):
     """When to learn it, in order."""
     precision: Precision = Precision.AUTO
     """auto, fp32 or bf16."""
-    keep: int = Field(2, ge=1, le=1000)
+    keep: int = Field(default=2, ge=1, le=1000)
     """Checkpoints to resume from that are kept, the best one not counted."""
-    bootstrap: int = Field(1000, ge=100, le=100_000)
+    bootstrap: int = Field(default=1000, ge=100, le=100_000)
     """Resamples behind each confidence interval."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_model(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("model"), str):
-            return {**data, "model": {"path": data["model"]}}
-        return data
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical JSON of this recipe, hex."""

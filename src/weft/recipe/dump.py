@@ -1,0 +1,52 @@
+"""A recipe back to YAML, every default written out; what is dumped loads to an equal recipe."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from weft.recipe.spec import MixtureKind, Recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """Return ``recipe`` as YAML that ``loads`` to an equal recipe with the same digest.
+
+    Keys that a recipe may not say beside others (the temperature of a mixture without one, rates of a mixture that is
+    not fixed) are left out.
+    """
+    data = recipe.model_dump(mode="json")
+    data["stages"] = [_stage(stage) for stage in data["stages"]]
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # keep the order of the fields
+    yaml.width = 110
+    out = StringIO()
+    yaml.dump(data, out)
+    return out.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Quotes text with line breaks and other signs that plain YAML would not give back."""
+
+    def represent_str(self, data: str) -> ScalarNode:
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
+def _stage(stage: dict[str, Any]) -> dict[str, Any]:
+    kind = stage["mixture"]["kind"]
+    if kind != MixtureKind.TEMPERATURE:
+        stage["mixture"].pop("temperature")
+    if not stage["tasks"]:
+        stage.pop("tasks")
+    elif kind != MixtureKind.FIXED:
+        stage["tasks"] = list(stage["tasks"])
+    return stage
