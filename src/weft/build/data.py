@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,10 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
     texts: dict[str, frozenset[tuple[int, ...]]] = {}
     sources: list[str] = []
     for name, spec in recipe.tasks.items():
-        splits = _read_splits(name, spec, root=root, cache=cache, seed=recipe.seed)
-        data, report = _prepare(name, spec, splits, tokenizer)
+        given = {split: _read_split(refs, root=root, cache=cache) for split, refs in _references(spec).items()}
+        task = FAMILIES[spec.kind].fit(name, spec, given["train"].rows)
+        splits = given if "dev" in given else _with_held_out(task, given, tokenizer, seed=recipe.seed)
+        data, report = _prepare(task, splits, tokenizer)
         tasks[name] = data
         reports.append(report)
         texts[name] = frozenset(example.tokens for example in data.train)
@@ -97,21 +99,24 @@ class _Split:
     encoding: str
 
 
-def _read_splits(
-    name: str, spec: TaskSpec, *, root: Path, cache: dict[str, Table], seed: int
+def _references(spec: TaskSpec) -> dict[str, tuple[str, ...]]:
+    pairs = {"train": spec.train, "dev": spec.dev, "test": spec.test}
+    return {split: references for split, references in pairs.items() if references}
+
+
+def _with_held_out(
+    task: Task, splits: Mapping[str, _Split], tokenizer: Tokenizer, *, seed: int
 ) -> dict[str, _Split]:
-    train = _read_split(spec.train, root=root, cache=cache)
-    if spec.dev:
-        splits = {"train": train, "dev": _read_split(spec.dev, root=root, cache=cache)}
-    else:
-        kept, held = hold_out(train.rows, share=HELD_OUT_SHARE, seed=seed, key=name)
-        splits = {
-            "train": _Split(train.sources, tuple(kept), train.digest, train.encoding),
-            "held-out": _Split(train.sources, tuple(held), train.digest, train.encoding),
-        }
-    if spec.test:
-        splits["test"] = _read_split(spec.test, root=root, cache=cache)
-    return splits
+    """Return the splits with a tenth of the training rows set apart; equal texts stay on one side."""
+    train = splits["train"]
+    results = task.encode(train.rows, tokenizer, Purpose.ANSWER)
+    texts = {
+        row.where: _key(result) if isinstance(result, Encoded) else row.where
+        for row, result in zip(train.rows, results, strict=True)
+    }
+    kept, held = hold_out(train.rows, share=HELD_OUT_SHARE, seed=seed, key=lambda row: texts[row.where])
+    rest = {split: data for split, data in splits.items() if split != "train"}
+    return {"train": replace(train, rows=kept), "held-out": replace(train, rows=held), **rest}
 
 
 def _read_split(references: Sequence[str], *, root: Path, cache: dict[str, Table]) -> _Split:
@@ -127,10 +132,7 @@ def _read_split(references: Sequence[str], *, root: Path, cache: dict[str, Table
     )
 
 
-def _prepare(
-    name: str, spec: TaskSpec, splits: Mapping[str, _Split], tokenizer: Tokenizer
-) -> tuple[TaskData, TaskDataReport]:
-    task = FAMILIES[spec.kind].fit(name, spec, splits["train"].rows)
+def _prepare(task: Task, splits: Mapping[str, _Split], tokenizer: Tokenizer) -> tuple[TaskData, TaskDataReport]:
     used: dict[str, tuple[Encoded, ...]] = {}
     reports: list[SplitReport] = []
     for split, data in splits.items():
@@ -143,7 +145,7 @@ def _prepare(
             dropped["no label"] += unlabelled
         if not used[split]:
             raise DataError(
-                f"tasks.{name}: {split} needs at least one usable row, but none of {len(data.rows)} is "
+                f"tasks.{task.name}: {split} needs at least one usable row, but none of {len(data.rows)} is "
                 f"({_words(dropped)}). Check the columns: {task.config().get('columns')}."
             )
         reports.append(_split_report(split, data, used[split], dropped, task))
@@ -152,8 +154,8 @@ def _prepare(
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     columns = {role: column for role, column in dict(task.config().get("columns", {})).items() if column}
     report = TaskDataReport(
-        task=name,
-        kind=spec.kind,
+        task=task.name,
+        kind=task.kind,
         columns=columns,
         splits=tuple(reports),
         overlap={f"{a}/{b}": overlap(texts[a], texts[b]) for a, b in pairs},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,12 +16,25 @@ from weft.core.sites import HEAD_PREFIX, SiteMap
 from weft.core.table import ParamTable, Role
 from weft.errors import HandOverError
 from weft.model.describe import describe
-from weft.model.folder import ModelFolder
+from weft.model.folder import ModelFolder, locate
 from weft.model.trunk import empty_trunk, load_trunk
 from weft.strategy.adapters import extract
+from weft.recipe.spec import Recipe
 from weft.task.base import Task
+from weft.task.registry import FAMILIES
 
 META = torch.device("meta")
+
+
+def open_base(recipe: Recipe, *, root: Path) -> Base:
+    """Return the recipe's pretrained model, found and checked but not loaded.
+
+    Raises:
+        ModelError: it cannot be found, or is not safe or not known.
+    """
+    folder = locate(recipe.model.path, recipe.model.revision, root=root)
+    wants = any(FAMILIES[spec.kind].wants_lm_head for spec in recipe.tasks.values())
+    return Base(folder, wants_lm_head=wants, seed=recipe.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +106,7 @@ def parts_of(sites: SiteMap, table: ParamTable, tasks: Mapping[str, Task], *, ch
     trained = {row.path for row in table if row.role is Role.TRAINED and row.owner == "trunk"}
     delta = values_of(sites, sorted(trained.union(changed)))
     heads = {name: _head_state(sites, name, task) for name, task in tasks.items()}
-    return Parts(delta=delta, adapters=extract(sites), heads=heads)
+    return Parts(delta=delta, adapters=extract(sites, table), heads=heads)
 
 
 def _head_state(sites: SiteMap, name: str, task: Task) -> HeadState:

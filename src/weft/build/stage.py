@@ -18,15 +18,15 @@ from weft.core.parts import AdapterState, HeadState, Parts
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.core.table import ParamTable, Role
-from weft.errors import HandOverError, RecipeError, WeftError
+from weft.errors import HandOverError, RecipeError, StrategyError, WeftError
 from weft.model.describe import describe
 from weft.recipe.spec import HeadCarry, OptimizerCarry, Recipe, StageSpec, TrunkCarry
-from weft.strategy.adapters import restore
+from weft.strategy.adapters import merged, restore
 from weft.strategy.apply import apply
-from weft.strategy.base import Edits, Plan
+from weft.strategy.base import Plan
 from weft.strategy.named import resolve
-from weft.strategy.plan import CarriedAdapter, plan
-from weft.strategy.registry import METHODS
+from weft.strategy.plan import plan
+from weft.strategy.reading import CarriedAdapter
 from weft.task.base import Task
 
 
@@ -89,7 +89,7 @@ def enter(
         stage_lr=stage.lr,
         adapter=carried.adapters[-1].name if going_on else _free_name(stage.name, carried.adapters),
         carried=tuple(
-            CarriedAdapter(state=adapter, trained=going_on and adapter is carried.adapters[-1])
+            CarriedAdapter.of(adapter, Role.TRAINED if going_on and adapter is carried.adapters[-1] else Role.FROZEN)
             for adapter in carried.adapters
         ),
     )
@@ -137,18 +137,11 @@ def merge(parts: Parts, sites: SiteMap) -> dict[str, Tensor]:
     Raises:
         HandOverError: an adapter's method does not edit weights, so it cannot be folded into them.
     """
-    delta = dict(parts.delta)
     base = {path: parameter.detach() for path, parameter in sites.parameters()}
-    for adapter in parts.adapters:
-        method = METHODS[adapter.method]
-        if method.edits is not Edits.WEIGHT:
-            raise HandOverError(
-                f"adapter {adapter.name}: only methods that edit weights can be merged, but {adapter.method} edits "
-                f"{method.edits}. Use carry.trunk: continue, stack or drop."
-            )
-        device_of = {path: delta.get(path, weight) for path, weight in base.items()}
-        delta.update(method.merged(device_of, adapter))
-    return delta
+    try:
+        return {**parts.delta, **merged({**base, **parts.delta}, parts.adapters)}
+    except StrategyError as error:
+        raise HandOverError(f"carry.trunk: {error}") from error
 
 
 def _free_name(name: str, adapters: Iterable[AdapterState]) -> str:

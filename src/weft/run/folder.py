@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,3 +90,23 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def publish(home: Path, fill: Callable[[Path], None]) -> None:
+    """Make folder ``home`` by ``fill`` so that it appears whole or not at all.
+
+    What an interrupted try left beside it is removed first.
+    """
+    home.parent.mkdir(parents=True, exist_ok=True)
+    for left in home.parent.glob(f".{home.name}.aside-*"):
+        shutil.rmtree(left)
+    aside = home.with_name(f".{home.name}.aside-{os.getpid()}")
+    aside.mkdir()
+    fill(aside)
+    for path in (*aside.rglob("*"), aside):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    aside.rename(home)
