@@ -1,0 +1,57 @@
+"""Names stand for rule lists; any selector is a name too."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.errors import StrategyError
+from weft.strategy.full import FullRule
+from weft.strategy.lora import LoraRule
+from weft.strategy.named import STRATEGIES, resolve
+from weft.strategy.none import NoneRule
+from weft.strategy.plan import plan
+from weft.strategy.registry import METHODS
+
+
+def test_every_name_is_a_list_of_registered_rules():
+    assert set(STRATEGIES) == set("full head encoder decoder attention ffn bias norm embeddings lora".split())
+    for name, rules in STRATEGIES.items():
+        assert resolve(name) is rules
+        assert rules
+        assert all(isinstance(rule, METHODS[rule.train].rule) for rule in rules)
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"decoder"}))
+def test_every_name_plans_on_a_bert(bert, name):
+    table = plan(bert, resolve(name), tasks=["sentiment"], stage_lr=None, adapter="s").table
+    trunk = [row for row in table.trained() if row.owner != "head:sentiment"]
+    counts = {"full": 198, "head": 0, "encoder": 192, "attention": 96, "ffn": 48, "bias": 98, "norm": 50}
+    counts |= {"embeddings": 4, "lora": 2 * 73}
+    assert len(trunk) == counts[name]
+
+
+def test_a_selector_means_full_training_of_it():
+    assert resolve("top 2") == (FullRule(sites="top 2"),)
+    assert resolve(" layers[8:].attention ") == (FullRule(sites="layers[8:].attention"),)
+    assert resolve("re:mlp") == (FullRule(sites="re:mlp"),)
+    assert resolve("pooler") == (FullRule(sites="pooler"),)
+
+
+def test_rules_are_handed_through():
+    rules = [NoneRule(sites="layers[0:4]"), LoraRule(rank=4)]
+    assert resolve(rules) == tuple(rules)
+
+
+@pytest.mark.parametrize("word", ["lorra", "fulll", "heds", "xyzzy", ""])
+def test_an_unknown_word_is_answered_with_its_neighbours(word):
+    with pytest.raises(
+        StrategyError, match=r"must be a name, a selector or a list of rules.*Choices: all, attention"
+    ) as caught:
+        resolve(word)
+    near = {"lorra": "lora", "fulll": "full", "heds": "heads"}
+    assert word not in near or f"Did you mean {near[word]!r}?" in str(caught.value)
+
+
+def test_no_rules_is_no_strategy():
+    with pytest.raises(StrategyError, match="at least one rule"):
+        resolve(())
