@@ -1,0 +1,72 @@
+"""Leaf losses: sums in fp32, their weight, and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.objective.losses import binary_cross_entropy, cross_entropy, squared_error
+
+
+def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
+    loss = cross_entropy(torch.zeros(4, 5), torch.tensor([0, 1, 2, 4]))
+    assert loss.weight == 4.0
+    torch.testing.assert_close(loss.total, torch.tensor(4 * math.log(5)))
+
+
+def test_binary_cross_entropy_averages_classes_inside_a_row():
+    logits, labels = torch.tensor([[0.0, 2.0, -1.0], [1.0, 1.0, 1.0]]), torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    loss = binary_cross_entropy(logits, labels)
+    probability = logits.sigmoid()
+    by_hand = -(labels * probability.log() + (1 - labels) * (1 - probability).log())
+    torch.testing.assert_close(loss.total, by_hand.sum() / 3)
+    assert loss.weight == 2.0
+
+
+def test_repeating_the_classes_does_not_change_a_rows_share():
+    logits, labels = torch.randn(3, 4), torch.randint(0, 2, (3, 4)).float()
+    once, twice = binary_cross_entropy(logits, labels), binary_cross_entropy(logits.repeat(1, 2), labels.repeat(1, 2))
+    torch.testing.assert_close(once.total, twice.total)
+    assert once.weight == twice.weight
+
+
+def test_squared_error_is_in_units_of_the_scale():
+    loss = squared_error(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 5.0]), scale=2.0)
+    assert (loss.total.item(), loss.weight) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("leaf", [cross_entropy, binary_cross_entropy, squared_error])
+def test_bf16_outputs_are_summed_in_fp32(leaf):
+    torch.manual_seed(0)
+    labels = {
+        cross_entropy: torch.randint(0, 3, (4000,)),
+        binary_cross_entropy: torch.randint(0, 2, (4000, 3)).float(),
+        squared_error: torch.randn(4000, 3),
+    }[leaf]
+    outputs = torch.randn(4000, 3).bfloat16()
+    total = leaf(outputs, labels).total
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, leaf(outputs.float(), labels).total, rtol=0, atol=0)
+
+
+def test_no_tokens_give_a_zero_that_still_has_a_gradient():
+    logits = torch.zeros(0, 7, requires_grad=True)
+    loss = cross_entropy(logits, torch.zeros(0, dtype=torch.int64))
+    loss.total.backward()
+    assert (loss.total.item(), loss.weight, tuple(logits.grad.shape)) == (0.0, 0.0, (0, 7))
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.integers(0, 2**31))
+def test_sums_and_weights_add_up_over_any_cut_into_micro_batches(sizes, seed):
+    torch.manual_seed(seed)
+    logits, labels = torch.randn(sum(sizes), 3), torch.randint(0, 3, (sum(sizes),))
+    parts = [cross_entropy(a, b) for a, b in zip(logits.split(sizes), labels.split(sizes), strict=True)]
+    whole = cross_entropy(logits, labels)
+    torch.testing.assert_close(sum(part.total for part in parts), whole.total)
+    assert sum(part.weight for part in parts) == whole.weight
+    torch.testing.assert_close(whole.total / whole.weight, F.cross_entropy(logits, labels))
