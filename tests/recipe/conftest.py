@@ -16,13 +16,21 @@ from weft.recipe.spec import Catalogue, Recipe, Rule, TaskSpec
 class ClassificationSpec(TaskSpec):
     """One label a row, or several."""
 
-    kind: Literal["classification"] = "classification"
+    kind: Literal["classification"] = "classification"  # pyright: ignore[reportIncompatibleVariableOverride]
     labels: tuple[str, ...] = ()
     """Labels in order; default: those of the training rows."""
     multi_label: bool = False
     """Whether a row may have several labels."""
     pooling: Literal["cls", "mean", "last"] | None = None
     """How token states become one vector."""
+
+    threshold: float = 0.5
+
+    @model_validator(mode="after")
+    def _threshold_needs_multi_label(self) -> ClassificationSpec:
+        if "threshold" in self.model_fields_set and not self.multi_label:
+            raise ValueError("threshold must not be given without multi_label, but is. Leave it out.")
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> ClassificationSpec:
@@ -34,26 +42,26 @@ class ClassificationSpec(TaskSpec):
 class TaggingSpec(TaskSpec):
     """One label a word."""
 
-    kind: Literal["tagging"] = "tagging"
+    kind: Literal["tagging"] = "tagging"  # pyright: ignore[reportIncompatibleVariableOverride]
     scheme: Literal["bio", "bioes"] = "bio"
 
 
 class NoneRule(Rule):
     """Freeze."""
 
-    train: Literal["none"] = "none"
+    train: Literal["none"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class FullRule(Rule):
     """Train what is there."""
 
-    train: Literal["full"] = "full"
+    train: Literal["full"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class LoraRule(Rule):
     """Low-rank update."""
 
-    train: Literal["lora"] = "lora"
+    train: Literal["lora"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride]
     rank: int = Field(8, ge=1)
     alpha: float | None = Field(None, gt=0)
     scale: int | Literal["auto"] = "auto"

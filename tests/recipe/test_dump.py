@@ -110,6 +110,7 @@ def test_every_default_is_written(read: Callable[..., Recipe], yardstick: str):
         "seed: 0",
         "  max_tokens: 256",
         "  warmup: 0.06",
+        "    scheme: bio",
         "    multi_label: false",
         "  save: 5 minutes",
         "keep: 2",
@@ -122,6 +123,13 @@ def test_rules_keep_the_keys_of_their_method(read: Callable[..., Recipe], yardst
     recipe = read(yardstick, "stages.1.strategy=[{train: none}, {train: lora, rank: 3}]")
     assert "    rank: 3\n" in dump(recipe)
     assert read(dump(recipe)) == recipe
+
+
+def test_a_default_that_may_not_be_spelled_out_is_left_out(read: Callable[..., Recipe], yardstick: str):
+    single, several = read(yardstick), read(yardstick, "tasks.sentiment.multi_label=true")
+    assert "threshold" not in dump(single)
+    assert "threshold: 0.5" in dump(several)
+    assert read(dump(several)) == several
 
 
 def test_dumping_twice_gives_the_same_text_and_leaves_the_recipe(read: Callable[..., Recipe], yardstick: str):
