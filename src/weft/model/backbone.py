@@ -1,0 +1,196 @@
+"""A transformers backbone as Weft's trunk: batches in, features out.
+
+Legend: B rows, L padded length, T real tokens, D width, M any number of tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from weft.core.batch import Batch
+from weft.core.features import Features
+from weft.core.layout import Layout
+from weft.core.network import TrunkInfo
+from weft.errors import ModelError
+from weft.model.quiet import quiet
+
+
+class HFTrunk(nn.Module):
+    """A transformers model that satisfies ``weft.core.network.Trunk``.
+
+    Args:
+        model: a plain backbone (``AutoModel``), or a causal LM where ``info.vocabulary`` is not 0.
+        info: what heads need to know of it.
+    """
+
+    def __init__(self, model: nn.Module, info: TrunkInfo) -> None:
+        super().__init__()
+        self.model = model
+        self.info = info
+        backbone = self._backbone
+        self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
+        self._first_position = first_position(backbone)
+
+    @property
+    def _backbone(self) -> Any:
+        return cast(Any, self.model).base_model if self.info.vocabulary else self.model
+
+    def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
+        """Return the last hidden states of ``batch`` from one pass; padded in, padded out; packed in, packed out.
+
+        Packed batches are computed on a padded grid inside: attention of these backbones knows rows only as a grid.
+
+        Args:
+            batch: tokens (B, L) with padding on the right, or (T,).
+            perturb: added to the word embeddings, shape (B, L, D) or (T, D) as the batch is.
+
+        Raises:
+            ModelError: a row is longer than the trunk's positions.
+        """
+        layout = batch.layout
+        self._check_length(layout.max_length)
+        if layout.is_packed:
+            tokens_BL = to_grid(batch.tokens, layout)
+            segments_BL = None if batch.segments is None else to_grid(batch.segments, layout)
+            perturb = None if perturb is None else to_grid(perturb, layout)
+        else:
+            tokens_BL, segments_BL = batch.tokens, batch.segments
+        hidden_BLD = self._hidden(tokens_BL, segments_BL, layout=layout, perturb_BLD=perturb)
+        hidden = (
+            hidden_BLD.flatten(0, 1).index_select(0, grid_positions(layout))
+            if layout.is_packed
+            else hidden_BLD
+        )
+        return Features(
+            hidden,
+            layout,
+            pooler=self._pool if self.info.has_pooler else None,
+            project=self._project if self.info.vocabulary else None,
+        )
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+    ) -> list[list[int]]:
+        """Return greedy continuations, one list of token ids a prompt, without prompt and stop token.
+
+        A row never grows beyond the trunk's positions, so an answer may end earlier than ``max_new_tokens``. Rows
+        that this cuts short run in groups of their own: what a row answers does not depend on its neighbours.
+
+        Raises:
+            ModelError: the trunk has no output embedding, or a prompt is empty.
+        """
+        if not self.info.vocabulary:
+            raise ModelError(
+                "trunk: must be loaded with its output embedding to generate, but was loaded without."
+            )
+        if any(not prompt for prompt in prompts):
+            raise ModelError(
+                "prompts: every prompt needs at least one token, but one is empty. Start it with BOS."
+            )
+        limits = [min(max_new_tokens, self.info.max_positions - len(prompt)) for prompt in prompts]
+        answers: list[list[int]] = [[] for _ in prompts]
+        for limit in sorted({limit for limit in limits if limit > 0}):
+            rows = [row for row, own in enumerate(limits) if own == limit]
+            grown = self._generate(
+                [prompts[row] for row in rows], max_new_tokens=limit, stop_token=stop_token
+            )
+            for row, answer in zip(rows, grown, strict=True):
+                answers[row] = answer
+        return answers
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+    ) -> list[list[int]]:
+        from transformers import GenerationConfig
+
+        width = max(len(prompt) for prompt in prompts)
+        padded = [[stop_token] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        device = next(self.model.parameters()).device
+        greedy = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=stop_token,
+            pad_token_id=stop_token,
+            use_cache=True,
+        )
+        with quiet(), evaluating(self), torch.no_grad():
+            grown = cast(Any, self.model).generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(real, device=device),
+                generation_config=greedy,
+            )
+        answers: list[list[int]] = grown[:, width:].tolist()
+        return [answer[: answer.index(stop_token)] if stop_token in answer else answer for answer in answers]
+
+    def _hidden(
+        self, tokens_BL: Tensor, segments_BL: Tensor | None, *, layout: Layout, perturb_BLD: Tensor | None
+    ) -> Tensor:
+        inputs: dict[str, Any] = {}
+        if perturb_BLD is None:
+            inputs["input_ids"] = tokens_BL
+        else:
+            inputs["inputs_embeds"] = self._backbone.get_input_embeddings()(tokens_BL) + perturb_BLD
+        if layout.num_tokens != tokens_BL.numel():
+            inputs["attention_mask"] = layout.mask_BL().to(torch.int64)
+        if segments_BL is not None and "token_type_ids" in self._accepted:
+            inputs["token_type_ids"] = segments_BL
+        if self._first_position:
+            # Such models find positions by comparing tokens with the padding token, which a real token may equal.
+            last = self._first_position + tokens_BL.shape[1]
+            positions_L = torch.arange(self._first_position, last, device=tokens_BL.device)
+            inputs["position_ids"] = positions_L.expand_as(tokens_BL)
+        if self.info.is_causal:
+            inputs["use_cache"] = False
+        return self._backbone(**inputs).last_hidden_state
+
+    def _pool(self, first_BD: Tensor) -> Tensor:
+        return self._backbone.pooler(first_BD[:, None])
+
+    def _project(self, hidden_MD: Tensor) -> Tensor:
+        return cast(Any, self.model).get_output_embeddings()(hidden_MD)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.info.max_positions:
+            raise ModelError(
+                f"batch: rows must have at most {self.info.max_positions} tokens for this trunk, but one has {length}. "
+                f"Lower model.max_tokens."
+            )
+
+
+def first_position(backbone: nn.Module) -> int:
+    """Return the first position of a row: RoBERTa's kind counts from behind the padding index, all others from 0."""
+    positions = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(positions, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def grid_positions(layout: Layout) -> Tensor:
+    """Return where each real token of a packed layout lies in the flattened (B, max_length) grid, shape (T,)."""
+    return layout.row_T() * layout.max_length + layout.position_T()
+
+
+def to_grid(packed: Tensor, layout: Layout) -> Tensor:
+    """Return packed values (T, ...) on a (B, max_length, ...) grid, zero where there is padding."""
+    shape = (layout.num_rows * layout.max_length, *packed.shape[1:])
+    grid = packed.new_zeros(shape).index_copy(0, grid_positions(layout), packed)
+    return grid.unflatten(0, (layout.num_rows, layout.max_length))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Keep ``module`` in evaluation mode within the block and put every part of it back as it was."""
+    was = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in was:
+            part.training = training

@@ -1,0 +1,291 @@
+"""Text to token ids: whole lists go to the Rust tokenizer in one call, special tokens and cutting are done here.
+
+Where a tokenizer puts its special tokens is read off once from a probe (``Frame``). So every list is encoded without
+them, which makes truncation and the count of cut tokens exact for texts, pairs and pre-split words alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.errors import ModelError
+from weft.model.folder import ModelFolder
+from weft.model.quiet import quiet
+
+_MAX_CHARACTERS = 1_000_000  # of one text; all beyond is far outside of any row, and would only cost memory
+_MAX_CHAT_GROWTH = 100_000  # characters that a chat template may add to a conversation
+_PROBE = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """One tokenized text; see ``weft.task.base.Pieces``."""
+
+    tokens: tuple[int, ...]
+    segments: tuple[int, ...] | None
+    num_cut: int
+    first: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The special tokens around one text or a pair, and the segment of each part.
+
+    ``parts`` holds runs of special tokens: before the first text, after it, and (pairs) after the second.
+    """
+
+    parts: tuple[tuple[int, ...], ...]
+    part_segments: tuple[tuple[int, ...], ...]
+    text_segments: tuple[int, ...]
+
+    @property
+    def num_special(self) -> int:
+        """How many tokens are not of the texts."""
+        return sum(len(part) for part in self.parts)
+
+    def tokens(self, *texts: Sequence[int]) -> tuple[int, ...]:
+        """Return ``texts`` with the special tokens around them."""
+        out = list(self.parts[0])
+        for text, part in zip(texts, self.parts[1:], strict=True):
+            out += text
+            out += part
+        return tuple(out)
+
+    def segments(self, *lengths: int) -> tuple[int, ...]:
+        """Return the segment of every token of texts of ``lengths`` with the special tokens around them."""
+        out = list(self.part_segments[0])
+        for length, segment, part in zip(lengths, self.text_segments, self.part_segments[1:], strict=True):
+            out += [segment] * length
+            out += part
+        return tuple(out)
+
+
+class HFTokenizer:
+    """A fast transformers tokenizer behind Weft's protocol.
+
+    Args:
+        tokenizer: a ``PreTrainedTokenizerFast``; its own truncation and padding are switched off.
+        max_tokens: longest row, special tokens included.
+        has_segments: whether the trunk tells segments apart.
+
+    Attributes:
+        pad: id of the padding token, else of the end token, else 0.
+        stop: id of the end token, else of the separator, else ``pad``.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_tokens: int, has_segments: bool) -> None:
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._has_segments = has_segments
+        self._single = _frame(self._backend, pair=False)
+        self._pair = _frame(self._backend, pair=True)
+        self._is_spaced = _needs_space(self._backend)
+        self.max_tokens = max_tokens
+        self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.stop = _first_set(tokenizer.eos_token_id, tokenizer.sep_token_id, self.pad)
+        if max_tokens <= self._pair.num_special:
+            raise ModelError(
+                f"max_tokens: must leave room beside {self._pair.num_special} special tokens, but is {max_tokens}. "
+                f"Raise it."
+            )
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Tokens that open a causal text: what the tokenizer puts before a text itself, else its BOS.
+
+        A BOS that is the end token too (GPT-2) separates documents and opens none.
+        """
+        begin = self._tokenizer.bos_token_id
+        if self._single.parts[0] or begin is None or begin == self._tokenizer.eos_token_id:
+            return self._single.parts[0]
+        return (begin,)
+
+    def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Pieces]:
+        """Return each text (or text pair) with special tokens, cut to ``max_tokens`` (pairs: longest first).
+
+        A text without any token becomes one ``stop`` token where the tokenizer adds no special tokens: no row is empty.
+        A text of over a million characters is cut there before it is tokenized; ``num_cut`` then says at least.
+        """
+        bodies = self._encode([text[:_MAX_CHARACTERS] for text in texts])
+        if pairs is None:
+            return [self._framed(body) for body in bodies]
+        seconds = self._encode([text[:_MAX_CHARACTERS] for text in pairs])
+        return [self._framed_pair(first, second) for first, second in zip(bodies, seconds, strict=True)]
+
+    def words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+        """Return each pre-split sentence with special tokens, cut to ``max_tokens``; ``Pieces.first`` is set.
+
+        Byte-level vocabularies tell the start of a word by the space before it, so each word gets one there.
+        """
+        spaced = [[self._word(word) for word in sentence] for sentence in sentences]
+        encodings = self._backend.encode_batch(spaced, is_pretokenized=True, add_special_tokens=False)
+        return [
+            self._framed_words(encoding, num_words=len(sentence))
+            for encoding, sentence in zip(encodings, sentences, strict=True)
+        ]
+
+    def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return each text's token ids without special tokens and without cutting."""
+        return [tuple(ids) for ids in self._encode(list(texts))]
+
+    def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
+        """Return each conversation through the tokenizer's own chat template, ready for the answer; None without one.
+
+        Raises:
+            ModelError: the template fails, or blows a conversation up.
+        """
+        if not self._tokenizer.chat_template:
+            return None
+        return [self._chat([dict(message) for message in conversation]) for conversation in messages]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ``tokens`` without special tokens."""
+        return self._tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files into ``folder``."""
+        self._tokenizer.save_pretrained(folder)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _word(self, word: str) -> str:
+        word = word[:_MAX_CHARACTERS]
+        return f" {word}" if self._is_spaced and word.strip() else word.strip()
+
+    def _framed(self, body: Sequence[int], first: tuple[int, ...] | None = None) -> Pieces:
+        kept = body[: self.max_tokens - self._single.num_special]
+        tokens = self._single.tokens(kept) or (self.stop,)
+        segments = self._single.segments(len(kept)) if self._has_segments else None
+        return Pieces(tokens, segments, len(body) - len(kept), first)
+
+    def _framed_pair(self, first: list[int], second: list[int]) -> Pieces:
+        room = self.max_tokens - self._pair.num_special
+        len_first, len_second = longest_first(len(first), len(second), room)
+        tokens = self._pair.tokens(first[:len_first], second[:len_second]) or (self.stop,)
+        segments = self._pair.segments(len_first, len_second) if self._has_segments else None
+        return Pieces(tokens, segments, len(first) + len(second) - len_first - len_second)
+
+    def _framed_words(self, encoding: Any, *, num_words: int) -> Pieces:
+        room = self.max_tokens - self._single.num_special
+        starts: dict[int, int] = {}
+        for position, word in enumerate(encoding.word_ids):
+            starts.setdefault(word, position)
+        num_kept = num_words
+        if len(encoding.ids) > room:
+            num_kept = max((word for word, position in starts.items() if position < room), default=-1) + 1
+        shift = len(self._single.parts[0])
+        first = tuple(starts[word] + shift if word in starts else -1 for word in range(num_kept))
+        return self._framed(encoding.ids, first)
+
+    def _chat(self, conversation: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError, TypeError, LookupError, OverflowError) as error:
+            raise ModelError(
+                f"chat template: must take {conversation!r}, but {error}. Change the messages."
+            ) from error
+        limit = _MAX_CHAT_GROWTH + 10 * sum(
+            len(value) for message in conversation for value in message.values()
+        )
+        if len(text) > limit:
+            raise ModelError(
+                f"chat template: must add little text, but made {len(text)} characters. Do not use it."
+            )
+        return text
+
+
+def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
+    """Return the tokenizer of a checked model folder.
+
+    Args:
+        folder: as ``locate`` returned it.
+        max_tokens: longest row wanted; the tokenizer's own limit holds too.
+
+    Raises:
+        ModelError: no tokenizer that can be loaded, or one whose special tokens the model does not have.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder.path, local_files_only=True, trust_remote_code=False
+            )
+            config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, LookupError, ImportError) as error:
+        raise ModelError(
+            f"{folder.path}: must hold a tokenizer, but {error}. Choose a complete folder."
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{folder.path}: must hold a fast tokenizer (tokenizer.json), but holds a slow one. Convert it."
+        )
+    has_segments = (
+        "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
+    )
+    limit = min(max_tokens, int(tokenizer.model_max_length))
+    loaded = HFTokenizer(tokenizer, max_tokens=limit, has_segments=has_segments)
+    vocabulary = int(getattr(config, "vocab_size", 0))
+    if max(loaded.pad, loaded.stop) >= vocabulary:
+        raise ModelError(
+            f"{folder.path}: special tokens must be among the model's {vocabulary} embeddings, but padding is "
+            f"{loaded.pad} and the end is {loaded.stop}. The tokenizer is of another model."
+        )
+    return loaded
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return the lengths to which a pair is cut so that it fits ``room``: the longer text gives until both are equal.
+
+    An odd token stays with the longer text, with the second one where they are equally long (as in ``tokenizers``).
+    """
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
+
+
+def _frame(backend: Any, *, pair: bool) -> Frame:
+    """Read the special tokens off a probe: those of the encoding that belong to none of its texts."""
+    texts = (_PROBE, _PROBE) if pair else (_PROBE,)
+    probe = backend.encode(*texts)
+    parts: list[list[int]] = [[]]
+    part_segments: list[list[int]] = [[]]
+    text_segments: list[int] = []
+    for token, segment, text in zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True):
+        if text is None:
+            parts[-1].append(token)
+            part_segments[-1].append(segment)
+        elif text == len(text_segments):
+            text_segments.append(segment)
+            parts.append([])
+            part_segments.append([])
+    if len(text_segments) != len(texts):
+        raise ModelError(
+            f"tokenizer: must give {_PROBE!r} a token, but gives it none. It is not of a text model."
+        )
+    return Frame(tuple(map(tuple, parts)), tuple(map(tuple, part_segments)), tuple(text_segments))
+
+
+def _needs_space(backend: Any) -> bool:
+    """Return whether a pre-split word must carry its space to be read as in running text (GPT-2, RoBERTa, Qwen)."""
+    running = backend.encode(f"{_PROBE} {_PROBE}", add_special_tokens=False).ids
+    split = backend.encode([f" {_PROBE}", f" {_PROBE}"], is_pretokenized=True, add_special_tokens=False).ids
+    bare = backend.encode([_PROBE, _PROBE], is_pretokenized=True, add_special_tokens=False).ids
+    return bare[-1:] != running[-1:] and split[-1:] == running[-1:]
+
+
+def _first_set(*ids: int | None) -> int:
+    return next(token for token in ids if token is not None)

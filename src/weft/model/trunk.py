@@ -1,0 +1,209 @@
+"""Read a checked model folder into a trunk, with its weights or without.
+
+A pooler exists where the weights have one: a checkpoint without it gives a trunk without it (``has_pooler`` False,
+pooling by the first token), never one with random values. Every other missing weight is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from weft.core.features import Pooling
+from weft.core.network import TrunkInfo
+from weft.errors import ModelError
+from weft.model.backbone import HFTrunk, first_position
+from weft.model.folder import CONFIG, ModelFolder, check_size, weight_shapes
+from weft.model.quiet import quiet
+
+__all__ = ["HFTrunk", "empty_trunk", "is_causal", "load_trunk"]
+
+_HIDDEN_DROPOUT = (
+    "hidden_dropout_prob",
+    "hidden_dropout",
+    "dropout",
+    "dropout_rate",
+    "resid_pdrop",
+    "embd_pdrop",
+    "embedding_dropout",
+    "mlp_dropout",
+    "pooler_dropout",
+)
+_OTHER_DROPOUT = (
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "attn_pdrop",
+    "activation_dropout",
+    "layerdrop",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
+)
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier")
+_UNLIMITED = 10_000_000  # positions of a trunk that names no limit
+
+
+def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, device: torch.device) -> HFTrunk:
+    """Return the trunk in ``folder`` with its weights in fp32 on ``device``, in evaluation mode.
+
+    Args:
+        folder: as ``locate`` returned it.
+        wants_lm_head: whether a task needs logits over the vocabulary; only causal models have them.
+        dropout: probability for hidden states while training; attention weights are never dropped.
+        device: where to put it; decides the attention implementation (eager on CPU, SDPA elsewhere).
+
+    Raises:
+        ModelError: not an architecture that Weft drives, weights missing, or of other shapes than the config says.
+    """
+    config = _config(folder, dropout=dropout)
+    model_class, options = _model_class(folder, config, wants_lm_head=wants_lm_head)
+    config._attn_implementation = _attention(model_class, device)
+    _check_allocation(folder, config, model_class, options)
+    try:
+        with quiet():
+            model, report = model_class.from_pretrained(
+                folder.path,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"{folder.path}: must load as {model_class.__name__}, but {_first_line(error)}."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder.path}: must hold every weight of {model_class.__name__}, but {len(missing)} are missing: "
+            f"{', '.join(missing[:5])}. Choose a complete checkpoint of this architecture."
+        )
+    return _trunk(model.to(device), wants_lm_head=wants_lm_head)
+
+
+def empty_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, device: torch.device) -> HFTrunk:
+    """Return the same trunk as ``load_trunk`` on the meta device: all shapes and names, no weights read.
+
+    Raises:
+        ModelError: not an architecture that Weft drives.
+    """
+    config = _config(folder, dropout=dropout)
+    model_class, options = _model_class(folder, config, wants_lm_head=wants_lm_head)
+    config._attn_implementation = _attention(model_class, device)
+    return _trunk(_on_meta(config, model_class, options), wants_lm_head=wants_lm_head)
+
+
+def _config(folder: ModelFolder, *, dropout: float) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+    except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ModelError(
+            f"{folder.path / CONFIG}: must be a valid config, but {_first_line(error)}."
+        ) from error
+    for name in (*_HIDDEN_DROPOUT, *_OTHER_DROPOUT):
+        if isinstance(getattr(config, name, None), int | float):
+            setattr(config, name, dropout if name in _HIDDEN_DROPOUT else 0.0)
+    return config
+
+
+def _attention(model_class: Any, device: torch.device) -> str:
+    """Return the implementation of attention: the backward pass of SDPA is slow on CPU in bf16, so eager there."""
+    return "sdpa" if device.type != "cpu" and model_class._supports_sdpa else "eager"
+
+
+def _model_class(folder: ModelFolder, config: Any, *, wants_lm_head: bool) -> tuple[Any, dict[str, Any]]:
+    """Return the transformers class to build and its options."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+
+    where, kind = folder.path / CONFIG, config.model_type
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{where}: must be an encoder or a decoder, but {kind} is both. Choose another model."
+        )
+    mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING if wants_lm_head else MODEL_MAPPING
+    if (wants_lm_head and not is_causal(kind)) or type(config) not in mapping:
+        wanted = "a causal language model for a task that generates" if wants_lm_head else "a text backbone"
+        raise ModelError(
+            f"{where}: must be {wanted}, but {kind} is none. Choose another model, e.g. a Llama or Qwen."
+        )
+    changes = [name for name in _LOGIT_CHANGES if getattr(config, name, None) not in (None, 1.0)]
+    if wants_lm_head and changes:
+        raise ModelError(
+            f"{where}: logits must be the output embedding's alone, but {kind} has {', '.join(changes)}. "
+            f"Choose another model."
+        )
+    found = mapping[type(config)]
+    model_class = found[0] if isinstance(found, tuple) else found
+    if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+        return model_class, {}
+    stored = weight_shapes(folder.path)
+    return model_class, {"add_pooling_layer": any("pooler." in name for name in stored)}
+
+
+def is_causal(model_type: str) -> bool:
+    """Return whether an architecture sees earlier tokens only: there is a causal LM of it and no masked LM."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
+    )
+
+    return model_type in CAUSAL and model_type not in MASKED
+
+
+def _on_meta(config: Any, model_class: Any, options: dict[str, Any]) -> Any:
+    with quiet(), torch.device("meta"):
+        model = model_class(config, **options)
+        model.tie_weights()
+    return model.float()
+
+
+def _check_allocation(folder: ModelFolder, config: Any, model_class: Any, options: dict[str, Any]) -> None:
+    """Count what would be allocated on a model that allocates nothing."""
+    model = _on_meta(config, model_class, options)
+    values = [*model.parameters(), *model.buffers()]
+    check_size(sum(value.numel() for value in values), folder)
+
+
+def _trunk(model: Any, *, wants_lm_head: bool) -> HFTrunk:
+    from transformers import GenerationConfig
+
+    config = model.config
+    causal = is_causal(config.model_type)
+    backbone = model.base_model
+    has_pooler = getattr(getattr(backbone, "pooler", None), "dense", None) is not None
+    if wants_lm_head:
+        model.generation_config = (
+            GenerationConfig()
+        )  # what a folder sets for sampling is no part of greedy decoding
+    if causal:
+        pooling = Pooling.LAST
+    elif has_pooler and config.model_type == "bert":
+        pooling = Pooling.POOLER
+    else:
+        pooling = Pooling.CLS
+    output = model.get_output_embeddings() if wants_lm_head else None
+    info = TrunkInfo(
+        width=config.hidden_size,
+        vocabulary=0 if output is None else output.weight.shape[0],
+        pooling=pooling,
+        has_pooler=has_pooler,
+        has_bias=not causal,  # every decoder's stock ``score`` layer is without, every encoder's with
+        is_causal=causal,
+        max_positions=int(getattr(config, "max_position_embeddings", _UNLIMITED)) - first_position(backbone),
+        init_range=float(getattr(config, "initializer_range", 0.02)),
+    )
+    return HFTrunk(model, info).eval()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"

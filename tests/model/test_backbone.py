@@ -1,0 +1,297 @@
+"""Features equal those of plain transformers, whatever the padding or packing; greedy decoding equals argmax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from weft.core.batch import Batch
+from weft.core.features import Pooling
+from weft.core.layout import Layout
+from weft.errors import ModelError
+from weft.model.backbone import evaluating, to_grid
+from weft.model.folder import inspect, locate
+from weft.model.trunk import load_trunk
+
+CPU = torch.device("cpu")
+KINDS = ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet", "llama", "qwen3", "gpt2"]
+DECODERS = KINDS[-3:]
+LENGTHS = (5, 1, 9, 3)
+
+
+def load(folder, *, lm=False, dropout=0.0):
+    return load_trunk(folder, wants_lm_head=lm, dropout=dropout, device=CPU)
+
+
+def rows(lengths=LENGTHS, *, vocabulary=60, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, vocabulary, (n,), generator=generator) for n in lengths]
+
+
+def padded(rows, *, width=None, pad=0, segments=None):
+    layout = Layout.padded([len(row) for row in rows], width)
+    tokens = torch.full((len(rows), layout.width), pad)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+    return Batch(tokens, segments, layout, {}, tuple(map(str, range(len(rows)))))
+
+
+def packed(rows, *, segments=None):
+    layout = Layout.packed([len(row) for row in rows])
+    return Batch(torch.cat(rows), segments, layout, {}, tuple(map(str, range(len(rows)))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_transformers_own(saved, kind):
+    folder = saved(kind)
+    trunk = load(folder)
+    stock = transformers.AutoModel.from_pretrained(folder.path, attn_implementation="eager").eval()
+    batch = padded(rows(), pad=stock.config.pad_token_id or 0)
+    with torch.no_grad():
+        hidden = trunk(batch).hidden
+        expected = stock(
+            input_ids=batch.tokens, attention_mask=batch.layout.mask_BL().long()
+        ).last_hidden_state
+    real = batch.layout.mask_BL()
+    torch.testing.assert_close(hidden[real], expected[real], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_packing_and_company_change_nothing(saved, kind):
+    trunk = load(saved(kind))
+    texts = rows()
+    with torch.no_grad():
+        alone = torch.cat([trunk(padded([row])).flat_TD() for row in texts])
+        tight = trunk(padded(texts)).flat_TD()
+        wide = trunk(padded(texts, width=30, pad=7)).flat_TD()
+        flat = trunk(packed(texts))
+    assert flat.layout.is_packed
+    assert flat.hidden.shape == (sum(LENGTHS), 16)
+    torch.testing.assert_close(tight, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(wide, alone, rtol=0, atol=1e-5)
+    assert torch.equal(flat.hidden, tight)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
+def test_a_real_token_that_equals_padding_keeps_its_position(saved, kind):
+    """Such models would skip it when they count positions themselves, and shift all that follows."""
+    trunk = load(saved(kind))
+    pad = trunk.model.config.pad_token_id
+    tokens = torch.tensor([5, pad, 6, 7])
+    with torch.no_grad():
+        hidden = trunk(padded([tokens])).hidden
+        positions = torch.arange(4)[None] + pad + 1
+        expected = trunk.model(input_ids=tokens[None], position_ids=positions).last_hidden_state
+        shifted = trunk.model(input_ids=tokens[None]).last_hidden_state
+    assert torch.equal(hidden, expected)
+    assert not torch.allclose(hidden[0, 3], shifted[0, 3])
+
+
+def test_segments_reach_the_trunk_padded_and_packed(saved):
+    trunk = load(saved("bert"))
+    texts = rows((4, 2))
+    segments = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 0]])
+    with torch.no_grad():
+        plain = trunk(padded(texts)).flat_TD()
+        marked = trunk(padded(texts, segments=segments)).flat_TD()
+        flat = trunk(packed(texts, segments=torch.tensor([0, 0, 1, 1, 0, 1]))).flat_TD()
+        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        tokens = padded(texts).tokens
+        expected = trunk.model(
+            input_ids=tokens, attention_mask=mask, token_type_ids=segments
+        ).last_hidden_state
+    assert not torch.allclose(plain, marked)
+    assert torch.equal(flat, marked)
+    assert torch.equal(marked, expected[mask.bool()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perturbation_is_added_to_the_word_embeddings(saved, kind):
+    trunk = load(saved(kind))
+    texts = rows()
+    batch = padded(texts)
+    with torch.no_grad():
+        plain = trunk(batch)
+        width = trunk.model.get_input_embeddings().embedding_dim  # electra's is less than the trunk's
+        zero = trunk(batch, perturb=torch.zeros(4, 9, width))
+        noise = 0.1 * torch.randn(sum(LENGTHS), width)
+        grid = to_grid(noise, Layout.packed(LENGTHS))
+        moved = trunk(batch, perturb=grid)
+        flat = trunk(packed(texts), perturb=noise)
+    real = batch.layout.mask_BL()
+    torch.testing.assert_close(zero.hidden[real], plain.hidden[real], rtol=0, atol=1e-6)
+    assert (moved.flat_TD() - plain.flat_TD()).abs().max() > 1e-4
+    torch.testing.assert_close(flat.hidden, moved.flat_TD(), rtol=0, atol=1e-6)
+
+
+def test_a_perturbation_has_a_gradient(saved):
+    trunk = load(saved("bert"))
+    noise = torch.zeros(4, 9, 16, requires_grad=True)
+    trunk(padded(rows()), perturb=noise).flat_TD().sum().backward()
+    real = Layout.padded(LENGTHS).mask_BL()
+    assert noise.grad[real].abs().max() > 0
+    assert noise.grad[~real].abs().max() == 0
+
+
+def test_the_pooler_is_the_models_own(saved):
+    trunk = load(saved("bert"))
+    batch = padded(rows())
+    with torch.no_grad():
+        features = trunk(batch)
+        expected = trunk.model(
+            input_ids=batch.tokens, attention_mask=batch.layout.mask_BL().long()
+        ).pooler_output
+        flat = trunk(packed(rows())).pooled_BD(Pooling.POOLER)
+    assert torch.equal(features.pooled_BD(Pooling.POOLER), expected)
+    torch.testing.assert_close(flat, expected, rtol=0, atol=1e-6)
+    assert load(saved("distilbert"))(batch).pooler is None
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_projection_gives_the_causal_models_logits(saved, kind):
+    folder = saved(kind, "AutoModelForCausalLM")
+    trunk = load(folder, lm=True)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(folder.path, attn_implementation="eager").eval()
+    batch = padded(rows())
+    with torch.no_grad():
+        features = trunk(batch)
+        logits = stock(input_ids=batch.tokens, attention_mask=batch.layout.mask_BL().long()).logits
+        own = features.project(features.flat_TD())
+    torch.testing.assert_close(own, logits[batch.layout.mask_BL()], rtol=0, atol=1e-6)
+    assert own.shape == (sum(LENGTHS), trunk.info.vocabulary)
+    assert load(folder)(batch).project is None
+
+
+def test_a_row_beyond_the_positions_is_refused(saved):
+    trunk = load(saved("roberta"))
+    trunk(padded(rows((38,))))
+    with pytest.raises(ModelError, match="at most 38 tokens for this trunk, but one has 39"):
+        trunk(padded(rows((39,))))
+
+
+def test_dropout_acts_while_training_only(saved):
+    trunk = load(saved("bert"), dropout=0.5)
+    batch = padded(rows())
+    with torch.no_grad():
+        calm = trunk(batch).hidden
+        assert torch.equal(trunk(batch).hidden, calm)
+        trunk.train()
+        assert not torch.allclose(trunk(batch).hidden, calm)
+
+
+def test_evaluating_puts_every_part_back():
+    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
+    module[1].eval()
+    with evaluating(module):
+        assert [part.training for part in module.modules()] == [False, False, False]
+    assert [part.training for part in module.modules()] == [True, True, False]
+
+
+# ------------------------------------------------------------------------------------------ generation
+STOP = 2
+
+
+@pytest.fixture(scope="module")
+def storyteller(stories260k):
+    return load(inspect(stories260k, name="stories260k"), lm=True)
+
+
+@torch.no_grad()
+def argmax_one_by_one(trunk, prompt, *, steps, stop=STOP):
+    """Decode without a cache: the whole row anew for every token."""
+    tokens, answer = list(prompt), []
+    for _ in range(steps):
+        features = trunk(padded([torch.tensor(tokens)]))
+        token = int(features.project(features.last_BD())[0].argmax())
+        if token == stop:
+            break
+        tokens.append(token)
+        answer.append(token)
+    return answer
+
+
+PROMPTS = [[1, 403, 407, 261, 378], [1], [1, 432, 383, 286, 261, 376, 298, 315, 322], [1, 281, 306]]
+
+
+def test_generation_equals_argmax_without_a_cache(storyteller):
+    expected = [argmax_one_by_one(storyteller, prompt, steps=40) for prompt in PROMPTS]
+    assert storyteller.generate(PROMPTS, max_new_tokens=40, stop_token=STOP) == expected
+    assert [storyteller.generate([p], max_new_tokens=40, stop_token=STOP)[0] for p in PROMPTS] == expected
+    assert all(len(answer) == 40 for answer in expected)
+
+
+def test_generation_ends_at_the_stop_token_row_by_row(storyteller):
+    free = storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=STOP)
+    stop = free[0][4]
+    answers = storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=stop)
+    assert answers == [row[: row.index(stop)] if stop in row else row for row in free]
+    assert len(answers[0]) <= 4
+    assert stop not in {token for answer in answers for token in answer}
+
+
+def test_a_row_never_outgrows_the_positions_nor_cuts_its_neighbours(saved):
+    trunk = load(saved("gpt2", "AutoModelForCausalLM"), lm=True)
+    prompts = [[5] * 38, [5, 6], [7] * 40, [8] * 41, [9] * 38]
+    answers = trunk.generate(prompts, max_new_tokens=6, stop_token=59)
+    assert [len(answer) for answer in answers] == [2, 6, 0, 0, 2]
+    assert answers == [trunk.generate([prompt], max_new_tokens=6, stop_token=59)[0] for prompt in prompts]
+
+
+def test_generation_is_quiet_drops_nothing_and_leaves_the_mode_alone(saved, capfd, caplog):
+    trunk = load(saved("gpt2", "AutoModelForCausalLM"), lm=True, dropout=0.5)
+    calm = trunk.generate([[5, 6], [7]], max_new_tokens=8, stop_token=59)
+    trunk.train()
+    assert trunk.generate([[5, 6], [7]], max_new_tokens=8, stop_token=59) == calm
+    assert trunk.training
+    assert trunk.model.training
+    assert (capfd.readouterr(), caplog.text) == (("", ""), "")
+
+
+def test_a_folders_sampling_settings_do_not_change_greedy_answers(saved, tmp_path):
+    import json
+    import shutil
+
+    folder = saved("llama", "AutoModelForCausalLM")
+    shutil.copytree(folder.path, tmp_path / "hot")
+    hot = {
+        "do_sample": True,
+        "temperature": 9.0,
+        "repetition_penalty": 5.0,
+        "suppress_tokens": [5],
+        "max_length": 3,
+    }
+    (tmp_path / "hot" / "generation_config.json").write_text(json.dumps(hot))
+    answers = [
+        load(one, lm=True).generate([[3, 4]], max_new_tokens=8, stop_token=59)
+        for one in (folder, inspect(tmp_path / "hot", name="hot"))
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0][0]) == 8
+
+
+def test_generation_says_what_it_needs(storyteller, saved):
+    assert storyteller.generate([], max_new_tokens=4, stop_token=STOP) == []
+    with pytest.raises(ModelError, match="every prompt needs at least one token"):
+        storyteller.generate([[1], []], max_new_tokens=4, stop_token=STOP)
+    with pytest.raises(ModelError, match="must be loaded with its output embedding"):
+        load(saved("llama")).generate([[1]], max_new_tokens=4, stop_token=STOP)
+
+
+@pytest.mark.slow
+def test_minilm_equals_automodel_bitwise_and_padding_does_not_matter():
+    folder = locate("minilm", None, root=Path())
+    trunk = load(folder)
+    stock = transformers.AutoModel.from_pretrained(folder.path, attn_implementation="eager").eval()
+    batch = padded(rows((7, 20, 2), vocabulary=30_000))
+    with torch.no_grad():
+        hidden = trunk(batch).hidden
+        expected = stock(input_ids=batch.tokens, attention_mask=batch.layout.mask_BL().long())
+        wide = trunk(padded(rows((7, 20, 2), vocabulary=30_000), width=64)).flat_TD()
+        flat = trunk(packed(rows((7, 20, 2), vocabulary=30_000)))
+    assert torch.equal(hidden, expected.last_hidden_state)
+    assert torch.equal(trunk(batch).pooled_BD(Pooling.POOLER), expected.pooler_output)
+    torch.testing.assert_close(wide, hidden[batch.layout.mask_BL()], rtol=0, atol=1e-5)
+    assert torch.equal(flat.hidden, hidden[batch.layout.mask_BL()])
