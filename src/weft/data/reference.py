@@ -91,13 +91,20 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A reference taken apart. ``path`` is None for a hub id; ``location`` is as written, for messages."""
+    """A reference taken apart.
+
+    Attributes:
+        location: as written, for messages.
+        path: None for a hub id.
+        near: for a hub id, names here that it may be a slip of.
+    """
 
     location: str
     path: Path | None
     subset: str | None = None
     split: str | None = None
     slice: Slice | None = None
+    near: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -147,10 +154,14 @@ def _cuts(text: str) -> Iterator[tuple[str, str | None, str | None]]:
 
 
 def _existing(location: str, root: Path) -> Path | None:
-    path = Path(location).expanduser() if location.startswith("~") else root / location
     try:
+        path = Path(location).expanduser() if location.startswith("~") else root / location
         return path if location and path.exists() else None
-    except (OSError, ValueError):  # too long for the file system, NUL, a user that does not exist
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # too long for the file system, NUL, a user that does not exist
         return None
 
 
@@ -158,18 +169,24 @@ def _hub(ref: str, rest: str, part: Slice | None, *, root: Path) -> Reference:
     for location, subset, split in reversed(list(_cuts(rest))):
         looks_like_file = Path(location).suffix.lower() in _FILE_SUFFIXES
         if _HUB.fullmatch(location) and not looks_like_file:
-            return Reference(location, None, subset, split, part)
+            near = get_close_matches(Path(location).name, _beside(location, root))
+            return Reference(location, None, subset, split, part, tuple(near))
     raise DataError(f"{ref}: must exist below {root}, but does not. {_neighbours(rest, root)}".rstrip())
 
 
 def _neighbours(location: str, root: Path) -> str:
     """Return the nearest names in the folder where ``location`` should be."""
-    folder = (root / location).parent
-    try:
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    except (OSError, ValueError):
-        return f"There is no folder {folder}."
+    names = _beside(location, root)
     if not names:
-        return f"The folder {folder} is empty."
+        return f"There is nothing in {(root / location).parent}."
     wanted = Path(location).name
     return nearest(wanted, get_close_matches(wanted, names, n=_NUM_SHOWN) or names[:_NUM_SHOWN])
+
+
+def _beside(location: str, root: Path) -> list[str]:
+    try:
+        return sorted(
+            path.name for path in (root / location).parent.iterdir() if not path.name.startswith(".")
+        )
+    except (OSError, ValueError):
+        return []

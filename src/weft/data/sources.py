@@ -67,14 +67,24 @@ def _hint(num_read: int) -> str:
 def _parts(reference: Reference) -> list[_Part]:
     path, name = reference.path, reference.name
     if path is None:
-        split = hub.load(reference.location, subset=reference.subset, split=reference.split, name=name)
-        return [_Part(name, "arrow", split.digest, split.records)]
+        return [_hub_part(reference)]
     if path.is_dir():
         found = folder.files(path, subset=reference.subset, split=reference.split, name=name)
         return [_part(file, f"{reference.location}/{file.relative_to(path).as_posix()}") for file in found]
     if not path.is_file():
         raise DataError(f"{name}: must be a file or a folder, but is a device, a pipe or a socket.")
     return [_part(path, reference.location)]
+
+
+def _hub_part(reference: Reference) -> _Part:
+    name = reference.name
+    try:
+        split = hub.load(reference.location, subset=reference.subset, split=reference.split, name=name)
+    except DataError as error:
+        if not reference.near:
+            raise
+        raise DataError(f"{error} Or was one of these meant: {', '.join(reference.near)}?") from error
+    return _Part(name, "arrow", split.digest, split.records)
 
 
 def _rows(parts: list[_Part]) -> Iterator[Row]:
