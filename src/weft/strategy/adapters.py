@@ -21,7 +21,7 @@ def adapter_names(table: ParamTable) -> tuple[str, ...]:
 
 
 def extract(sites: SiteMap, which: ParamTable | Sequence[str]) -> tuple[AdapterState, ...]:
-    """Return copies of the adapters that ``which`` (a table, or names) says, in that order, on the CPU.
+    """Return copies of the adapters that ``which`` (a table, or names) says, in that order.
 
     Raises:
         StrategyError: no adapter of that name in the network.

@@ -39,6 +39,7 @@ def apply(
             raise StrategyError(f"{name}: every parameter must belong to a site, but this one has none.")
     for row in plan.table:
         parameters[row.path].requires_grad_(row.role is Role.TRAINED)
+        parameters[row.path].grad = None  # one left from an earlier stage would outlive the freeze
     return fresh, plan.table
 
 

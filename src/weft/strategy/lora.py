@@ -68,7 +68,7 @@ class Lora:
         _place(sites, site, adapter, self.options(site, rule), (A_RI, torch.zeros(b.shape)))
 
     def extract(self, sites: SiteMap, adapter: str) -> AdapterState | None:
-        """Return fp32 copies on the CPU of the factors called ``adapter``."""
+        """Return copies, where they are, of the factors called ``adapter``."""
         options: dict[str, dict[str, Any]] = {}
         tensors: dict[str, Tensor] = {}
         for site in sites.view.sites:
@@ -77,7 +77,7 @@ class Lora:
                 options[site.path] = dict(module.lora_options[adapter])
                 pair = (module.lora_A[adapter], module.lora_B[adapter])
                 for path, tensor in zip(_paths(site.path, adapter), pair, strict=True):
-                    tensors[path] = tensor.detach().to("cpu", copy=True)
+                    tensors[path] = tensor.detach().clone()
         return AdapterState(adapter, self.name, {"sites": options}, tensors) if options else None
 
     def restore(self, sites: SiteMap, state: AdapterState) -> None:

@@ -1,0 +1,94 @@
+"""Applying a plan gives exactly the table that was planned, and gradients to its trained rows only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from weft.core.sites import SiteMap
+from weft.core.table import ParamTable
+from weft.errors import StrategyError
+from weft.strategy.apply import apply
+from weft.strategy.full import FullRule
+from weft.strategy.lora import LoraRule
+from weft.strategy.lora_layer import LoraSite
+from weft.strategy.named import STRATEGIES, resolve
+from weft.strategy.none import NoneRule
+from weft.strategy.plan import Plan, plan, planned_view
+
+
+def planned(toy, rules, network=None, tasks=("a", "b")):
+    network = network or toy.network()
+    sites = SiteMap(network, toy.describe(network))
+    return sites, plan(sites.view, rules, tasks=tasks, stage_lr=None, adapter="one")
+
+
+NAMES = sorted(set(STRATEGIES))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_is_what_there_is(toy, name):
+    sites, made = planned(toy, resolve(name))
+    fresh, table = apply(sites, made, describe=toy.describe, seed=0)
+    assert table is made.table
+    assert fresh.view == planned_view(sites.view, made.installs)
+    actual = {path: (tuple(p.shape), p.requires_grad) for path, p in fresh.parameters()}
+    assert actual == {row.path: (row.shape, row.lr > 0) for row in table}
+    assert [row.path for row in table] == [path for path, _ in fresh.parameters()]
+    trained = [p for p in fresh.network.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == table.num_trained()
+
+
+def test_a_second_plan_overrules_what_the_first_left(toy):
+    sites, made = planned(toy, resolve("full"))
+    sites, _ = apply(sites, made, describe=toy.describe, seed=0)
+    made = plan(sites.view, [FullRule(sites="norm")], tasks=["a"], stage_lr=None, adapter="two")
+    sites, table = apply(sites, made, describe=toy.describe, seed=0)
+    moving = {path for path, p in sites.parameters() if p.requires_grad}
+    assert moving == {row.path for row in table.trained()}
+    assert len(moving) == 2 * 2 + 2
+
+
+def test_modules_stand_where_the_plan_says_and_ties_stay(toy):
+    sites, made = planned(toy, [LoraRule(), NoneRule(sites="layers[0].ffn")])
+    fresh, _ = apply(sites, made, describe=toy.describe, seed=0)
+    lora = {site.path for site in fresh.view.sites if isinstance(fresh.module(site.path), LoraSite)}
+    assert lora == {install.site for install in made.installs}
+    assert len(lora) == 6
+    model = fresh.network.trunk.model
+    assert model.lm_head.weight is model.embeddings["word"].weight
+
+
+def test_equal_seeds_give_equal_networks(toy):
+    def values(seed):
+        sites, made = planned(toy, resolve("lora"))
+        fresh, _ = apply(sites, made, describe=toy.describe, seed=seed)
+        return {path: p.detach() for path, p in fresh.parameters()}
+
+    one, same, other = values(0), values(0), values(1)
+    assert all(torch.equal(one[path], same[path]) for path in one)
+    differing = {path for path in one if not torch.equal(one[path], other[path])}
+    assert differing == {path for path in one if "lora_A" in path}
+
+
+def test_a_plan_for_another_network_is_refused(toy):
+    sites, made = planned(toy, resolve("full"))
+    fewer = Plan(made.installs, ParamTable(made.table.rows[1:]))
+    with pytest.raises(
+        StrategyError, match=r"embeddings\.word\.weight: must have shape none as planned, but has \(11, 8\)"
+    ):
+        apply(sites, fewer, describe=toy.describe, seed=0)
+    wider = ParamTable((replace(made.table.rows[0], shape=(11, 9)), *made.table.rows[1:]))
+    with pytest.raises(StrategyError, match=r"must have shape \(11, 9\) as planned, but has \(11, 8\)"):
+        apply(sites, Plan((), wider), describe=toy.describe, seed=0)
+
+
+def test_a_parameter_that_no_site_owns_is_refused(toy):
+    network = toy.network()
+    sites, made = planned(toy, resolve("full"), network)
+    network.trunk.stray = nn.Linear(2, 2)
+    with pytest.raises(StrategyError, match=r"trunk\.stray\.weight: every parameter must belong to a site"):
+        apply(sites, made, describe=toy.describe, seed=0)
