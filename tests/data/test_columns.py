@@ -128,15 +128,8 @@ def test_the_recipe_wins():
 
 def test_a_column_that_the_recipe_names_is_taken():
     rows = rows_with("text", "title", "label")
-    assert (
-        resolve(
-            rows,
-            PAIRED,
-            {"pair": "text1"},
-            what="x",
-        )["text"]
-        != "text1"
-    )
+    chosen = resolve(rows, PAIRED, {"pair": "text"}, what="x")
+    assert chosen == {"text": "title", "pair": "text", "label": "label"}
     with pytest.raises(DataError, match="must have a column for label, but the columns are text, label"):
         resolve(rows_with("text", "label"), SINGLE, {"text": "label"}, what="x")
 
