@@ -34,6 +34,9 @@ from weft.strategy.plan import plan
 
 TOLERANCE = 1e-6
 
+# PEFT asks transformers for an attribute under its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 
 def seeded(make, config):
     with torch.random.fork_rng(devices=[]):
