@@ -7,17 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2Model
 
 from weft.core.sites import SiteMap
-from weft.core.table import ParamTable
+from weft.core.table import ParamTable, Role
 from weft.errors import StrategyError
+from weft.model.describe import describe
+from weft.strategy.adapters import extract
 from weft.strategy.apply import apply
 from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
 from weft.strategy.lora_layer import LoraSite
 from weft.strategy.named import STRATEGIES, resolve
 from weft.strategy.none import NoneRule
-from weft.strategy.plan import Plan, plan, planned_view
+from weft.strategy.plan import CarriedAdapter, Plan, plan, planned_view
 
 
 def planned(toy, rules, network=None, tasks=("a", "b")):
@@ -92,3 +95,32 @@ def test_a_parameter_that_no_site_owns_is_refused(toy):
     network.trunk.stray = nn.Linear(2, 2)
     with pytest.raises(StrategyError, match=r"trunk\.stray\.weight: every parameter must belong to a site"):
         apply(sites, made, describe=toy.describe, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_sites"), [("bert", 2 * 6 + 1), ("llama", 5 * 7), ("gpt2", 2 * 4)]
+)
+def test_real_models_as_weft_describes_them(architecture, num_sites, real, tiny_bert, stories260k):
+    """Two stages of LoRA, one stacked on the other, on real architectures under the real name tables."""
+    makers = {
+        "bert": lambda: AutoModel.from_pretrained(tiny_bert),
+        "llama": lambda: AutoModelForCausalLM.from_pretrained(stories260k, dtype=torch.float32),
+        "gpt2": lambda: GPT2Model(
+            GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+        ),
+    }
+    network = real.network(makers[architecture]().eval())
+    sites = SiteMap(network, describe(network))
+    tokens_BL = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        before = network.trunk.model(input_ids=tokens_BL)[0]
+    carried: list[CarriedAdapter] = []
+    for name in ("one", "two"):
+        made = plan(sites.view, [LoraRule(rank=2)], tasks=["t"], stage_lr=None, adapter=name, carried=carried)
+        assert len(made.installs) == num_sites
+        sites, table = apply(sites, made, describe=describe, seed=0)
+        assert [row.path for row in table] == [path for path, _ in sites.parameters()]
+        assert {row.owner for row in table.trained()} == {f"adapter:{name}", "head:t"}
+        carried = [CarriedAdapter.of(state, Role.FROZEN) for state in extract(sites, table)]
+    with torch.no_grad():
+        assert torch.equal(network.trunk.model(input_ids=tokens_BL)[0], before)

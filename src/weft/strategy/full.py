@@ -12,7 +12,7 @@ from weft.strategy.base import Edits
 class FullRule(Rule):
     """``{sites: "layers[10:]", train: full, lr: 2e-5}``."""
 
-    train: Literal["full"] = "full"
+    train: Literal["full"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class Full:

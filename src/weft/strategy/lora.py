@@ -28,12 +28,12 @@ class LoraRule(Rule):
 
     sites: str = "linear"
     """Selector; default: every linear site but the output embedding, as attention alone learns less."""
-    train: Literal["lora"] = "lora"
-    rank: int = Field(8, ge=1, le=4096)
+    train: Literal["lora"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride]
+    rank: int = Field(default=8, ge=1, le=4096)
     """Rank of the update."""
-    alpha: float | None = Field(None, gt=0, le=1e6)
+    alpha: float | None = Field(default=None, gt=0, le=1e6)
     """The update is scaled by alpha / rank; default: twice the rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of the update's input while training."""
 
 

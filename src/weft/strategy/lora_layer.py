@@ -62,7 +62,7 @@ def lora_site(module: nn.Module) -> LoraSite:
         return module
     adapted = cast(LoraSite, object.__new__(_lora_class(type(module))))
     vars(adapted).update(vars(module))
-    adapted._modules = dict(module._modules)  # the old module stays as it was
+    vars(adapted)["_modules"] = dict(vars(module)["_modules"])  # the old module stays as it was
     adapted.lora_A, adapted.lora_B = Factors(), Factors()
     adapted.lora_options = {}
     return adapted

@@ -12,8 +12,8 @@ from weft.strategy.base import Edits
 class NoneRule(Rule):
     """``{sites: "layers[0:4]", train: none}``."""
 
-    train: Literal["none"] = "none"
-    lr: None = None
+    train: Literal["none"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
+    lr: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Nothing moves, so there is no rate to say."""
 
 
