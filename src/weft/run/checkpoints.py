@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from weft.report.records import EvalReport, StepReport
 from weft.run.context import Context
 from weft.train import checkpoint
 from weft.train.optimizer import FusedAdamW, load_optimizer_state, optimizer_state
-from weft.train.progress import Progress
+from weft.train.progress import Best, Progress
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 
@@ -24,14 +25,16 @@ WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "sta
 class History:
     """What is kept of a stage for its report; grows with the stage and is part of each checkpoint."""
 
+    best: Best = field(default_factory=Best)
     curve: list[StepReport] = field(default_factory=list[StepReport])
     evaluations: list[EvalReport] = field(default_factory=list[EvalReport])
     seconds_evaluating: float = 0.0
     entry_difference: float | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Return the history as JSON values."""
         return {
+            "best": self.best.to_json(),
             "curve": [report.model_dump(mode="json") for report in self.curve],
             "evaluations": [report.model_dump(mode="json") for report in self.evaluations],
             "seconds_evaluating": self.seconds_evaluating,
@@ -39,17 +42,14 @@ class History:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> History:
+    def from_json(cls, values: Mapping[str, Any]) -> History:
         """Return the history that ``to_json`` wrote."""
-        curve, evaluations = values["curve"], values["evaluations"]
-        assert isinstance(curve, list)
-        assert isinstance(evaluations, list)
-        difference = values["entry_difference"]
         return cls(
-            curve=[StepReport.model_validate(report) for report in curve],
-            evaluations=[EvalReport.model_validate(report) for report in evaluations],
-            seconds_evaluating=float(str(values["seconds_evaluating"])),
-            entry_difference=None if difference is None else float(str(difference)),
+            best=Best.from_json(values["best"]),
+            curve=[StepReport.model_validate(report) for report in values["curve"]],
+            evaluations=[EvalReport.model_validate(report) for report in values["evaluations"]],
+            seconds_evaluating=values["seconds_evaluating"],
+            entry_difference=values["entry_difference"],
         )
 
 
@@ -80,7 +80,7 @@ class Checkpoints:
             STATE: {"progress": progress.to_json(), "history": history.to_json()},
         }
         path = checkpoint.save(self.folder, name, files, about=self.context.identity())
-        pinned = () if progress.best_step is None else (_name(progress.best_step),)
+        pinned = () if history.best.step is None else (_name(history.best.step),)
         checkpoint.rotate(self.folder, keep=self.context.recipe.keep, pinned=pinned)
         return path
 

@@ -204,8 +204,7 @@ def _final_scores(context: Context, parts: Parts) -> Judged:
     for task_report in judged.report.tasks:
         name = task_report.task
         path = context.folder.predictions(task_report.split, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(path, tasks[name].config(), judged.rows[name], judged.answers[name])
+        write_predictions(path, tasks[name], judged.rows[name], judged.answers[name], split=task_report.split)
     return judged
 
 

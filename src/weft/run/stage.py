@@ -169,7 +169,7 @@ def train_stage(run: StageRun) -> Iterator[Event]:
             yield _save(run)
         if run.context.stop():
             raise Interrupted(f"{run.stage.name}: stopped by {run.context.stop.reason} after step {run.progress.step}.")
-        if run.stage.patience is not None and run.progress.evaluations_since_best >= run.stage.patience:
+        if run.stage.patience is not None and run.history.best.since >= run.stage.patience:
             run.stopped = "patience"
             break
     if pending:
@@ -226,9 +226,9 @@ def _judge(run: StageRun) -> Evaluated:
     )
     run.history.evaluations.append(report)
     run.history.seconds_evaluating += judged.seconds
-    run.progress = run.progress.evaluated(report.selection)
+    run.history.best = run.history.best.seen(report.selection, step=run.progress.step)
     run.context.folder.append("evaluation", report)
-    return Evaluated(report, is_best=run.progress.best_step == run.progress.step)
+    return Evaluated(report, is_best=run.history.best.step == run.progress.step)
 
 
 def _save(run: StageRun) -> Saved:
@@ -238,7 +238,7 @@ def _save(run: StageRun) -> Saved:
 
 def leave_stage(run: StageRun) -> Left:
     """Put the best weights back and return what the stage hands on, with its report."""
-    best = run.progress.best_step
+    best = run.history.best.step
     assert best is not None, "train_stage ends with an evaluation"
     run.checkpoints.restore_best(best, run.entered)
     leaving = evaluate(run.entered.network, run.bench, tuple(run.entered.tasks), split=DEV)

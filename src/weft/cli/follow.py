@@ -1,0 +1,116 @@
+"""Showing a run while it goes on: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from weft.cli.console import bars, err
+from weft.cli.messages import say
+from weft.cli.show import in_short, show_data, show_scores
+from weft.report.records import StepReport
+from weft.report.tables import duration, memory, percent, rate, short
+from weft.run.events import DataRead, Evaluated, Event, Finished, Saved, StageFinished, StageStarted, Stepped
+
+_PLAIN_SECONDS = 10.0  # of training between two plain lines
+
+
+def follow(events: Iterator[Event], *, is_quiet: bool) -> Finished:
+    """Show ``events`` on stderr until the run is over; return its last event."""
+    console = err()
+    with bars(console) as progress:
+        follower = _Follower(console, progress)
+        for event in events:
+            if isinstance(event, Finished):
+                return event
+            if not is_quiet:
+                follower.show(event)
+    raise AssertionError("a run that ends without an error finishes")
+
+
+@dataclass(slots=True)
+class _Follower:
+    console: Console
+    progress: Progress
+    bar: TaskID | None = None
+    silent_seconds: float = 0.0
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case DataRead():
+                show_data(self.console, event.report)
+            case StageStarted():
+                self._start(event)
+            case Stepped():
+                self._step(event)
+            case Evaluated():
+                mark = say("follow.best") if event.is_best else ""
+                scores = in_short(event.report.tasks)
+                self.console.print(say("follow.evaluation", epoch=f"{event.report.epoch:.2f}", scores=scores, mark=mark))
+            case StageFinished():
+                self._end(event)
+            case Saved() | Finished():
+                pass
+
+    def _start(self, event: StageStarted) -> None:
+        plan = event.plan
+        for line in event.rejected:
+            self.console.print(say("follow.rejected", line=line))
+        share = percent(plan.num_trained / plan.num_values)
+        self.console.print(
+            say("follow.stage", name=plan.name, parent=plan.parent, strategy=plan.strategy, trained=short(plan.num_trained), share=share)
+        )
+        if event.step:
+            self.console.print(say("follow.resumed", step=event.step))
+        for note in plan.notes:
+            self.console.print(say("data.warning", text=note))
+        self.bar = self.progress.add_task(plan.name, total=plan.steps, completed=event.step)
+
+    def _step(self, event: Stepped) -> None:
+        report = event.report
+        if report.skipped:
+            self.console.print(say("follow.skipped", count=report.skipped, step=report.step))
+        if self.console.is_terminal:
+            assert self.bar is not None
+            self.progress.update(self.bar, completed=report.step + 1, description=f"{report.stage}  {_losses(report)}")
+            return
+        self.silent_seconds += report.seconds
+        if self.silent_seconds >= _PLAIN_SECONDS or event.done >= 1:
+            self.silent_seconds = 0.0
+            speed = f"{report.examples / report.seconds:.0f}" if report.seconds else "–"
+            self.console.print(
+                say("follow.step", done=f"{event.done:4.0%}", step=report.step + 1, losses=_losses(report), speed=speed, lr=rate(report.lr))
+            )
+
+    def _end(self, event: StageFinished) -> None:
+        report = event.report
+        if self.bar is not None:
+            self.progress.remove_task(self.bar)
+            self.bar = None
+        self.console.print(
+            say(
+                "follow.end",
+                name=report.name,
+                steps=report.steps,
+                time=duration(report.seconds),
+                memory=memory(report.peak_memory_bytes),
+                best=report.best_step,
+            )
+        )
+
+
+def _losses(report: StepReport) -> str:
+    return " ".join(f"{name} {loss:.3f}" for name, loss in report.losses.items())
+
+
+def show_end(event: Finished, console: Console) -> None:
+    """Print the final scores and where report and bundle are."""
+    show_scores(console, event.report.final[0])
+    skipped = sum(stage.skipped for stage in event.report.stages)
+    if skipped:
+        console.print(say("follow.skipped_all", count=skipped))
+    console.print(say("train.done", report=event.folder / "report.html", bundle=event.folder / "bundle"))
