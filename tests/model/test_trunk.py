@@ -47,6 +47,22 @@ def test_weights_are_those_of_the_file_in_fp32(saved, kind):
     assert not trunk.training
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_weights_are_aligned_copies_that_outlive_the_file(saved, tmp_path, kind):
+    shutil.copytree(
+        saved(kind, "AutoModelForCausalLM" if kind == "llama" else "AutoModel").path, tmp_path / "copy"
+    )
+    file = tmp_path / "copy" / "model.safetensors"
+    trunk = load(inspect(tmp_path / "copy", name="copy"), lm=kind == "llama")
+    before = {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
+    with file.open("r+b") as stream:
+        stream.write(b"\xff" * file.stat().st_size)
+    assert {parameter.data_ptr() % 64 for parameter in trunk.parameters()} == {0}
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trunk.named_parameters())
+    if kind == "llama":
+        assert trunk.model.lm_head.weight is trunk.model.model.embed_tokens.weight
+
+
 def test_half_precision_files_become_fp32(saved, tmp_path):
     folder = saved("bert")
     shutil.copytree(folder.path, tmp_path / "half")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import ModelError
-from weft.model.folder import ModelFolder
+from weft.model.folder import VOCABULARY_FILES, ModelFolder
 from weft.model.quiet import quiet
 
 _MAX_CHARACTERS = 1_000_000  # of one text; all beyond is far outside of any row, and would only cost memory
@@ -218,6 +218,11 @@ def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    if not any((folder.path / name).is_file() for name in VOCABULARY_FILES):
+        # Without one, transformers would make up a tokenizer that knows no words.
+        raise ModelError(
+            f"{folder.path}: must hold one of {', '.join(VOCABULARY_FILES)}, but holds none. Choose a complete folder."
+        )
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(

@@ -82,6 +82,7 @@ def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, devi
             f"{folder.path}: must hold every weight of {model_class.__name__}, but {len(missing)} are missing: "
             f"{', '.join(missing[:5])}. Choose a complete checkpoint of this architecture."
         )
+    _own_memory(model)
     return _trunk(model.to(device), wants_lm_head=wants_lm_head)
 
 
@@ -203,6 +204,18 @@ def _trunk(model: Any, *, wants_lm_head: bool) -> HFTrunk:
         init_range=float(getattr(config, "initializer_range", 0.02)),
     )
     return HFTrunk(model, info).eval()
+
+
+def _own_memory(model: torch.nn.Module) -> None:
+    """Copy every weight out of the mapped file.
+
+    A mapped weight changes when the file does, and lies at whatever offset the file gives it: kernels then round
+    differently than on the same weights restored from a checkpoint, which breaks bit-equal resuming.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    for buffer in model.buffers():
+        buffer.data = buffer.data.clone()
 
 
 def _first_line(error: Exception) -> str:
