@@ -13,7 +13,7 @@ from weft.core.sites import SiteMap
 from weft.core.table import ParamTable, Role
 from weft.errors import StrategyError
 from weft.model.describe import describe
-from weft.strategy.adapters import extract
+from weft.strategy.adapters import extract, merged, restore
 from weft.strategy.apply import apply
 from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
@@ -124,3 +124,26 @@ def test_real_models_as_weft_describes_them(architecture, num_sites, real, tiny_
         carried = [CarriedAdapter.of(state, Role.FROZEN) for state in extract(sites, table)]
     with torch.no_grad():
         assert torch.equal(network.trunk.model(input_ids=tokens_BL)[0], before)
+
+
+def test_a_network_without_weights_goes_the_same_way(toy):
+    """Stages are checked on the meta device: plan, apply, extract, restore and merge need no values."""
+    with torch.device("meta"):
+        network = toy.network()
+    sites, made = planned(toy, resolve("lora"), network)
+    sites, table = apply(sites, made, describe=toy.describe, seed=0)
+    real, made = planned(toy, resolve("lora"))
+    _, expected = apply(real, made, describe=toy.describe, seed=0)
+    assert table == expected
+    (state,) = extract(sites, table)
+    assert all(tensor.is_meta for tensor in state.tensors.values())
+    with torch.device("meta"):
+        child = toy.network()
+    fresh = SiteMap(child, toy.describe(child))
+    restore(fresh, state)
+    assert toy.describe(child) == sites.view
+    weights = dict(sites.parameters())
+    folded = merged(weights, [state])
+    assert {path: value.shape for path, value in folded.items()} == {
+        f"{site}.weight": weights[f"{site}.weight"].shape for site in state.config["sites"]
+    }
