@@ -76,7 +76,11 @@ def test_a_share_too_small_for_one_draw_is_refused():
 def test_quotas_by_largest_remainder():
     assert mixture({"a": 4, "b": 3, "c": 3}, {"a": 1, "b": 1, "c": 1}).quotas() == {"a": 4, "b": 3, "c": 3}
     # 11 draws at 0.5, 0.3, 0.2: 5.5, 3.3, 2.2; the one left goes to the largest remainder
-    assert mixture({"a": 5, "b": 3, "c": 3}, {"a": 0.5, "b": 0.3, "c": 0.2}).quotas() == {"a": 6, "b": 3, "c": 2}
+    assert mixture({"a": 5, "b": 3, "c": 3}, {"a": 0.5, "b": 0.3, "c": 0.2}).quotas() == {
+        "a": 6,
+        "b": 3,
+        "c": 2,
+    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -26,9 +26,7 @@ def gradients(toy, micro_batches, *, weights=None, losses=None):
     engine = toy.make_engine(sites, weights=weights, losses=losses, clip=1e30)
     seen = {}
     engine.optimizer.register_step_pre_hook(
-        lambda *_: seen.update(
-            {path: p.grad.clone() for path, p in sites.parameters() if p.grad is not None}
-        )
+        lambda *_: seen.update({path: p.grad.clone() for path, p in sites.parameters() if p.grad is not None})
     )
     result = engine.step(micro_batches, step=0, lr_factor=1.0)
     return seen, result
@@ -46,7 +44,9 @@ CUTS = {
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradient_does_not_depend_on_the_cut(toy, items, cut, packed):
     whole, result = gradients(toy, [toy.make_batch(items)])
-    parts, other = gradients(toy, [toy.make_batch([items[i] for i in part], packed=packed) for part in CUTS[cut]])
+    parts, other = gradients(
+        toy, [toy.make_batch([items[i] for i in part], packed=packed) for part in CUTS[cut]]
+    )
     assert whole.keys() == parts.keys()
     for path, grad in whole.items():
         assert (parts[path] - grad).norm() <= 1e-5 * grad.norm(), path
@@ -56,12 +56,16 @@ def test_gradient_does_not_depend_on_the_cut(toy, items, cut, packed):
 
 
 def test_gradient_is_that_of_the_sum_of_weighted_means(toy, items):
-    seen, _ = gradients(toy, [toy.make_batch(items[:9]), toy.make_batch(items[9:])], weights={"classify": 3.0, "score": 0.5})
+    seen, _ = gradients(
+        toy, [toy.make_batch(items[:9]), toy.make_batch(items[9:])], weights={"classify": 3.0, "score": 0.5}
+    )
     sites = toy.make_network()
     batch = toy.make_batch(items)
     outputs = sites.network(batch)
     mean = {name: toy.TASKS[name].loss(outputs[name], batch.targets[name]) for name in outputs}
-    objective = 3.0 * mean["classify"].total / 8 + 0.5 * mean["score"].total / denominators_of([batch])["score"]
+    objective = (
+        3.0 * mean["classify"].total / 8 + 0.5 * mean["score"].total / denominators_of([batch])["score"]
+    )
     objective.backward()
     for path, parameter in sites.parameters():
         assert torch.allclose(seen[path], parameter.grad, rtol=1e-5, atol=1e-8), path
@@ -88,7 +92,9 @@ def test_a_task_of_weight_0_is_measured_and_trains_nothing(toy, items):
 
 def test_a_weight_0_task_that_diverges_does_not_stop_the_others(toy, items):
     losses = {"score": lambda outputs, target: Loss(outputs.sum() * math.nan, target.weight)}
-    seen, result = gradients(toy, [toy.make_batch(items)], weights={"classify": 1.0, "score": 0.0}, losses=losses)
+    seen, result = gradients(
+        toy, [toy.make_batch(items)], weights={"classify": 1.0, "score": 0.0}, losses=losses
+    )
     assert result.skipped.item() == 0
     assert all(grad.isfinite().all() for grad in seen.values())
     assert math.isnan(result.totals["score"].item())
@@ -227,7 +233,9 @@ def test_dropout_is_a_function_of_seed_stage_and_step(toy, items):
 def test_bfloat16_is_for_products_only(toy, items):
     sites = toy.make_network()
     seen = []
-    sites.module("layers.0.mix").register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    sites.module("layers.0.mix").register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
     engine = toy.make_engine(sites, dtype=torch.bfloat16)
     result = engine.step([toy.make_batch(items)], step=0, lr_factor=1.0)
     assert seen == [torch.bfloat16]

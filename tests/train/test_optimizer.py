@@ -128,9 +128,13 @@ def test_state_that_does_not_fit_is_refused_whole(toy):
     good = {key: tensor.clone() for key, tensor in optimizer_state(optimizer).items()}
     path = "layers.0.mix.bias"
     stranger = {key.replace("layers.0", "layers.7"): tensor for key, tensor in good.items()}
-    with pytest.raises(CheckpointError, match=r"layers\.7\.mix\.bias: optimizer state must belong to a trained"):
+    with pytest.raises(
+        CheckpointError, match=r"layers\.7\.mix\.bias: optimizer state must belong to a trained"
+    ):
         load_optimizer_state(optimizer, stranger)
-    with pytest.raises(CheckpointError, match=r"layers\.0\.mix\.bias/exp_avg: must have the parameter's shape \(8,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"layers\.0\.mix\.bias/exp_avg: must have the parameter's shape \(8,\)"
+    ):
         load_optimizer_state(optimizer, {**good, f"{path}/exp_avg": torch.zeros(9)})
     with pytest.raises(CheckpointError, match=r"layers\.0\.mix\.bias: optimizer state must be exp_avg"):
         load_optimizer_state(optimizer, {key: value for key, value in good.items() if key != f"{path}/step"})

@@ -16,7 +16,16 @@ from weft.train.order import Draw, EpochOrder, Texts, text_key
 
 
 def make_order(
-    toy, sizes, *, kind=MixtureKind.PROPORTIONAL, batch=4, homogeneous=False, window=16, seed=0, source=None, rates=None
+    toy,
+    sizes,
+    *,
+    kind=MixtureKind.PROPORTIONAL,
+    batch=4,
+    homogeneous=False,
+    window=16,
+    seed=0,
+    source=None,
+    rates=None,
 ):
     rows = {name: toy.make_rows(name, size, source=source) for name, size in sizes.items()}
     mixture = Mixture(
@@ -106,7 +115,9 @@ def test_resumed_at_any_step_the_order_goes_on_as_if_never_stopped(toy, homogene
         assert straight[:stop] + list(islice(_walk(resumed, epoch, step), total - stop)) == straight
         # negative control: without the position, or with the order of epoch 0 again, the test must bite
         wrong += straight[:stop] + list(islice(_walk(resumed, 0, step), total - stop)) != straight
-    assert wrong >= total - order.steps_per_epoch - 1  # the one step left of the last stop may be equal by chance
+    assert (
+        wrong >= total - order.steps_per_epoch - 1
+    )  # the one step left of the last stop may be equal by chance
 
 
 def test_texts_of_two_tasks_share_a_step_whenever_both_are_in_the_window(toy):
@@ -129,7 +140,9 @@ def test_over_an_epoch_of_many_windows_nearly_all_shared_texts_meet(toy):
 
 def test_a_text_that_does_not_fit_waits_and_one_larger_than_a_step_is_split(toy):
     texts = {"classify": Texts(np.full(7, 3), np.array([5, 5, 5, 5, 5, 6, 6], np.uint64))}
-    mixture = Mixture(0, "s", MixtureKind.UNIFORM, {"classify": 1.0}, {"classify": row_keys("x", list("abcdefg"))})
+    mixture = Mixture(
+        0, "s", MixtureKind.UNIFORM, {"classify": 1.0}, {"classify": row_keys("x", list("abcdefg"))}
+    )
     steps = EpochOrder(mixture, texts, batch=3).steps(0)
     keys = sorted(sorted(int(texts["classify"].keys_R[draw.row]) for draw in step) for step in steps)
     assert sorted(map(len, steps)) == [1, 3, 3]
@@ -175,7 +188,17 @@ def test_text_keys_know_tokens_and_segments_only(toy):
     one = toy.row((1, 2, 3), 0)
     assert text_key(one) == text_key(toy.row((1, 2, 3), 2, "y.csv:9"))
     segmented = type(one)((1, 2, 3), (0, 0, 1), 0, 0, "x")
-    assert len({text_key(one), text_key(segmented), text_key(toy.row((1, 2), 0)), text_key(toy.row((1, 2, 3, 0), 0))}) == 4
+    assert (
+        len(
+            {
+                text_key(one),
+                text_key(segmented),
+                text_key(toy.row((1, 2), 0)),
+                text_key(toy.row((1, 2, 3, 0), 0)),
+            }
+        )
+        == 4
+    )
     texts = Texts.of([one, segmented])
     assert texts.lengths_R.tolist() == [3, 3]
     assert texts.keys_R.tolist() == [text_key(one), text_key(segmented)]

@@ -16,13 +16,18 @@ from weft.train.schedule import lr_factor
     ("schedule", "expected"),
     [
         (Schedule.LINEAR, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]),
-        (Schedule.COSINE, [0.0, 0.5, 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 0.0]),
+        (
+            Schedule.COSINE,
+            [0.0, 0.5, 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 0.0],
+        ),
         (Schedule.CONSTANT, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
     ],
 )
 def test_closed_forms(schedule, expected):
     dones = [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert [lr_factor(done, schedule=schedule, warmup=0.2) for done in dones] == pytest.approx(expected, abs=1e-12)
+    assert [lr_factor(done, schedule=schedule, warmup=0.2) for done in dones] == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))

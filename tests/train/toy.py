@@ -106,7 +106,9 @@ def make_network(*, dropout: float = 0.0) -> SiteMap:
     return SiteMap(network, ModelView("toy", tuple(sites), {"": 1}))
 
 
-def make_table(sites: SiteMap, *, frozen: str = "nothing", lr: float = 0.01, head_lr: float = 0.02) -> ParamTable:
+def make_table(
+    sites: SiteMap, *, frozen: str = "nothing", lr: float = 0.01, head_lr: float = 0.02
+) -> ParamTable:
     rows: list[ParamRow] = []
     for path, parameter in sites.parameters():
         trained = not path.startswith(frozen)

@@ -47,12 +47,16 @@ def shares(spec: MixtureSpec, sizes: Mapping[str, int], rates: Mapping[str, floa
         if not 0 <= rate < math.inf
     ]
     if not problems and not any(rate_of.values()):
-        problems = [f"tasks: one rate at least must be above 0, but {', '.join(rate_of) or 'no task'} has none."]
+        problems = [
+            f"tasks: one rate at least must be above 0, but {', '.join(rate_of) or 'no task'} has none."
+        ]
     if problems:
         raise RecipeError(problems)
     for name, rate in rate_of.items():
         if rate > 0 and sizes[name] < 1:
-            raise DataError(f"{name}: a task that is drawn needs training rows, but has none. Set its rate to 0.")
+            raise DataError(
+                f"{name}: a task that is drawn needs training rows, but has none. Set its rate to 0."
+            )
     raw = {name: _raw(spec, sizes[name], rate) if rate > 0 else 0.0 for name, rate in rate_of.items()}
     total = math.fsum(raw.values())
     return {name: value / total for name, value in raw.items()}

@@ -59,7 +59,9 @@ def save(
     """
     target = folder / check_name(name)
     if target.exists():
-        raise CheckpointError(f"{target}: a checkpoint is written once, but this one exists. Choose another name.")
+        raise CheckpointError(
+            f"{target}: a checkpoint is written once, but this one exists. Choose another name."
+        )
     needed = sum(_num_bytes(content) for content in files.values())
     preflight(folder, needed)
     aside = folder / f"{name}{_ASIDE}{os.getpid()}-{secrets.token_hex(4)}"
@@ -72,12 +74,14 @@ def save(
         _point(folder, name)
         on_file(LATEST)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)  # before the free bytes are told
         free = shutil.disk_usage(folder).free
         raise CheckpointError(
             f"{folder}: a checkpoint needs {needed} bytes, but could not be written with {free} bytes free ({error}). "
             f"Earlier checkpoints are whole; free space and resume."
         ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
@@ -114,7 +118,10 @@ def _num_bytes(content: Mapping[str, Any]) -> int:
 
 
 def _write_all(
-    aside: Path, files: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], on_file: Callable[[str], None]
+    aside: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    about: Mapping[str, Any],
+    on_file: Callable[[str], None],
 ) -> None:
     entries: list[dict[str, Any]] = []
     for name, content in files.items():
@@ -133,7 +140,9 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
             tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}
             safetensors.torch.save_file(tensors, path)
         case ".json":
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+            path.write_text(
+                json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+            )
         case _:
             raise ValueError(f"{path.name}: a checkpoint holds .safetensors and .json files only.")
     path.chmod(0o644)  # safetensors makes files that only their owner can read
@@ -236,7 +245,9 @@ def _listing(folder: Path) -> list[Path]:
 def _set_aside(path: Path) -> Path:
     taken = {other.name for other in path.parent.iterdir()}
     suffixes = (_CORRUPT if number == 1 else f"{_CORRUPT}-{number}" for number in range(1, len(taken) + 2))
-    return path.rename(path.with_name(next(path.name + suffix for suffix in suffixes if path.name + suffix not in taken)))
+    return path.rename(
+        path.with_name(next(path.name + suffix for suffix in suffixes if path.name + suffix not in taken))
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,15 @@
-"""From the draws of a step to the micro-batches that the engine takes, one step ahead of it."""
+"""From the draws of a step to the micro-batches that the engine takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from weft.core.batch import Batch
 from weft.core.example import Encoded
 from weft.task.base import Task
 from weft.task.batching import group_by_length, make_batch
 from weft.train.order import Step, text_key
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +41,10 @@ class Feed:
         groups = group_by_length(lengths, budget=self.budget, in_order=False)
         return [
             make_batch(
-                [item for index in group for item in units[index]], self.tasks, pad=self.pad, packed=self.packed
+                [item for index in group for item in units[index]],
+                self.tasks,
+                pad=self.pad,
+                packed=self.packed,
             )
             for group in groups
         ]
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield ``items``, each next one made in a background thread while the consumer works on the one before.
-
-    What making an item raises is raised where the item would have come. Closing waits for the item being made.
-    """
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="weft-feed") as pool:
-        future = pool.submit(next, items, end)
-        while (item := future.result()) is not end:
-            future = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]

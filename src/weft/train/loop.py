@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
@@ -17,7 +16,6 @@ from weft.errors import DivergenceError
 from weft.recipe.duration import Duration
 from weft.recipe.spec import Schedule
 from weft.train.engine import Engine, StepResult
-from weft.train.feed import ahead
 from weft.train.order import EpochOrder, Step
 from weft.train.progress import Progress, fraction_done, is_over
 from weft.train.schedule import lr_factor
@@ -81,9 +79,9 @@ def train(
 ) -> Iterator[StepEvent]:
     """Take steps from ``start`` until the course is over, and yield after each.
 
-    While a step is computed, a thread makes the batches of the next one. What is yielded, and in which order, is a
-    function of order, course and start alone; only a length in minutes looks at the clock. Close the generator to
-    stop early.
+    What is yielded, and in which order, is a function of order, course and start alone; only a length in minutes
+    looks at the clock. To stop early, stop asking. On a GPU the batches of a step are made while the device is still
+    busy with the step before; a thread for that was measured and is not faster (decision record 0006).
 
     Args:
         engine: takes the steps.
@@ -97,25 +95,25 @@ def train(
     """
     progress = start
     recent: deque[StepEvent] = deque(maxlen=MAX_SKIPPED_IN_ROW + 1)
-    with closing(ahead(_prepared(order, feed, start))) as steps:
-        while not is_over(course.length, progress, epoch_size=order.epoch_size):
-            began = time.perf_counter()
-            drawn, batches = next(steps)
-            after = progress.counted(
-                Counter(draw.task for draw in drawn),
-                tokens=sum(batch.layout.num_tokens for batch in batches),
-                padded_tokens=sum(batch.tokens.numel() for batch in batches),
-                steps_per_epoch=order.steps_per_epoch,
-            )
-            factor = _factor(course, progress, after, epoch_size=order.epoch_size)
-            result = engine.step(batches, step=progress.step, lr_factor=factor)
-            flag = Flag(result.skipped)
-            if recent:  # only now, so that the host waits for the last step while this one is under way
-                after = after.settled(skipped=recent[-1].flag.read())
-                _check(after, recent)
-            progress = replace(after, seconds=progress.seconds + time.perf_counter() - began)
-            recent.append(StepEvent(result, progress, flag))
-            yield recent[-1]
+    steps = _prepared(order, feed, start)
+    while not is_over(course.length, progress, epoch_size=order.epoch_size):
+        began = time.perf_counter()
+        drawn, batches = next(steps)
+        after = progress.counted(
+            Counter(draw.task for draw in drawn),
+            tokens=sum(batch.layout.num_tokens for batch in batches),
+            padded_tokens=sum(batch.tokens.numel() for batch in batches),
+            steps_per_epoch=order.steps_per_epoch,
+        )
+        factor = _factor(course, progress, after, epoch_size=order.epoch_size)
+        result = engine.step(batches, step=progress.step, lr_factor=factor)
+        flag = Flag(result.skipped)
+        if recent:  # only now, so that the host waits for the last step while this one is under way
+            after = after.settled(skipped=recent[-1].flag.read())
+            _check(after, recent)
+        progress = replace(after, seconds=progress.seconds + time.perf_counter() - began)
+        recent.append(StepEvent(result, progress, flag))
+        yield recent[-1]
     if recent:
         _check(recent[-1].settled(), recent)
 
@@ -136,7 +134,7 @@ def _factor(course: Course, before: Progress, after: Progress, *, epoch_size: in
     return lr_factor(middle, schedule=course.schedule, warmup=course.warmup)
 
 
-def _check(progress: Progress, recent: Sequence[StepEvent] | Iterable[StepEvent]) -> None:
+def _check(progress: Progress, recent: Iterable[StepEvent]) -> None:
     if progress.skipped_in_row <= MAX_SKIPPED_IN_ROW:
         return
     steps = "; ".join(

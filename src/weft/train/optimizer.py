@@ -85,7 +85,9 @@ def optimizer_state(optimizer: FusedAdamW) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_state(optimizer: FusedAdamW, tensors: Mapping[str, Tensor], *, partial: bool = False) -> None:
+def load_optimizer_state(
+    optimizer: FusedAdamW, tensors: Mapping[str, Tensor], *, partial: bool = False
+) -> None:
     """Replace the optimizer's state by copies of ``tensors``.
 
     Args:
@@ -119,7 +121,9 @@ def load_optimizer_state(optimizer: FusedAdamW, tensors: Mapping[str, Tensor], *
 
 def _check_state(path: str, state: Mapping[str, Tensor], parameter: nn.Parameter) -> None:
     if sorted(state) != sorted(_STATE):
-        raise CheckpointError(f"{path}: optimizer state must be {', '.join(_STATE)}, but is {', '.join(sorted(state))}.")
+        raise CheckpointError(
+            f"{path}: optimizer state must be {', '.join(_STATE)}, but is {', '.join(sorted(state))}."
+        )
     for name in ("exp_avg", "exp_avg_sq"):
         if state[name].shape != parameter.shape:
             raise CheckpointError(

@@ -104,7 +104,9 @@ class EpochOrder:
             pieces = list(self._pieces(draws, epoch, ""))
             return self._shuffled(pieces, epoch)
         queues = [
-            self._shuffled(list(self._pieces([draw for draw in draws if draw.task == task], epoch, task)), epoch, task)
+            self._shuffled(
+                list(self._pieces([draw for draw in draws if draw.task == task], epoch, task)), epoch, task
+            )
             for task in self.mixture.tasks
         ]
         if self.mixture.kind is MixtureKind.ROUND_ROBIN:

@@ -50,7 +50,9 @@ class Progress:
             return replace(self, skipped_in_row=0)
         return replace(self, skipped=self.skipped + 1, skipped_in_row=self.skipped_in_row + 1)
 
-    def counted(self, drawn: Counter[str], *, tokens: int, padded_tokens: int, steps_per_epoch: int) -> Progress:
+    def counted(
+        self, drawn: Counter[str], *, tokens: int, padded_tokens: int, steps_per_epoch: int
+    ) -> Progress:
         """Return this progress one step further, its seconds and its outcome not counted yet."""
         ends = self.step_in_epoch + 1 == steps_per_epoch
         return replace(
