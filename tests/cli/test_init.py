@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from weft.build.catalogue import catalogue
+from weft.cli.init import expanded, relative
 from weft.recipe.load import load
 
 Weft = Callable[..., tuple[int, str, str]]
@@ -137,3 +138,22 @@ def test_the_shipped_folder(weft: Weft, tmp_path: Path):
     kinds = {name: task.kind for name, task in recipe.tasks.items()}
     assert kinds == {"entities": "tagging", "sentiment": "classification", "similarity": "regression"}
     assert all(task.train and task.dev and task.test for task in recipe.tasks.values())
+
+
+def test_folders_become_their_files_or_their_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain/b.csv", "plain/a.jsonl", "plain/notes.md", "one/state.json", "empty/x.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/dataset_dict.json").write_text('{"splits": ["train", "test"]}', encoding="utf-8")
+    assert expanded(["plain", "x.csv"]) == ["plain/a.jsonl", "plain/b.csv", "x.csv"]
+    assert expanded(["saved", "one", "empty"]) == ["saved:train", "saved:test", "one", "empty"]
+
+
+def test_references_are_seen_from_the_recipes_folder(folder: Path):
+    assert relative("mood.csv", Path("a/b")) == "../../mood.csv"
+    assert relative("mood.csv[:2]", Path()) == "mood.csv[:2]"
+    assert relative("mood.csv:train[:2]", Path("a")) == "../mood.csv:train[:2]"
+    assert relative("org/name:train", Path("a")) == "org/name:train"
+    assert relative(str(folder / "mood.csv"), Path("a")) == str(folder / "mood.csv")

@@ -21,7 +21,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 _SLICE = re.compile(r"\[[^\]]*\]$")
-_PART = re.compile(r"[._\-\s]+")
+_PART = re.compile(r"[._\-:\s]+")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _MAX_LABELS = 200
 _LONG_ANSWER = 40  # letters; labels are shorter, answers longer

@@ -24,6 +24,9 @@ from weft.recipe.schema import schema
 from weft.task.registry import FAMILIES
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*")
+_REFERENCE = re.compile(
+    r"(.*?)((?::[A-Za-z][\w.-]*)?(?:\[[^\]]*\])?)", re.DOTALL
+)  # path, then split and slice
 _MAX_SHOWN = 6
 
 
@@ -46,7 +49,7 @@ def run(
     """Write a recipe for ``files`` and its JSON Schema beside it."""
     if output.exists() and not is_forced:
         raise RecipeError([f"{output}: must not exist yet, but does. Choose another -o, or add --force."])
-    found = [_find(name, splits, output.parent) for name, splits in group(_expanded(files)).items()]
+    found = [_find(name, splits, output.parent) for name, splits in group(expanded(files)).items()]
     generative = next((task.name for task in found if task.guess.kind == "generation"), None)
     if generative is not None and model is None:
         raise RecipeError(
@@ -127,26 +130,36 @@ def _find(name: str, splits: Mapping[str, Sequence[str]], folder: Path) -> _Foun
         {"kind": guessed.kind, "train": files, **guessed.options}
     )
     FAMILIES[guessed.kind].fit(name, spec, rows)
-    sources = {split: [_relative(file, folder) for file in group_] for split, group_ in splits.items()}
+    sources = {split: [relative(file, folder) for file in group_] for split, group_ in splits.items()}
     return _Found(name, sources, guessed, len(rows))
 
 
-def _expanded(files: Sequence[str]) -> list[str]:
-    """Return ``files`` with each folder of data files replaced by what is in it."""
-    expanded: list[str] = []
+def expanded(files: Sequence[str]) -> list[str]:
+    """Return ``files`` with each folder replaced by what is in it: data files, or the splits of a saved data set."""
+    result: list[str] = []
     for file in files:
-        inside = sorted(path for path in Path(file).iterdir()) if Path(file).is_dir() else []
-        data = [str(path) for path in inside if path.suffix in DATA_SUFFIXES - {".arrow"}]
-        expanded += data or [file]
-    return expanded
+        folder = Path(file)
+        splits, single = folder / "dataset_dict.json", folder / "state.json"
+        if splits.is_file():
+            result += [
+                f"{file}:{split}" for split in json.loads(splits.read_text(encoding="utf-8"))["splits"]
+            ]
+        elif folder.is_dir() and not single.is_file():
+            inside = [str(path) for path in sorted(folder.iterdir()) if path.suffix in DATA_SUFFIXES]
+            result += inside or [file]
+        else:
+            result.append(file)
+    return result
 
 
-def _relative(file: str, folder: Path) -> str:
+def relative(file: str, folder: Path) -> str:
     """Return the reference ``file`` as seen from ``folder``; hub ids and absolute paths stay."""
-    path, slice_ = re.fullmatch(r"(.*?)((?:\[[^\]]*\])?)", file, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    match = _REFERENCE.fullmatch(file)
+    assert match is not None, file  # the pattern takes every text
+    path, rest = match.groups()
     if Path(path).is_absolute() or not Path(path).exists():
         return file
-    return Path(os.path.relpath(path, folder)).as_posix() + slice_
+    return Path(os.path.relpath(path, folder)).as_posix() + rest
 
 
 def _quoted(text: str) -> str:
