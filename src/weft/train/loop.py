@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
@@ -76,11 +76,11 @@ class StepEvent:
 
 def train(
     engine: Engine, order: EpochOrder, feed: Callable[[Step], list[Batch]], *, course: Course, start: Progress
-) -> Iterator[StepEvent]:
+) -> Generator[StepEvent, None, None]:
     """Take steps from ``start`` until the course is over, and yield after each.
 
     What is yielded, and in which order, is a function of order, course and start alone; only a length in minutes
-    looks at the clock. To stop early, stop asking. On a GPU the batches of a step are made while the device is still
+    looks at the clock. To stop early, stop asking or close it. On a GPU the batches of a step are made while the device is still
     busy with the step before; a thread for that was measured and is not faster (decision record 0006).
 
     Args:
