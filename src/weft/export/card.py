@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from weft.model.folder import ModelFolder
 from weft.report.records import RunReport
 from weft.report.tables import score_interval
+from weft.task.base import Task
 
-_PIPELINES = {"classification": "text-classification", "tagging": "token-classification", "generation": "text-generation"}
 
-
-def model_card(report: RunReport, base: ModelFolder) -> str:
+def model_card(report: RunReport, base: ModelFolder, tasks_of: Mapping[str, Task]) -> str:
     """Return the bundle's README: YAML metadata as the Hub reads it, then scores, data and how to use it."""
     tasks = report.final[0].tasks
     lines = [
@@ -19,7 +19,7 @@ def model_card(report: RunReport, base: ModelFolder) -> str:
         f"base_model: {json.dumps(base.name)}",
         "base_model_relation: finetune",
         "library_name: weft",
-        *_pipeline([task.kind for task in tasks]),
+        f"pipeline_tag: {tasks_of[tasks[0].task].stock().pipeline}",
         "tags: [weft, multi-task]",
         "---",
         "",
@@ -48,7 +48,3 @@ def model_card(report: RunReport, base: ModelFolder) -> str:
     lines += ["", "## Use", "", "    weft predict <this folder> 'some text'", ""]
     return "\n".join(lines)
 
-
-def _pipeline(kinds: list[str]) -> list[str]:
-    known = [_PIPELINES[kind] for kind in kinds if kind in _PIPELINES]
-    return [f"pipeline_tag: {known[0]}"] if known else []

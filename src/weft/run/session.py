@@ -219,7 +219,7 @@ def _write_bundle(context: Context, parts: Parts, report: RunReport) -> None:
             tokenizer=context.tokenizer,
             about=about,
         )
-        write_atomic(home / "README.md", model_card(report, context.base.folder))
+        write_atomic(home / "README.md", model_card(report, context.base.folder, context.data.fitted))
 
     if not context.folder.bundle.is_dir():
         publish(context.folder.bundle, fill)
