@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.core.example import Answer
@@ -37,12 +37,20 @@ def _cases(draw: st.DrawFn) -> tuple[Metric, list, list[Answer]]:
 
     match kind:
         case "single":
-            metrics, golds, answers = single_label_metrics(), many(LABELS), [Answer(label=x) for x in many(LABELS)]
+            metrics, golds, answers = (
+                single_label_metrics(),
+                many(LABELS),
+                [Answer(label=x) for x in many(LABELS)],
+            )
         case "multi":
             golds, answers = many(SETS), [Answer(label=list(x)) for x in many(SETS)]
             metrics = multi_label_metrics()
         case "number":
-            metrics, golds, answers = regression_metrics(), many(NUMBERS), [Answer(value=x) for x in many(NUMBERS)]
+            metrics, golds, answers = (
+                regression_metrics(),
+                many(NUMBERS),
+                [Answer(value=x) for x in many(NUMBERS)],
+            )
         case "tags":
             (golds, answers), metrics = _tagged(draw), (*tagging_metrics(), *word_metrics())
         case _:
@@ -50,6 +58,7 @@ def _cases(draw: st.DrawFn) -> tuple[Metric, list, list[Answer]]:
     return draw(st.sampled_from(metrics)), golds, answers
 
 
+@settings(deadline=None)
 @given(_cases())
 def test_the_value_is_finish_of_the_plain_sum(case):
     metric, golds, answers = case
@@ -58,6 +67,7 @@ def test_the_value_is_finish_of_the_plain_sum(case):
     assert metric.finish(statistics.sum(0)) == pytest.approx(metric.value(golds, answers), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(_cases(), st.integers(0, 1000))
 def test_finish_takes_many_resamples_at_once_and_none_of_them_breaks_it(case, seed):
     metric, golds, answers = case
@@ -69,6 +79,7 @@ def test_finish_takes_many_resamples_at_once_and_none_of_them_breaks_it(case, se
     np.testing.assert_allclose(together, [metric.finish(row @ statistics) for row in counts], atol=1e-12)
 
 
+@settings(deadline=None)
 @given(_cases(), st.integers(0, 1000))
 def test_a_resample_scores_as_if_its_rows_stood_in_a_file(case, seed):
     metric, golds, answers = case

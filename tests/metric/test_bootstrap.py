@@ -90,7 +90,9 @@ def test_a_clear_difference_has_the_smallest_p_that_resampling_can_show():
 def test_the_other_order_turns_the_sign():
     golds = [float(x) for x in range(40)]
     first, second = ([Answer(value=x + step * (-1) ** int(x)) for x in golds] for step in (1.0, 1.5))
-    there, back = (paired(RMSE, golds, *pair, resamples=200, seed=0) for pair in ((first, second), (second, first)))
+    there, back = (
+        paired(RMSE, golds, *pair, resamples=200, seed=0) for pair in ((first, second), (second, first))
+    )
     assert there.difference == pytest.approx(-back.difference) == pytest.approx(-0.5)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
     assert there.p == back.p
@@ -99,7 +101,9 @@ def test_the_other_order_turns_the_sign():
 def test_pairing_sees_what_two_separate_intervals_hide():
     golds = ["a"] * 200
     first = [Answer(label="a" if i % 2 else "b") for i in range(200)]
-    second = [Answer(label="a" if i % 2 and i > 24 else "b") for i in range(200)]  # the same but for twelve rows
+    second = [
+        Answer(label="a" if i % 2 and i > 24 else "b") for i in range(200)
+    ]  # the same but for twelve rows
     found = paired(ACCURACY, golds, first, second, resamples=2000, seed=0)
     apart = [interval(ACCURACY, golds, answers, resamples=2000, seed=0) for answers in (first, second)]
     assert apart[1][1] > apart[0][0]

@@ -39,7 +39,11 @@ def test_rmse_is_an_error_in_the_units_of_the_data():
 @pytest.mark.parametrize("metric", [PEARSON, SPEARMAN])
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6 + 0.1])
 def test_correlation_with_a_constant_is_zero(metric, constant):
-    for golds, values in (([1.0, 2.0, 3.0], [constant] * 3), ([constant] * 3, [1.0, 2.0, 3.0]), ([5.0], [5.0])):
+    for golds, values in (
+        ([1.0, 2.0, 3.0], [constant] * 3),
+        ([constant] * 3, [1.0, 2.0, 3.0]),
+        ([5.0], [5.0]),
+    ):
         assert metric.value(golds, _answers(*values)) == 0.0
         assert metric.finish(metric.statistics(golds, _answers(*values)).sum(0)) == 0.0
 

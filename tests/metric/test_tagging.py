@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 
@@ -58,6 +58,7 @@ def test_tags_without_spans_have_token_accuracy_only():
 TAGS = st.sampled_from(["O", "B-X", "I-X", "B-Y", "I-Y"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=6), min_size=1, max_size=5))
 def test_rows_counted_apart_are_seqevals_rows_counted_together(rows):
     golds, answers = ([tuple(pair[side] for pair in row) for row in rows] for side in (0, 1))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.objective.losses import binary_cross_entropy, cross_entropy, squared_error
@@ -30,7 +30,10 @@ def test_binary_cross_entropy_averages_classes_inside_a_row():
 
 def test_repeating_the_classes_does_not_change_a_rows_share():
     logits, labels = torch.randn(3, 4), torch.randint(0, 2, (3, 4)).float()
-    once, twice = binary_cross_entropy(logits, labels), binary_cross_entropy(logits.repeat(1, 2), labels.repeat(1, 2))
+    once, twice = (
+        binary_cross_entropy(logits, labels),
+        binary_cross_entropy(logits.repeat(1, 2), labels.repeat(1, 2)),
+    )
     torch.testing.assert_close(once.total, twice.total)
     assert once.weight == twice.weight
 
@@ -61,6 +64,7 @@ def test_no_tokens_give_a_zero_that_still_has_a_gradient():
     assert (loss.total.item(), loss.weight, tuple(logits.grad.shape)) == (0.0, 0.0, (0, 7))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.integers(0, 2**31))
 def test_sums_and_weights_add_up_over_any_cut_into_micro_batches(sizes, seed):
     torch.manual_seed(seed)

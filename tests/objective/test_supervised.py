@@ -13,7 +13,9 @@ from weft.objective.supervised import Supervised
 
 
 def _target(*rows: int) -> Target:
-    return Target(torch.tensor(rows), {"labels": torch.tensor(rows)}, weight=float(len(rows)), num_examples=len(rows))
+    return Target(
+        torch.tensor(rows), {"labels": torch.tensor(rows)}, weight=float(len(rows)), num_examples=len(rows)
+    )
 
 
 def _batch(**targets: Target) -> Batch:

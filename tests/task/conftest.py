@@ -40,7 +40,9 @@ class ToyTrunk(nn.Module):
             max_positions=64,
             init_range=0.02,
         )
-        self.embedding = nn.Embedding(VOCABULARY, WIDTH, _weight=torch.randn(VOCABULARY, WIDTH, generator=generator))
+        self.embedding = nn.Embedding(
+            VOCABULARY, WIDTH, _weight=torch.randn(VOCABULARY, WIDTH, generator=generator)
+        )
         self.segment = nn.Parameter(torch.randn(2, WIDTH, generator=generator))
         self.up = nn.Parameter(torch.randn(WIDTH, WIDTH, generator=generator))
         self.num_passes = 0
@@ -48,21 +50,27 @@ class ToyTrunk(nn.Module):
     def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         self.num_passes += 1
         hidden = self.embedding(batch.tokens)
-        if batch.segments is not None:
-            hidden = hidden + self.segment[batch.segments]
+        hidden = (
+            hidden
+            + self.segment[torch.zeros_like(batch.tokens) if batch.segments is None else batch.segments]
+        )
         hidden = hidden if perturb is None else hidden + perturb
         hidden = hidden + torch.tanh(hidden @ self.up)
-        return Features(hidden, batch.layout, pooler=lambda first_BD: torch.tanh(first_BD), project=self.project)
+        return Features(
+            hidden, batch.layout, pooler=lambda first_BD: torch.tanh(first_BD), project=self.project
+        )
 
     def project(self, hidden_MD: Tensor) -> Tensor:
         return hidden_MD @ self.embedding.weight.T
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+    ) -> list[list[int]]:
         found = []
         for prompt in prompts:
             tokens = list(prompt)
             while len(tokens) < len(prompt) + max_new_tokens:
-                hidden = self.embedding.weight[tokens[-1]]
+                hidden = self.embedding.weight[tokens[-1]] + self.segment[0]
                 token = int(self.project((hidden + torch.tanh(hidden @ self.up))[None]).argmax())
                 if token == stop_token:
                     break
@@ -135,7 +143,10 @@ SAMPLES = {
                 "tokens": ["john", "smith", "works", "in", "berlin"],
                 "tags": ["B-PER", "I-PER", "O", "O", "B-LOC"],
             },
-            {"tokens": ["mary", "likes", "paris", "and", "london"], "tags": ["B-PER", "O", "B-LOC", "O", "B-LOC"]},
+            {
+                "tokens": ["mary", "likes", "paris", "and", "london"],
+                "tags": ["B-PER", "O", "B-LOC", "O", "B-LOC"],
+            },
             {"tokens": "acme hates france", "tags": "B-ORG O B-LOC"},
             {"tokens": ["the", "unbelievable", "dog", "sleeps"], "tags": ["O", "O", "O", "O"]},
             {"tokens": list("我在上海"), "tags": ["O", "O", "B-LOC", "I-LOC"]},
@@ -201,7 +212,9 @@ class Kit:
         heads = {task.name: task.head(trunk.info, dropout=0.0, seed=seed) for task in tasks}
         return Network(trunk, heads)
 
-    def answers(self, network: Network, task: Task, encoded: Sequence[Encoded], *, packed: bool = False) -> list:
+    def answers(
+        self, network: Network, task: Task, encoded: Sequence[Encoded], *, packed: bool = False
+    ) -> list:
         """Return the answers to ``encoded`` in one batch."""
         batch = make_batch([(task.name, one) for one in encoded], {task.name: task}, pad=0, packed=packed)
         with torch.inference_mode():

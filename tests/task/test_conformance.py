@@ -176,7 +176,11 @@ def test_nothing_in_gives_nothing_out(kit, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plain_question_is_a_row(kit, name):
     bench = kit.bench(name)
-    row = bench.task.ask("a good film", "a movie") if name in ("pairs", "regression") else bench.task.ask("a good film")
+    row = (
+        bench.task.ask("a good film", "a movie")
+        if name in ("pairs", "regression")
+        else bench.task.ask("a good film")
+    )
     (encoded,) = bench.task.encode([row], bench.tokenizer, Purpose.ANSWER)
     assert isinstance(encoded, Encoded)
     assert encoded.gold is None
@@ -188,7 +192,9 @@ def test_tasks_of_all_kinds_share_one_pass(kit):
     tasks = {bench.task.name: bench.task for bench in benches}
     items = [(bench.task.name, one) for bench in benches for one in bench.learn]
     network = kit.network(*tasks.values(), trunk=kit.trunk(pooling=Pooling.MEAN))
-    together = Supervised({name: task.loss for name, task in tasks.items()})(make_batch(items, tasks, pad=0), network)
+    together = Supervised({name: task.loss for name, task in tasks.items()})(
+        make_batch(items, tasks, pad=0), network
+    )
     assert network.trunk.num_passes == 1
     assert list(together) == list(tasks)
     for bench in benches:

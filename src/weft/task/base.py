@@ -16,6 +16,7 @@ from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
+from weft.core.stock import Stock
 from weft.metric.base import Metric
 from weft.recipe.spec import TaskSpec
 
@@ -71,6 +72,7 @@ class Task(Protocol):
 
     kind: ClassVar[str]
     spec_type: ClassVar[type[TaskSpec]]
+    wants_lm_head: ClassVar[bool]  # whether the head needs the trunk's own output embedding
 
     @property
     def name(self) -> str:
@@ -146,4 +148,8 @@ class Task(Protocol):
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why a head saved with ``config`` cannot be kept for this task (labels changed, ...), or None."""
+        ...
+
+    def stock(self) -> Stock:
+        """Return what a stock transformers model would say of this task, for export."""
         ...

@@ -20,6 +20,7 @@ from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
+from weft.core.stock import Stock, StockForm
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError
@@ -62,6 +63,7 @@ class Classification:
 
     kind: ClassVar[str] = "classification"
     spec_type: ClassVar[type[TaskSpec]] = ClassificationSpec
+    wants_lm_head: ClassVar[bool] = False
 
     name: str
     columns: Columns
@@ -176,6 +178,11 @@ class Classification:
         """Return the number of rows that have each label."""
         counts = Counter(label for gold in golds for label in (gold if self.multi_label else (gold,)))
         return {label: counts[label] for label in self.labels}
+
+    def stock(self) -> Stock:
+        """Return what a stock transformers model would say of this task, for export."""
+        problem = "multi_label_classification" if self.multi_label else "single_label_classification"
+        return Stock(StockForm.SEQUENCE, self.labels, problem, "text-classification")
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: labels, their order or kind, or pooling changed."""

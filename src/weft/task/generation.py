@@ -19,6 +19,7 @@ from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
+from weft.core.stock import Stock, StockForm
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError, ModelError
@@ -64,6 +65,7 @@ class Generation:
 
     kind: ClassVar[str] = "generation"
     spec_type: ClassVar[type[TaskSpec]] = GenerationSpec
+    wants_lm_head: ClassVar[bool] = True
 
     name: str
     columns: Columns
@@ -163,7 +165,10 @@ class Generation:
             first = max(1, example.target.start)  # no state predicts a row's first token
             positions += range(starts[row] + first - 1, starts[row] + len(example.tokens) - 1)
             labels += example.tokens[first:]
-        values = {"positions": torch.tensor(positions), "labels": torch.tensor(labels)}
+        values = {
+            "positions": torch.tensor(positions, dtype=torch.int64),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+        }
         return Target(rows_R, values, weight=float(len(labels)), num_examples=len(encoded))
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> VocabularyHead:  # noqa: ARG002
@@ -205,6 +210,10 @@ class Generation:
     def describe(self, golds: Sequence[Any]) -> dict[str, int]:
         """Return the number of answers and of different answers."""
         return {"answers": len(golds), "different answers": len(set(golds))}
+
+    def stock(self) -> Stock:
+        """Return what a stock transformers model would say of this task, for export."""
+        return Stock(StockForm.CAUSAL, (), None, "text-generation")
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """Return None: the output embedding belongs to the trunk, there is no head to keep or lose."""

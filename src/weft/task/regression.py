@@ -20,6 +20,7 @@ from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
+from weft.core.stock import Stock, StockForm
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError
@@ -50,6 +51,7 @@ class Regression:
 
     kind: ClassVar[str] = "regression"
     spec_type: ClassVar[type[TaskSpec]] = RegressionSpec
+    wants_lm_head: ClassVar[bool] = False
 
     name: str
     columns: Columns
@@ -145,6 +147,10 @@ class Regression:
         bins = [min(int((gold - low) / width), NUM_BINS - 1) for gold in golds]
         names = [f"{low + i * width:.4g} to {low + (i + 1) * width:.4g}" for i in range(NUM_BINS)]
         return {name: bins.count(index) for index, name in enumerate(names)}
+
+    def stock(self) -> Stock:
+        """Return what a stock transformers model would say of this task, for export."""
+        return Stock(StockForm.SEQUENCE, (self.name,), "regression", "text-classification")
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: pooling or units changed."""

@@ -19,6 +19,7 @@ from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
+from weft.core.stock import Stock, StockForm
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError
@@ -70,6 +71,7 @@ class Tagging:
 
     kind: ClassVar[str] = "tagging"
     spec_type: ClassVar[type[TaskSpec]] = TaggingSpec
+    wants_lm_head: ClassVar[bool] = False
 
     name: str
     columns: Columns
@@ -240,6 +242,10 @@ class Tagging:
             found = Counter(kind for gold in golds for kind, _, _ in spans(gold))
         repairs = {"tags repaired in training rows": self.num_repaired} if self.num_repaired else {}
         return counts | dict(sorted(found.items())) | repairs
+
+    def stock(self) -> Stock:
+        """Return what a stock transformers model would say of this task, for export."""
+        return Stock(StockForm.TOKENS, self.labels, None, "token-classification")
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: the tags or their order changed."""

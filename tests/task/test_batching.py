@@ -1,0 +1,180 @@
+"""Batches: equal texts share a row, addresses are flat, groups stay within the budget."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from weft.core.example import Encoded
+from weft.core.features import Pooling
+from weft.objective.supervised import Supervised
+from weft.task.batching import group_by_length, make_batch
+from weft.task.classification import Classification
+from weft.task.generation import Generation
+from weft.task.generation import Supervised as Answered
+from weft.task.regression import Regression
+from weft.task.schemes import Scheme
+from weft.task.tagging import Tagging, Words
+
+COLUMNS = {"text": "text", "pair": None}
+TASKS = {
+    "label": Classification("label", COLUMNS, ("a", "b", "c"), pooling=Pooling.MEAN),
+    "many": Classification("many", COLUMNS, ("a", "b"), multi_label=True, pooling=Pooling.LAST),
+    "score": Regression("score", COLUMNS, mean=2.0, std=3.0, pooling=Pooling.CLS),
+    "tags": Tagging("tags", {}, ("O", "B-X", "I-X"), Scheme.BIO),
+    "text": Generation("text", {}),
+}
+
+UNHURRIED = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@st.composite
+def _items(draw: st.DrawFn) -> list[tuple[str, Encoded]]:
+    """Draw examples of any tasks; few tokens and lengths, so that many texts are equal."""
+    items = []
+    for number in range(draw(st.integers(1, 12))):
+        tokens = tuple(draw(st.lists(st.integers(1, 2), min_size=1, max_size=5)))
+        segments = tuple(token % 2 for token in tokens) if draw(st.booleans()) else None
+        name = draw(st.sampled_from(sorted(TASKS)))
+        match name:
+            case "label":
+                target = draw(st.integers(0, 2))
+            case "many":
+                target = (float(draw(st.booleans())), float(draw(st.booleans())))
+            case "score":
+                target = draw(st.floats(-5, 5))
+            case "tags":
+                positions = tuple(i for i in range(len(tokens)) if draw(st.booleans()))
+                labels = tuple(draw(st.integers(0, 2)) for _ in positions)
+                target = Words(("w",) * len(positions), tuple(range(len(positions))), positions, labels)
+            case _:
+                target = Answered(draw(st.integers(0, len(tokens))))
+        items.append((name, Encoded(tokens, segments, target, "gold", where=f"f:{number}")))
+    return items
+
+
+def _losses_and_gradients(kit, batch):
+    network = kit.network(*TASKS.values())
+    losses = Supervised({name: task.loss for name, task in TASKS.items()})(batch, network)
+    sum(loss.total for loss in losses.values()).backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {name: (loss.total.detach(), loss.weight) for name, loss in losses.items()}, gradients
+
+
+@UNHURRIED
+@given(items=_items(), packed=st.booleans())
+def test_sharing_rows_changes_neither_losses_nor_gradients(kit, items, packed):
+    shared = make_batch(items, TASKS, pad=0, packed=packed)
+    assert shared.layout.num_rows == len({(one.tokens, one.segments) for _, one in items})
+    losses, gradients = _losses_and_gradients(kit, shared)
+    apart: dict = {}
+    total: dict = {}
+    for item in items:
+        one_losses, one_gradients = _losses_and_gradients(kit, make_batch([item], TASKS, pad=0))
+        for name, (value, weight) in one_losses.items():
+            old = apart.get(name, (0.0, 0.0))
+            apart[name] = (old[0] + value, old[1] + weight)
+        for name, gradient in one_gradients.items():
+            total[name] = total.get(name, 0) + gradient
+    assert losses.keys() == apart.keys()
+    for name, (value, weight) in losses.items():
+        torch.testing.assert_close(value, apart[name][0], rtol=1e-4, atol=1e-4)
+        assert weight == apart[name][1]
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, total[name], rtol=1e-3, atol=1e-4)
+
+
+@UNHURRIED
+@given(items=_items(), pad=st.integers(0, 9))
+def test_padded_and_packed_give_the_same_outputs(kit, items, pad):
+    network = kit.network(*TASKS.values()).eval()
+    padded, packed = (network(make_batch(items, TASKS, pad=pad, packed=packed)) for packed in (False, True))
+    assert padded.keys() == packed.keys()
+    for name in padded:
+        torch.testing.assert_close(padded[name], packed[name], rtol=1e-4, atol=1e-4)
+
+
+@UNHURRIED
+@given(items=_items())
+def test_a_batch_holds_its_texts_and_nothing_else(items):
+    batch = make_batch(items, TASKS, pad=7)
+    mask = batch.layout.mask_BL()
+    assert (batch.tokens[~mask] == 7).all()
+    texts = list(dict.fromkeys((one.tokens, one.segments) for _, one in items))
+    assert [tuple(row[keep].tolist()) for row, keep in zip(batch.tokens, mask, strict=True)] == [
+        t for t, _ in texts
+    ]
+    packed = make_batch(items, TASKS, pad=7, packed=True)
+    assert packed.tokens.tolist() == [token for tokens, _ in texts for token in tokens]
+    assert packed.tokens.shape == (packed.layout.num_tokens,)
+    if all(segments is None for _, segments in texts):
+        assert batch.segments is None
+    else:
+        expected = [value for tokens, segments in texts for value in segments or (0,) * len(tokens)]
+        assert batch.segments[mask].tolist() == packed.segments.tolist() == expected
+        assert (batch.segments[~mask] == 0).all()
+    for name, target in batch.targets.items():
+        own = [one for owner, one in items if owner == name]
+        assert target.num_examples == len(own)
+        assert [texts[row] for row in target.rows_R.tolist()] == [(one.tokens, one.segments) for one in own]
+    assert list(batch.targets) == [name for name in TASKS if any(owner == name for owner, _ in items)]
+
+
+def test_a_row_is_named_after_the_first_that_brought_it():
+    items = [("label", Encoded((1, 2), None, 0, "a", "f:1")), ("label", Encoded((3,), None, 0, "a", "f:2"))]
+    items.append(("score", Encoded((1, 2), None, 1.0, 1.0, "g:9")))
+    assert make_batch(items, TASKS, pad=0).ids == ("f:1", "f:2")
+
+
+def test_equal_tokens_in_other_segments_are_another_row():
+    items = [("label", Encoded((1, 2), segments, 0, "a", "f:1")) for segments in ((0, 1), (0, 0), (0, 1))]
+    batch = make_batch(items, TASKS, pad=0)
+    assert batch.segments.tolist() == [[0, 1], [0, 0]]
+    assert batch.targets["label"].rows_R.tolist() == [0, 1, 0]
+
+
+def test_token_addresses_are_flat_whatever_the_layout():
+    tagged = Encoded((1, 2, 1), None, Words(("x", "y"), (0, 1), (0, 2), (1, 0)), (), "f:2")
+    spoken = Encoded((2, 1, 1, 2), None, Answered(2), "", "f:3")
+    items = [("label", Encoded((1,), None, 0, "a", "f:1")), ("tags", tagged), ("text", spoken)]
+    for packed in (False, True):
+        targets = make_batch(items, TASKS, pad=0, packed=packed).targets
+        assert targets["tags"].values["positions"].tolist() == [1, 3]
+        assert targets["text"].values["positions"].tolist() == [5, 6]
+        assert targets["text"].values["labels"].tolist() == [1, 2]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100), st.booleans())
+def test_groups_cover_every_row_once_and_stay_within_the_budget(lengths, budget, in_order):
+    groups = group_by_length(lengths, budget=budget, in_order=in_order)
+    flat = [index for group in groups for index in group]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert not in_order or flat == sorted(flat)
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget
+    for left, right in pairwise(groups):  # no group could have taken the next row
+        assert (len(left) + 1) * max(lengths[index] for index in (*left, right[0])) > budget
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(30, 200))
+def test_sorting_never_needs_more_groups(lengths, budget):
+    in_order, by_length = (group_by_length(lengths, budget=budget, in_order=flag) for flag in (True, False))
+    assert len(by_length) <= len(in_order)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_gold_and_no_gold_together_are_answered_and_not_learnt(packed):
+    items = [
+        ("label", Encoded((1, 2), None, 1, "b", "f:1")),
+        ("label", Encoded((3,), None, None, None, "f:2")),
+    ]
+    target = make_batch(items, TASKS, pad=0, packed=packed).targets["label"]
+    assert (target.weight, dict(target.values), target.rows_R.tolist()) == (0.0, {}, [0, 1])
