@@ -254,6 +254,16 @@ def test_a_carried_adapter_goes_on(bert):
     assert "layers.0.ffn.up.lora_A.two" not in rows(again)
 
 
+def test_what_goes_on_may_grow_to_more_sites_under_its_name(bert):
+    first = make(bert, LoraRule(sites="layers[0].ffn", rank=2), adapter="one")
+    view, carried = planned_view(bert, first.installs), carried_from(bert, first, Role.TRAINED)
+    grown = make(view, LoraRule(sites="layers[0:2].ffn", rank=2), adapter="one", carried=carried)
+    assert [install.site for install in grown.installs] == ["layers.1.ffn.up", "layers.1.ffn.down"]
+    owned = [row for row in grown.table if row.owner == "adapter:one"]
+    assert len(owned) == 8
+    assert all(row.role is Role.TRAINED for row in owned)
+
+
 def test_what_goes_on_keeps_its_options(bert):
     first = make(bert, LoraRule(sites="layers[0].ffn", rank=2), adapter="one")
     view, carried = planned_view(bert, first.installs), carried_from(bert, first, Role.TRAINED)

@@ -1,7 +1,8 @@
 """Adapters as PEFT's folders: ``adapter_config.json`` and ``adapter_model.safetensors``, out and in.
 
-PEFT has one dropout for a whole adapter, where Weft has one a rule: the largest is written. It matters only to who
-goes on training the folder with PEFT.
+PEFT has one dropout and one orientation of weights for a whole adapter, where Weft has them by site. The config says
+the largest dropout and whether any weight is transposed (PEFT puts the latter right by itself); sites that differ are
+noted in the metadata of the tensor file, which PEFT passes over, so that what is read back is what was written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from weft.recipe.names import check_name
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
+NOTES = "weft"
 
 # What says nothing about the function that the saved tensors compute.
 _NEUTRAL = frozenset(
@@ -92,8 +94,26 @@ def write(
     plain = {
         key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in sorted(tensors.items())
     }
-    save_file(plain, folder / TENSOR_FILE, metadata={"format": "pt"})
+    save_file(plain, folder / TENSOR_FILE, metadata={"format": "pt", **_notes(names, options, config)})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _general(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what PEFT's config says of every site alike."""
+    kind = SiteKind.CONV1D if config.get("fan_in_fan_out") else SiteKind.LINEAR
+    return {"dropout": float(config.get("lora_dropout", 0.0)), "kind": str(kind)}
+
+
+def _notes(
+    names: Mapping[str, str], options: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]
+) -> dict[str, str]:
+    general = _general(config)
+    notes = {
+        names[path]: {key: one[key] for key, value in general.items() if one[key] != value}
+        for path, one in options.items()
+    }
+    notes = {module: note for module, note in notes.items() if note}
+    return {NOTES: json.dumps(notes, sort_keys=True)} if notes else {}
 
 
 def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str]) -> dict[str, Any]:
@@ -163,10 +183,9 @@ def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
     """
     name = check_name(folder.name)
     config = _read_config(folder / CONFIG_FILE)
-    pairs = _pairs(folder / TENSOR_FILE, canonical)
+    pairs, notes = _pairs(folder / TENSOR_FILE, canonical), _read_notes(folder / TENSOR_FILE)
     sites: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
-    kind = SiteKind.CONV1D if config.get("fan_in_fan_out") else SiteKind.LINEAR
     for module, factors in pairs.items():
         missing = {"lora_A", "lora_B"} - factors.keys()
         if missing:
@@ -181,8 +200,8 @@ def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
         sites[path] = {
             "rank": rank,
             "alpha": float(_pattern(config, "alpha_pattern", "lora_alpha", module)),
-            "dropout": float(config.get("lora_dropout", 0.0)),
-            "kind": str(kind),
+            **_general(config),
+            **notes.get(module, {}),
         }
         tensors |= {f"{path}.lora_A.{name}": A_RI.float(), f"{path}.lora_B.{name}": B_OR.float()}
     if not sites:
@@ -256,6 +275,23 @@ def _mapping(path: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
             ) from error
     config[key] = patterns
     return patterns
+
+
+def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``write`` noted by module name; empty for PEFT's own files."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(NOTES, "{}")
+    try:
+        notes = json.loads(text)
+        for note in notes.values():
+            if note.keys() - {"dropout", "kind"} or not 0 <= note.get("dropout", 0.0) < 1:
+                raise ValueError(note)
+            SiteKind(note.get("kind", SiteKind.LINEAR))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StrategyError(
+            f"{path}: its notes must be dropout and kind by module, but cannot be read: {error}."
+        ) from error
+    return notes
 
 
 def _pairs(path: Path, canonical: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:

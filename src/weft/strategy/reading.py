@@ -152,7 +152,8 @@ class Reading:
         return False
 
     def _add(self, rule: Rule, site: Site, why: str, adapter: str) -> None:
-        if any(one.name == adapter for one in self.carried):
+        goes_on = {one.name for one in self.carried if one.role is Role.TRAINED and one.method == rule.train}
+        if adapter in {one.name for one in self.carried} - goes_on:
             raise StrategyError(
                 f"{why}: a new adapter needs a name of its own, but {adapter!r} is carried in. Rename the stage."
             )
