@@ -87,7 +87,7 @@ def test_padding_packing_and_company_change_nothing(saved, kind):
 def test_a_real_token_that_equals_padding_keeps_its_position(saved, kind):
     """Such models would skip it when they count positions themselves, and shift all that follows."""
     trunk = load(saved(kind))
-    pad = trunk.model.config.pad_token_id
+    pad = int(trunk.model.config.pad_token_id)
     tokens = torch.tensor([5, pad, 6, 7])
     with torch.no_grad():
         hidden = trunk(padded([tokens])).hidden

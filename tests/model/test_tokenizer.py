@@ -208,7 +208,9 @@ def test_byte_level_words_carry_their_space(roberta, add_prefix_space):
     expected = stock([word for word in sentence if word], is_split_into_words=True)["input_ids"]
     (pieces,) = tokenizer.words([sentence])
     assert list(pieces.tokens) == expected
-    tokens = tokenizer._tokenizer.convert_ids_to_tokens([pieces.tokens[at] for at in pieces.first if at >= 0])
+    tokens = tokenizer._tokenizer.convert_ids_to_tokens(
+        [pieces.tokens[at] for at in pieces.first or () if at >= 0]
+    )
     assert tokens == ["Ġt", "Ġc", "Ġa"]
     assert pieces.first[2] == -1
 
@@ -217,7 +219,9 @@ def test_llama_words_carry_their_mark(stories260k):
     tokenizer = load_tokenizer(inspect(stories260k, name="s"), max_tokens=64)
     (pieces,) = tokenizer.words([["Once", "upon", "", "a", "time"]])
     assert pieces.tokens == tokenizer.texts(["Once upon a time"])[0].tokens
-    marks = tokenizer._tokenizer.convert_ids_to_tokens([pieces.tokens[at] for at in pieces.first if at >= 0])
+    marks = tokenizer._tokenizer.convert_ids_to_tokens(
+        [pieces.tokens[at] for at in pieces.first or () if at >= 0]
+    )
     assert all(mark.startswith("▁") for mark in marks)
     assert pieces.first[2] == -1
 
@@ -302,6 +306,13 @@ def test_room_for_special_tokens_is_demanded(bert):
 
 def test_the_tokenizers_own_limit_holds(bert):
     assert load_tokenizer(bert, max_tokens=1000).max_tokens == 128
+
+
+def test_the_models_positions_hold_too(bert, tmp_path):
+    shutil.copytree(bert.path, tmp_path / "short")
+    config = tmp_path / "short" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 50}))
+    assert load_tokenizer(replace(bert, path=tmp_path / "short"), max_tokens=64).max_tokens == 50
 
 
 def test_a_folder_without_tokenizer_is_refused(saved):

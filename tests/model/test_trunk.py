@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from weft.core.features import Pooling
 from weft.errors import ModelError
+from weft.model.backbone import UNLIMITED
 from weft.model.folder import check_size, inspect, locate
+from weft.model.tokenizer import max_positions
 from weft.model.trunk import empty_trunk, is_causal, load_trunk
 
 CPU = torch.device("cpu")
@@ -123,6 +125,16 @@ def test_info_says_what_the_stock_classifier_does(saved, kind, pooling, has_pool
     )
     assert info.has_bias == (last.bias is not None)
     assert info.is_causal == (kind in DECODERS)
+
+
+@pytest.mark.parametrize("kind", ENCODERS + DECODERS)
+def test_the_tokenizer_knows_the_same_limit_from_the_config_alone(saved, kind):
+    config = transformers.AutoConfig.from_pretrained(saved(kind).path)
+    assert max_positions(config) == load(saved(kind)).info.max_positions
+
+
+def test_a_model_without_positions_has_no_limit():
+    assert max_positions(transformers.T5Config()) == UNLIMITED
 
 
 def test_causality_is_known_by_architecture():

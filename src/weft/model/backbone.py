@@ -6,7 +6,7 @@ Legend: B rows, L padded length, T real tokens, D width, M any number of tokens,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model.quiet import quiet
+
+UNLIMITED = 10_000_000  # positions of a trunk that names no limit
 
 
 class HFTrunk(nn.Module):
@@ -185,7 +187,7 @@ def to_grid(packed: Tensor, layout: Layout) -> Tensor:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Generator[None]:
     """Keep ``module`` in evaluation mode within the block and put every part of it back as it was."""
     was = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import ModelError
+from weft.model.backbone import UNLIMITED
 from weft.model.folder import VOCABULARY_FILES, ModelFolder
 from weft.model.quiet import quiet
 
 _MAX_CHARACTERS = 1_000_000  # of one text; all beyond is far outside of any row, and would only cost memory
 _MAX_CHAT_GROWTH = 100_000  # characters that a chat template may add to a conversation
 _PROBE = "a"
+_BEHIND_PADDING = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +215,7 @@ def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
 
     Args:
         folder: as ``locate`` returned it.
-        max_tokens: longest row wanted; the tokenizer's own limit holds too.
+        max_tokens: longest row wanted; the limits of the tokenizer and of the model's positions hold too.
 
     Raises:
         ModelError: no tokenizer that can be loaded, or one whose special tokens the model does not have.
@@ -240,7 +244,7 @@ def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
     has_segments = (
         "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
     )
-    limit = min(max_tokens, int(tokenizer.model_max_length))
+    limit = min(max_tokens, int(tokenizer.model_max_length), max_positions(config))
     loaded = HFTokenizer(tokenizer, max_tokens=limit, has_segments=has_segments)
     vocabulary = int(getattr(config, "vocab_size", 0))
     if max(loaded.pad, loaded.stop) >= vocabulary:
@@ -249,6 +253,14 @@ def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
             f"{loaded.pad} and the end is {loaded.stop}. The tokenizer is of another model."
         )
     return loaded
+
+
+def max_positions(config: Any) -> int:
+    """Return the longest row that a model takes, from its config alone: RoBERTa's kind counts from behind padding."""
+    stored = getattr(config, "max_position_embeddings", None)
+    if not isinstance(stored, int):
+        return UNLIMITED
+    return stored - (config.pad_token_id + 1 if config.model_type in _BEHIND_PADDING else 0)
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch
 from weft.core.features import Pooling
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
-from weft.model.backbone import HFTrunk, first_position
+from weft.model.backbone import UNLIMITED, HFTrunk, first_position
 from weft.model.folder import CONFIG, ModelFolder, check_size, weight_shapes
 from weft.model.quiet import quiet
 
@@ -41,7 +41,6 @@ _OTHER_DROPOUT = (
     "decoder_layerdrop",
 )
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier")
-_UNLIMITED = 10_000_000  # positions of a trunk that names no limit
 
 
 def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, device: torch.device) -> HFTrunk:
@@ -200,7 +199,7 @@ def _trunk(model: Any, *, wants_lm_head: bool) -> HFTrunk:
         has_pooler=has_pooler,
         has_bias=not causal,  # every decoder's stock ``score`` layer is without, every encoder's with
         is_causal=causal,
-        max_positions=int(getattr(config, "max_position_embeddings", _UNLIMITED)) - first_position(backbone),
+        max_positions=int(getattr(config, "max_position_embeddings", UNLIMITED)) - first_position(backbone),
         init_range=float(getattr(config, "initializer_range", 0.02)),
     )
     return HFTrunk(model, info).eval()
