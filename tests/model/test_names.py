@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -161,3 +164,13 @@ def test_a_site_that_does_not_exist_is_named():
 def test_name_tables_are_values():
     assert name_table({"model_type": "gpt2"}) == NameTable("gpt2", TABLES["gpt2"])
     assert hash(name_table({"model_type": "gpt2"})) == hash(name_table({"model_type": "gpt2"}))
+
+
+@pytest.mark.parametrize("module", ["weft.model.names", "weft.model.folder"])
+def test_names_and_folders_load_no_tensor_library(module):
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == "[]"
