@@ -43,7 +43,7 @@ class Flag:
     """A device scalar on its way to the host; reading it waits for the step that wrote it, not for later ones."""
 
     def __init__(self, value: Tensor) -> None:
-        self._value = value.to("cpu", non_blocking=True)
+        self._value = value.to("cpu", non_blocking=value.is_cuda)
         self._event = torch.cuda.Event() if value.is_cuda else None
         if self._event is not None:
             self._event.record()
