@@ -10,6 +10,7 @@ import torch
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.features import Pooling
 from weft.core.network import Inference
+from weft.core.stock import StockForm
 from weft.objective.supervised import Supervised
 from weft.recipe.spec import TaskSpec
 from weft.task.batching import make_batch
@@ -185,6 +186,26 @@ def test_a_plain_question_is_a_row(kit, name):
     assert isinstance(encoded, Encoded)
     assert encoded.gold is None
     assert isinstance(kit.answers(kit.network(bench.task), bench.task, [encoded])[0], Answer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stock_model_would_have_as_many_outputs_as_the_head(kit, name):
+    bench = kit.bench(name)
+    stock = bench.task.stock()
+    network = kit.network(bench.task)
+    batch = make_batch([(name, one) for one in bench.learn], {name: bench.task}, pad=0)
+    if stock.form is StockForm.CAUSAL:
+        assert (stock.labels, stock.problem_type) == ((), None)
+        return
+    assert len(stock.labels) == network(batch)[name].shape[1]
+    problems = {
+        "multi_label": "multi_label_classification",
+        "regression": "regression",
+        "tagging": None,
+    }
+    assert stock.problem_type == problems.get(name, "single_label_classification")
+    assert (stock.form is StockForm.TOKENS) is (name == "tagging")
+    assert stock.pipeline == ("token-classification" if name == "tagging" else "text-classification")
 
 
 def test_tasks_of_all_kinds_share_one_pass(kit):

@@ -173,6 +173,14 @@ def test_columns_may_be_named(kit):
     assert _encode(kit, task, rows) == _encode(kit, kit.fit("generation", ROWS), ROWS)
 
 
+def test_columns_of_the_recipe_win_over_a_conversation(kit):
+    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    rows = [{"messages": talk, "q": "Say red", "a": "red"}]
+    both = kit.fit("generation", rows, columns={"instruction": "q", "output": "a"})
+    assert _encode(kit, both, rows) == _encode(kit, kit.fit("generation", ROWS), ROWS)
+    assert kit.fit("generation", rows).columns["messages"] == "messages"
+
+
 def test_questions_find_their_column(kit):
     talk = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     given = [{"instruction": "a", "input": "b", "output": "c"}]

@@ -32,6 +32,12 @@ def test_recognise(rows, scheme):
     assert recognise([row.split() for row in rows]) is scheme
 
 
+def test_known_tags_count_for_what_a_scheme_may_write():
+    assert recognise([["I-X", "O"]]) is Scheme.IO
+    assert recognise([["I-X", "O"]], ["B-X"]) is Scheme.IOB1
+    assert recognise([["B-X", "O"]], ["E-X"]) is Scheme.BIOES
+
+
 @st.composite
 def _spans(draw: st.DrawFn, *, apart: bool) -> tuple[list, int]:
     """Draw spans that do not overlap; ``apart``: and do not touch, for the scheme that cannot say so."""

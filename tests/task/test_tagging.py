@@ -136,10 +136,19 @@ def test_ids_are_named_by_the_labels_of_the_recipe(kit):
     rows = [{"tokens": ["john", "smith", "x"], "ner_tags": [1, 2, 0]}, {"tokens": ["he"], "ner_tags": [0]}]
     task = kit.fit("tagging", rows, labels=["O", "B-PER", "I-PER"])
     assert task.encode(kit.rows(rows), kit.words, Purpose.LEARN)[0].gold == ("B-PER", "I-PER", "O")
+    strange = [{"tokens": ["x", "y"], "ner_tags": [0, 7]}, {"tokens": ["x"], "ner_tags": ["B-PER"]}]
+    found = task.encode(kit.rows(strange), kit.words, Purpose.LEARN)
+    assert found[0].reason == "tag not of scheme bio"
+    assert found[1].gold == ("B-PER",)
+    written = kit.fit("tagging", ROWS)  # ids have no meaning for a task that learnt names
+    assert (
+        written.encode(kit.rows([{"tokens": ["x"], "tags": [1]}]), kit.words, Purpose.LEARN)[0].reason
+        == found[0].reason
+    )
     assert kit.fit("tagging", ROWS, labels=["B-PER", "I-PER", "O", "B-LOC"]).labels[0] == "B-PER"
     with pytest.raises(DataError, match="holds ids"):
         kit.fit("tagging", rows)
-    with pytest.raises(DataError, match="must all be tags of scheme bio"):
+    with pytest.raises(DataError, match="must be different tags of scheme bio"):
         kit.fit("tagging", ROWS, labels=["O", "PER"], scheme="bio")
 
 

@@ -229,6 +229,8 @@ def _columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> Column
         "output": known.OUTPUT,
         "system": known.SYSTEM,
     }
+    if "messages" not in given and not given.keys().isdisjoint(("instruction", "output")):
+        aliases["messages"] = ()  # the recipe speaks of instruction data
     wish = [Role(role, names, required=False) for role, names in aliases.items()]
     found = resolve(rows, wish, given, what=f"tasks.{name}")
     if found["messages"] is not None:

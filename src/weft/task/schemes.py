@@ -24,12 +24,13 @@ _SPELLINGS = {"L": "E", "U": "S", "W": "S", "M": "I"}  # BILOU, BMES, BMEWO -> B
 _MARKS = {Scheme.BIO: "BI", Scheme.BIOES: "BIES", Scheme.IOB1: "BI", Scheme.IO: "I"}
 
 
-def recognise(rows: Sequence[Sequence[str]]) -> Scheme | None:
-    """Return the scheme in which the fewest of ``rows`` break a rule; None for a mix of marked and bare tags.
+def recognise(rows: Sequence[Sequence[str]], known: Sequence[str] = ()) -> Scheme | None:
+    """Return the scheme in which the fewest tags of ``rows`` break a rule; None for a mix of marked and bare tags.
 
+    ``known`` are tags that there may be besides those in ``rows``.
     Bare tags only (no ``B-`` and the like, and ``O`` or not) are PLAIN.
     """
-    tags = {tag for row in rows for tag in row} - {OUTSIDE}
+    tags = {*known, *(tag for row in rows for tag in row)} - {OUTSIDE}
     marks = {match[1] for tag in tags if (match := _MARKED.fullmatch(tag))}
     is_marked = [_MARKED.fullmatch(tag) is not None for tag in tags]
     if not any(is_marked):

@@ -67,7 +67,17 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Tagging:
-    """A fitted tagging task; ``num_repaired`` tags of the training rows broke the scheme and were repaired."""
+    """A fitted tagging task.
+
+    Attributes:
+        name: of the task.
+        columns: by role.
+        labels: tags in the order of the outputs.
+        scheme: how they mark spans.
+        repair: whether tags that break the scheme are repaired, or their rows dropped.
+        has_ids: whether data holds numbers of ``labels`` instead of tags.
+        num_repaired: tags of the training rows that were repaired.
+    """
 
     kind: ClassVar[str] = "tagging"
     spec_type: ClassVar[type[TaskSpec]] = TaggingSpec
@@ -78,6 +88,7 @@ class Tagging:
     labels: tuple[str, ...]
     scheme: Scheme
     repair: bool = True
+    has_ids: bool = False
     num_repaired: int = 0
 
     @classmethod
@@ -86,14 +97,16 @@ class Tagging:
         spec = cast(TaggingSpec, spec)
         roles = (Role("tokens", known.TOKENS), Role("tags", known.TAGS))
         columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
-        raw = [tags for row in rows if (tags := _tags_of(row, columns, spec.labels))]
-        scheme = spec.scheme or _recognised(name, [*raw, spec.labels], columns)
+        raw = [tags for row in rows if (tags := _tags_of(row, columns))]
+        has_ids = _are_ids(raw, spec.labels)
+        raw = [_named(tags, spec.labels) for tags in raw] if has_ids else raw
+        scheme = spec.scheme or _recognised(name, raw, columns, labels=spec.labels)
         read = [tags for row in raw if (tags := spelled(row, scheme)) is not None]
         seen = {tag for row in read for tag in row}
         labels = spelled(spec.labels, scheme) if spec.labels else all_tags(seen, scheme)
-        if labels is None:
+        if labels is None or len(set(labels)) < len(labels):
             raise DataError(
-                f"tasks.{name}.labels: must all be tags of scheme {scheme}, but are {list(spec.labels)}."
+                f"tasks.{name}.labels: must be different tags of scheme {scheme}, but are {list(spec.labels)}."
             )
         if len(labels) < 2 or not seen & set(labels):
             raise DataError(
@@ -102,13 +115,14 @@ class Tagging:
             )
         _refuse_ids(name, seen, scheme, columns)
         broken = sum(num_broken(tags, scheme) for tags in read) if spec.repair else 0
-        return cls(name, columns, labels, scheme, spec.repair, broken)
+        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
         labels, scheme = tuple(config["labels"]), Scheme(config["scheme"])
-        return cls(name, dict(config["columns"]), labels, scheme, config["repair"], config["num_repaired"])
+        options = (config["repair"], config["has_ids"], config["num_repaired"])
+        return cls(name, dict(config["columns"]), labels, scheme, *options)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -117,6 +131,7 @@ class Tagging:
             "labels": list(self.labels),
             "scheme": str(self.scheme),
             "repair": self.repair,
+            "has_ids": self.has_ids,
             "num_repaired": self.num_repaired,
         }
 
@@ -144,7 +159,8 @@ class Tagging:
     def _read(self, row: Row, purpose: Purpose) -> tuple[tuple[str, ...], tuple[str, ...] | None] | Dropped:
         """Return the words and gold tags of a row, or why it is not used."""
         value = listed(row.values.get(str(self.columns["tokens"])))
-        raw = _tags_of(row, self.columns, self.labels)
+        raw = _tags_of(row, self.columns)
+        raw = _named(raw, self.labels) if raw and self.has_ids else raw
         if not value:
             return Dropped(row.where, "no tokens")
         if raw is None:
@@ -252,23 +268,29 @@ class Tagging:
         return difference(config.get("labels", ()), self.labels)
 
 
-def _tags_of(row: Row, columns: Columns, labels: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the tags of a row as strings, ids as the names that ``labels`` gives them; None where there are none."""
+def _tags_of(row: Row, columns: Columns) -> tuple[str, ...] | None:
+    """Return the tags of a row as written; None where there are none."""
     value = listed(row.values.get(str(columns["tags"])))
     if not value:
         return None
-    tags = [str(tag) for tag in (value.split() if isinstance(value, str) else value)]
-    if (
-        labels
-        and all(tag.isdigit() and int(tag) < len(labels) for tag in tags)
-        and not set(tags) & set(labels)
-    ):
-        return tuple(labels[int(tag)] for tag in tags)
-    return tuple(tags)
+    return tuple(str(tag) for tag in (value.split() if isinstance(value, str) else value))
 
 
-def _recognised(name: str, rows: Sequence[Sequence[str]], columns: Columns) -> Scheme:
-    scheme = recognise(rows)
+def _are_ids(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> bool:
+    """Return whether every tag is the number of one of ``labels``, and none of them is a label itself."""
+    tags = {tag for row in rows for tag in row}
+    return all(tag.isdecimal() and int(tag) < len(labels) for tag in tags) and not tags & set(labels)
+
+
+def _named(tags: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of ids; what is not an id of ``labels`` stays, and belongs to no scheme."""
+    return tuple(labels[int(tag)] if tag.isdecimal() and int(tag) < len(labels) else tag for tag in tags)
+
+
+def _recognised(
+    name: str, rows: Sequence[Sequence[str]], columns: Columns, *, labels: Sequence[str]
+) -> Scheme:
+    scheme = recognise(rows, labels)
     if scheme is None:
         raise DataError(
             f"tasks.{name}: tags of column {columns['tags']!r} must all have a mark such as B- or I-, or none of them, "
