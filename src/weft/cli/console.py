@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TextIO
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,12 +21,12 @@ from rich.text import Text
 
 def out() -> Console:
     """Return the console of results (stdout). Lines are never broken, so that other programs can read them."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=_width(sys.stdout))
 
 
 def err() -> Console:
     """Return the console of messages and progress (stderr)."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, width=_width(sys.stderr))
 
 
 def bars(console: Console) -> Progress:
@@ -39,6 +42,11 @@ def bars(console: Console) -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return the width of tables: the terminal's, or enough for a table where there is none."""
+    return None if stream.isatty() else 160
 
 
 class _RateColumn(ProgressColumn):
