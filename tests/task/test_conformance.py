@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.features import Pooling
 from weft.core.network import Inference
 from weft.core.stock import StockForm
+from weft.errors import ModelError
 from weft.objective.supervised import Supervised
 from weft.recipe.spec import TaskSpec
 from weft.task.batching import make_batch
@@ -186,6 +188,33 @@ def test_a_plain_question_is_a_row(kit, name):
     assert isinstance(encoded, Encoded)
     assert encoded.gold is None
     assert isinstance(kit.answers(kit.network(bench.task), bench.task, [encoded])[0], Answer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_that_wants_no_output_embedding_does_without(kit, name):
+    bench = kit.bench(name)
+    trunk = kit.trunk()
+    head = bench.task.head(trunk.info, dropout=0.0, seed=3)
+    batch = make_batch([(name, one) for one in bench.learn], {name: bench.task}, pad=0)
+    bare = dataclasses.replace(trunk(batch), project=None)
+    if bench.task.wants_lm_head:
+        with pytest.raises(ModelError, match="output embedding"):
+            head(bare, batch.targets[name])
+    else:
+        assert torch.equal(head(bare, batch.targets[name]), head(trunk(batch), batch.targets[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_bf16_the_loss_is_fp32_and_close(kit, name):
+    bench = kit.bench(name)
+    network = kit.network(bench.task)
+    batch = make_batch([(name, one) for one in bench.learn], {name: bench.task}, pad=0)
+    exact = Supervised({name: bench.task.loss})(batch, network)[name].total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = Supervised({name: bench.task.loss})(batch, network)[name].total
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -44,6 +44,17 @@ def test_a_new_head_answers_near_the_mean_in_the_units_of_the_data(kit):
         assert answer.value == pytest.approx(1010, abs=task.std)
 
 
+def test_bf16_products_do_not_round_the_units(kit):
+    task = kit.fit("regression", _scored(1000, 1000.5, 1001))  # one step of bf16 at 1000 is 4
+    encoded = task.encode(kit.rows(_scored(1000, 1000.5, 1001)), kit.words, Purpose.ANSWER)
+    network = kit.network(task)
+    exact = kit.answers(network, task, encoded)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = kit.answers(network, task, encoded)
+    for one, other in zip(exact, rough, strict=True):
+        assert one.value == pytest.approx(other.value, abs=0.02 * task.std)
+
+
 def test_the_loss_is_in_squared_deviations_whatever_the_unit(kit):
     losses = []
     for unit in (1.0, 1000.0):

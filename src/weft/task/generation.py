@@ -222,7 +222,7 @@ class Generation:
 
 def _columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> Columns:
     """Return the columns: a conversation's, or else those of instruction data."""
-    aliases = {
+    aliases: dict[str, tuple[str, ...]] = {
         "messages": known.MESSAGES,
         "instruction": known.INSTRUCTION,
         "input": known.INPUT,
