@@ -28,11 +28,11 @@ class Tokenizer(Protocol):
     pad: int
     stop: int  # token that ends a generated answer
 
-    def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Pieces]:
+    def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Pieces]:
         """Return each text (or text pair) with special tokens, cut to ``max_tokens`` (pairs: longest first)."""
         ...
 
-    def words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+    def words(self, sentences: Sequence[Sequence[str]]) -> Sequence[Pieces]:
         """Return each pre-split sentence with special tokens, cut to ``max_tokens``; ``Pieces.first`` is set."""
         ...
 
@@ -55,16 +55,30 @@ class Tokenizer(Protocol):
 
 
 class Pieces(Protocol):
-    """One tokenized text.
+    """One tokenized text."""
 
-    ``first`` (``words`` only): for each kept word the position of its first piece; words cut off have none, so
-    ``len(first)`` may be less than the number of words; a word without any piece has -1.
-    """
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Token ids, special tokens included."""
+        ...
 
-    tokens: tuple[int, ...]
-    segments: tuple[int, ...] | None
-    num_cut: int
-    first: tuple[int, ...] | None
+    @property
+    def segments(self) -> tuple[int, ...] | None:
+        """Token type ids of the same length, None where the model has none."""
+        ...
+
+    @property
+    def num_cut(self) -> int:
+        """Tokens lost to truncation."""
+        ...
+
+    @property
+    def first(self) -> tuple[int, ...] | None:
+        """Of ``words`` only: for each kept word the position of its first piece, -1 for a word without any.
+
+        Words cut off have no entry, so there may be fewer entries than words.
+        """
+        ...
 
 
 class Task(Protocol):
