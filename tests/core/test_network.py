@@ -110,12 +110,21 @@ def test_a_site_can_be_replaced_and_an_unknown_one_is_named() -> None:
     wider = nn.Embedding(9, 4)
     sites.replace("embeddings.word", wider)
     assert sites.module("embeddings.word") is wider
-    with pytest.raises(SiteError, match="Did you mean 'embeddings.word'"):
+    with pytest.raises(SiteError, match=r"Did you mean 'embeddings\.word'"):
         sites.module("embeddings.words")
 
 
 def test_fold_depends_on_every_key_and_its_type() -> None:
-    seeds = {fold(0), fold(1), fold(0, "a"), fold(0, "b"), fold(0, 1), fold(0, "1"), fold(0, "a", "b"), fold(0, "ab")}
+    seeds = {
+        fold(0),
+        fold(1),
+        fold(0, "a"),
+        fold(0, "b"),
+        fold(0, 1),
+        fold(0, "1"),
+        fold(0, "a", "b"),
+        fold(0, "ab"),
+    }
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert fold(0, "dropout", 3) == 7_843_292_026_817_520_709  # the same on every machine, for ever

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from weft.errors import CheckpointError
 from weft.recipe.duration import Duration
-from weft.train.progress import Best, Progress, due, fraction_done, is_over, num_steps
+from weft.train.progress import Best, Progress, due, fraction_done, is_over
 
 
 def length(text: str) -> Duration:
@@ -92,37 +92,11 @@ def test_fraction_done_in_every_unit(text, expected):
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 4))
 def test_epochs_are_over_with_their_last_example(epoch_size, batch, epochs):
     duration = length(f"{epochs} epochs")
-    expected = num_steps(
-        duration, epoch_size=epoch_size, batch=batch, steps_per_epoch=-(-epoch_size // batch)
-    )
     for progress in walk(epoch_size, batch):
         if is_over(duration, progress, epoch_size=epoch_size):
             assert (progress.epoch, progress.step_in_epoch) == (epochs, 0)
-            assert progress.step == expected
+            assert progress.step == epochs * -(-epoch_size // batch)
             return
-
-
-@given(
-    st.integers(1, 60),
-    st.integers(1, 9),
-    st.sampled_from(["0.3 epochs", "2.7 epochs", "17 examples", "5 steps"]),
-)
-def test_num_steps_is_what_a_run_takes(epoch_size, batch, text):
-    steps_per_epoch = -(-epoch_size // batch)
-    expected = num_steps(length(text), epoch_size=epoch_size, batch=batch, steps_per_epoch=steps_per_epoch)
-    taken = next(
-        one.step for one in walk(epoch_size, batch) if is_over(length(text), one, epoch_size=epoch_size)
-    )
-    assert taken == expected
-
-
-def test_num_steps_is_none_where_it_cannot_be_known():
-    known = {"epoch_size": 100, "batch": 10, "steps_per_epoch": 10}
-    assert num_steps(length("1M tokens"), **known) is None
-    assert num_steps(length("5 minutes"), **known) is None
-    homogeneous = {**known, "steps_per_epoch": 11}
-    assert num_steps(length("1.5 epochs"), **homogeneous) is None
-    assert num_steps(length("2 epochs"), **homogeneous) == 22
 
 
 def test_a_tenth_of_an_epoch_is_due_ten_times_however_the_division_rounds():

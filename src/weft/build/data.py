@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from weft.recipe.spec import Recipe, TaskSpec
 from weft.report.records import DataReport, SplitReport, TaskDataReport
 from weft.task.base import Task, Tokenizer
 from weft.task.registry import FAMILIES
+from weft.train.order import text_key
 
 HELD_OUT_SHARE = 0.1
+TRAIN, DEV, TEST, HELD_OUT = "train", "dev", "test", "held-out"
+_MUCH_CUT = 0.05  # share of a split's rows from which on a warning is given
+_MUCH_DROPPED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class TaskData:
         task: the fitted task.
         train: examples to learn from.
         dev: examples to select on; held out of the training rows when the recipe names none.
+        dev_split: what reports call them: ``dev`` or ``held-out``.
         test: examples for the final score; may be empty.
         source: digest of the training source; tasks with equal sources are drawn in the same order.
     """
@@ -36,6 +43,7 @@ class TaskData:
     task: Task
     train: tuple[Encoded, ...]
     dev: tuple[Encoded, ...]
+    dev_split: str
     test: tuple[Encoded, ...]
     source: str
 
@@ -47,11 +55,22 @@ class TaskData:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """All tasks' data, with the report shown before training and the digest that a resumed run must meet again."""
+    """All tasks' data, with the report shown before training and the digests that a resumed run must meet again.
+
+    Attributes:
+        tasks: by name.
+        report: on all of them.
+        digests: of what was read, by ``task/split``.
+    """
 
     tasks: Mapping[str, TaskData]
     report: DataReport
-    digest: str
+    digests: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """One digest of all that was read."""
+        return hashlib.sha256(json.dumps(sorted(self.digests.items())).encode()).hexdigest()
 
     @property
     def fitted(self) -> dict[str, Task]:
@@ -70,147 +89,196 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
     Raises:
         DataError: a file cannot be read, or holds nothing a task can use.
     """
-    cache: dict[str, Table] = {}
+    tables: dict[str, Table] = {}
     tasks: dict[str, TaskData] = {}
     reports: list[TaskDataReport] = []
-    texts: dict[str, frozenset[tuple[int, ...]]] = {}
-    sources: list[str] = []
+    digests: dict[str, str] = {}
     for name, spec in recipe.tasks.items():
-        given = {split: _read_split(refs, root=root, cache=cache) for split, refs in _references(spec).items()}
-        task = FAMILIES[spec.kind].fit(name, spec, given["train"].rows)
-        splits = given if "dev" in given else _with_held_out(task, given, tokenizer, seed=recipe.seed)
-        data, report = _prepare(task, splits, tokenizer)
-        tasks[name] = data
-        reports.append(report)
-        texts[name] = frozenset(example.tokens for example in data.train)
-        sources.append(f"{name}:" + ":".join(split.digest for split in splits.values()))
-    shared = [
-        report.model_copy(update={"shared_with": _shared(report.task, texts)}) for report in reports
-    ]
-    digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()
-    return Data(tasks, DataReport(tasks=tuple(shared), warnings=_warnings(shared)), digest)
+        given = {split: _source(refs, root=root, tables=tables) for split, refs in _references(spec).items()}
+        task = FAMILIES[spec.kind].fit(name, spec, given[TRAIN].rows)
+        sources = given if DEV in given else _with_held_out(task, given, tokenizer, seed=recipe.seed)
+        used = {split: _use(task, split, source, tokenizer) for split, source in sources.items()}
+        tasks[name] = _task_data(task, used)
+        reports.append(_task_report(task, used))
+        digests.update({f"{name}/{split}": source.digest for split, source in given.items()})
+    texts = {name: [_key(example) for example in data.train] for name, data in tasks.items()}
+    reports = [report.model_copy(update={"shared_with": _shared(report.task, texts)}) for report in reports]
+    return Data(
+        tasks=tasks,
+        report=DataReport(
+            tasks=tuple(reports), warnings=tuple(line for report in reports for line in _warnings(report))
+        ),
+        digests=digests,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Split:
-    sources: tuple[str, ...]
+class _Source:
+    """The rows behind one split, as read."""
+
+    references: tuple[str, ...]
     rows: tuple[Row, ...]
     digest: str
     encoding: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """One split as a task uses it; ``questions`` has the key of each example's text without any answer."""
+
+    source: _Source
+    examples: tuple[Encoded, ...]
+    questions: tuple[str, ...]
+    dropped: Mapping[str, int]
+
+
 def _references(spec: TaskSpec) -> dict[str, tuple[str, ...]]:
-    pairs = {"train": spec.train, "dev": spec.dev, "test": spec.test}
+    pairs = {TRAIN: spec.train, DEV: spec.dev, TEST: spec.test}
     return {split: references for split, references in pairs.items() if references}
 
 
-def _with_held_out(
-    task: Task, splits: Mapping[str, _Split], tokenizer: Tokenizer, *, seed: int
-) -> dict[str, _Split]:
-    """Return the splits with a tenth of the training rows set apart; equal texts stay on one side."""
-    train = splits["train"]
-    results = task.encode(train.rows, tokenizer, Purpose.ANSWER)
-    texts = {
-        row.where: _key(result) if isinstance(result, Encoded) else row.where
-        for row, result in zip(train.rows, results, strict=True)
-    }
-    kept, held = hold_out(train.rows, share=HELD_OUT_SHARE, seed=seed, key=lambda row: texts[row.where])
-    rest = {split: data for split, data in splits.items() if split != "train"}
-    return {"train": replace(train, rows=kept), "held-out": replace(train, rows=held), **rest}
-
-
-def _read_split(references: Sequence[str], *, root: Path, cache: dict[str, Table]) -> _Split:
+def _source(references: Sequence[str], *, root: Path, tables: dict[str, Table]) -> _Source:
     for reference in references:
-        if reference not in cache:
-            cache[reference] = read(reference, root=root)
-    tables = [cache[reference] for reference in references]
-    return _Split(
-        sources=tuple(references),
-        rows=tuple(row for table in tables for row in table.rows),
-        digest=hashlib.sha256(" ".join(table.digest for table in tables).encode()).hexdigest(),
-        encoding=", ".join(sorted({table.encoding for table in tables})),
+        if reference not in tables:
+            tables[reference] = read(reference, root=root)
+    own = [tables[reference] for reference in references]
+    return _Source(
+        references=tuple(references),
+        rows=tuple(row for table in own for row in table.rows),
+        digest=hashlib.sha256(" ".join(table.digest for table in own).encode()).hexdigest(),
+        encoding=", ".join(sorted({table.encoding for table in own})),
     )
 
 
-def _prepare(task: Task, splits: Mapping[str, _Split], tokenizer: Tokenizer) -> tuple[TaskData, TaskDataReport]:
-    used: dict[str, tuple[Encoded, ...]] = {}
-    reports: list[SplitReport] = []
-    for split, data in splits.items():
-        purpose = Purpose.LEARN if split == "train" else Purpose.ANSWER
-        results = task.encode(data.rows, tokenizer, purpose)
-        used[split] = tuple(result for result in results if isinstance(result, Encoded) and result.gold is not None)
-        dropped = Counter(result.reason for result in results if isinstance(result, Dropped))
-        unlabelled = sum(isinstance(result, Encoded) and result.gold is None for result in results)
-        if unlabelled:
-            dropped["no label"] += unlabelled
-        if not used[split]:
-            raise DataError(
-                f"tasks.{task.name}: {split} needs at least one usable row, but none of {len(data.rows)} is "
-                f"({_words(dropped)}). Check the columns: {task.config().get('columns')}."
-            )
-        reports.append(_split_report(split, data, used[split], dropped, task))
-    texts = {split: [_key(example) for example in examples] for split, examples in used.items()}
-    names = list(texts)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    columns = {role: column for role, column in dict(task.config().get("columns", {})).items() if column}
-    report = TaskDataReport(
+def _with_held_out(
+    task: Task, sources: Mapping[str, _Source], tokenizer: Tokenizer, *, seed: int
+) -> dict[str, _Source]:
+    """Return the sources with a tenth of the usable training rows set apart; equal texts stay on one side."""
+    train = sources[TRAIN]
+    usable, asked, dropped = _encoded(task, train.rows, tokenizer, Purpose.ANSWER)
+    if not usable:
+        raise _nothing_usable(task, TRAIN, train, dropped)
+    texts = {row.where: _key(example) for row, example in zip(usable, asked, strict=True)}
+    try:
+        _, held = hold_out(usable, share=HELD_OUT_SHARE, seed=seed, key=lambda row: texts[row.where])
+    except DataError as error:
+        raise DataError(f"tasks.{task.name}: {error}") from error
+    places = {row.where for row in held}
+    rest = tuple(row for row in train.rows if row.where not in places)
+    others = {split: source for split, source in sources.items() if split != TRAIN}
+    return {TRAIN: replace(train, rows=rest), HELD_OUT: replace(train, rows=held), **others}
+
+
+def _use(task: Task, split: str, source: _Source, tokenizer: Tokenizer) -> _Used:
+    purpose = Purpose.LEARN if split == TRAIN else Purpose.ANSWER
+    rows, examples, dropped = _encoded(task, source.rows, tokenizer, purpose)
+    if not examples:
+        raise _nothing_usable(task, split, source, dropped)
+    asked = _asked(task, rows, examples, tokenizer) if purpose is Purpose.LEARN else examples
+    return _Used(source, examples, tuple(map(_key, asked)), dropped)
+
+
+def _encoded(
+    task: Task, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose
+) -> tuple[tuple[Row, ...], tuple[Encoded, ...], dict[str, int]]:
+    """Return the rows that can be used, their examples, and the number of the others by reason."""
+    used: list[Row] = []
+    examples: list[Encoded] = []
+    dropped: Counter[str] = Counter()
+    for row, result in zip(rows, task.encode(rows, tokenizer, purpose), strict=True):
+        if isinstance(result, Dropped):
+            dropped[result.reason] += 1
+        elif result.gold is None:
+            dropped["no label"] += 1
+        else:
+            used.append(row)
+            examples.append(result)
+    return tuple(used), tuple(examples), dict(dropped)
+
+
+def _asked(
+    task: Task, rows: Sequence[Row], learnt: Sequence[Encoded], tokenizer: Tokenizer
+) -> Sequence[Encoded | Dropped]:
+    """Return usable training rows as they would be asked: what is learnt may hold the answer too (generation)."""
+    first = task.encode(rows[:1], tokenizer, Purpose.ANSWER)[0]
+    if isinstance(first, Encoded) and first.tokens == learnt[0].tokens:
+        return learnt  # a family sees its answers in all of its rows or in none
+    return task.encode(rows, tokenizer, Purpose.ANSWER)
+
+
+def _nothing_usable(task: Task, split: str, source: _Source, dropped: Mapping[str, int]) -> DataError:
+    return DataError(
+        f"tasks.{task.name}: {split} needs at least one usable row, but none of {len(source.rows)} is "
+        f"({_words(dropped)}). Check the columns: {task.config().get('columns')}."
+    )
+
+
+def _task_data(task: Task, used: Mapping[str, _Used]) -> TaskData:
+    dev_split = DEV if DEV in used else HELD_OUT
+    return TaskData(
+        task=task,
+        train=used[TRAIN].examples,
+        dev=used[dev_split].examples,
+        dev_split=dev_split,
+        test=used[TEST].examples if TEST in used else (),
+        source=used[TRAIN].source.digest,
+    )
+
+
+def _task_report(task: Task, used: Mapping[str, _Used]) -> TaskDataReport:
+    return TaskDataReport(
         task=task.name,
         kind=task.kind,
-        columns=columns,
-        splits=tuple(reports),
-        overlap={f"{a}/{b}": overlap(texts[a], texts[b]) for a, b in pairs},
+        columns={role: column for role, column in task.config()["columns"].items() if column},
+        splits=tuple(_split_report(task, split, one) for split, one in used.items()),
+        overlap={f"{a}/{b}": overlap(used[a].questions, used[b].questions) for a, b in combinations(used, 2)},
     )
-    dev = used["dev"] if "dev" in used else used["held-out"]
-    return TaskData(task, used["train"], dev, used.get("test", ()), splits["train"].digest), report
 
 
-def _key(example: Encoded) -> str:
-    return " ".join(map(str, example.tokens))
-
-
-def _split_report(
-    split: str, data: _Split, used: Sequence[Encoded], dropped: Mapping[str, int], task: Task
-) -> SplitReport:
-    mean, p95, longest = lengths([len(example.tokens) for example in used])
+def _split_report(task: Task, split: str, used: _Used) -> SplitReport:
+    mean, p95, longest = lengths([len(example.tokens) for example in used.examples])
     return SplitReport(
         split=split,
-        sources=data.sources,
-        read=len(data.rows),
-        used=len(used),
-        dropped=dict(dropped),
-        labels=task.describe([example.gold for example in used]),
+        sources=used.source.references,
+        read=len(used.source.rows),
+        used=len(used.examples),
+        dropped=dict(used.dropped),
+        labels=task.describe([example.gold for example in used.examples]),
         tokens_mean=mean,
         tokens_p95=p95,
         tokens_max=longest,
-        cut_share=sum(example.num_cut > 0 for example in used) / len(used),
-        duplicates=duplicates([_key(example) for example in used]),
-        encoding=data.encoding,
+        cut_share=sum(example.num_cut > 0 for example in used.examples) / len(used.examples),
+        duplicates=duplicates(used.questions),
+        encoding=used.source.encoding,
     )
 
 
-def _shared(name: str, texts: Mapping[str, frozenset[tuple[int, ...]]]) -> dict[str, int]:
-    counts = {other: len(texts[name] & keys) for other, keys in texts.items() if other != name}
+def _key(example: Encoded | Dropped) -> str:
+    """Return a short name of the text of an example: equal for what the trunk cannot tell apart."""
+    return example.where if isinstance(example, Dropped) else f"{text_key(example):x}"
+
+
+def _shared(name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    counts = {other: overlap(texts[name], keys) for other, keys in texts.items() if other != name}
     return {other: count for other, count in counts.items() if count}
 
 
-def _warnings(reports: Sequence[TaskDataReport]) -> tuple[str, ...]:
-    found: list[str] = []
-    for report in reports:
-        for pair, count in report.overlap.items():
-            if count:
-                found.append(f"{report.task}: {count} texts of {pair} are equal; scores on them are not honest.")
-        for split in report.splits:
-            if split.cut_share > 0.05:
-                found.append(
-                    f"{report.task}: {split.cut_share:.0%} of {split.split} rows are longer than model.max_tokens "
-                    f"and were cut."
-                )
-            if split.read and split.used < 0.9 * split.read:
-                found.append(f"{report.task}: {split.read - split.used} of {split.read} {split.split} rows dropped.")
-    return tuple(found)
+def _warnings(report: TaskDataReport) -> Iterator[str]:
+    for pair, count in report.overlap.items():
+        if count:
+            yield f"{report.task}: {count} texts of {pair} are equal; scores on them are not honest."
+    for split in report.splits:
+        if split.cut_share > _MUCH_CUT:
+            yield (
+                f"{report.task}: {split.cut_share:.0%} of {split.split} rows are longer than model.max_tokens "
+                f"and were cut."
+            )
+        if split.read - split.used > _MUCH_DROPPED * split.read:
+            yield (
+                f"{report.task}: {split.read - split.used} of {split.read} {split.split} rows are not used "
+                f"({_words(split.dropped)})."
+            )
 
 
 def _words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "it is empty"
-
-

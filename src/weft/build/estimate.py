@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from weft.build.data import Data
+from weft.build.order import foresee, order_of
 from weft.build.stage import Entered
+from weft.core.network import Trunk
 from weft.core.sites import HEAD_PREFIX
-from weft.core.table import ParamTable, Role
-from weft.core.view import SiteKind
-from weft.data.mixture import shares
-from weft.recipe.duration import Duration, Unit
+from weft.core.table import ParamTable
+from weft.core.view import Site, SiteKind
 from weft.recipe.spec import Recipe, StageSpec
 from weft.report.records import StagePlan
 from weft.report.tables import condense
+from weft.train.order import EpochOrder
+from weft.train.progress import Progress
 
 # Bytes of activations kept for the backward pass per token, layer and unit of width, in fp32 and bf16 eager mode:
 # inputs of the linear, norm and activation functions of one transformer layer (arXiv 2205.05198, section 4, gives 34
 # bytes at 2 bytes a value without attention scores; fp32 residuals under autocast add about half of that again).
 _ACTIVATION_BYTES = {torch.float32: 80, torch.bfloat16: 56}
+# The same source, per pair of tokens and attention head: scores and their softmax.
+_SCORE_BYTES = {torch.float32: 8, torch.bfloat16: 6}
+_HEAD_WIDTH = 64  # of nearly all pretrained models
 _PROCESS_BYTES = 350 * 2**20  # interpreter, torch and transformers after import
 _UTILISATION = 0.3  # share of the matrix rate that a whole step reaches (docs/experiments.md)
+_MEASURED = (1024, 384, 1536)  # rows, inputs, outputs: a feed-forward layer of a small encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +50,15 @@ class Machine:
 
 def measure(device: torch.device, dtype: torch.dtype) -> Machine:
     """Return the rate of this machine, from a matrix product of a small encoder's shape (takes about 50 ms)."""
-    a = torch.randn(1024, 384, device=device, dtype=dtype)
-    b = torch.randn(384, 1536, device=device, dtype=dtype)
+    rows, inputs, outputs = _MEASURED
+    a = torch.ones(rows, inputs, device=device, dtype=dtype)
+    b = torch.ones(inputs, outputs, device=device, dtype=dtype)
     best = math.inf
     for _ in range(8):
         start = time.perf_counter()
         (a @ b).sum().item()
         best = min(best, time.perf_counter() - start)
-    return Machine(flops=_UTILISATION * 2 * 1024 * 384 * 1536 / best, dtype=dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """How long a stage is, where that can be known before it runs."""
-
-    steps: int | None
-    examples: int | None
-    tokens: int | None
-
-
-def stage_length(length: Duration, *, epoch_size: int, batch: int, tokens_per_example: float) -> Length:
-    """Return steps, examples and tokens of a stage; all None for a length in minutes."""
-    match length.unit:
-        case Unit.EPOCHS:
-            whole = int(length.amount)
-            steps = whole * math.ceil(epoch_size / batch)
-            steps += math.ceil((length.amount - whole) * epoch_size / batch)
-            examples = round(length.amount * epoch_size)
-        case Unit.STEPS:
-            steps = int(length.amount)
-            examples = steps * batch
-        case Unit.EXAMPLES:
-            examples = int(length.amount)
-            steps = math.ceil(examples / batch)
-        case Unit.TOKENS:
-            examples = math.ceil(length.amount / tokens_per_example)
-            steps = math.ceil(examples / batch)
-        case Unit.MINUTES:
-            return Length(None, None, None)
-    return Length(steps, examples, round(examples * tokens_per_example))
+    return Machine(flops=_UTILISATION * 2 * rows * inputs * outputs / best, dtype=dtype)
 
 
 def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, machine: Machine) -> StagePlan:
@@ -94,43 +71,37 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         data: the encoded data.
         machine: rate of the machine; see ``measure``.
     """
-    names = recipe.tasks_of(stage)
-    sizes = {name: len(data.tasks[name].train) for name in names}
-    rates = shares(stage.mixture, sizes, {name: stage.tasks.get(name, 1.0) for name in names})
-    epoch_size = sum(size for name, size in sizes.items() if rates[name] > 0)
-    means = {name: _mean_tokens(data, name) for name in names}
-    per_example = sum(rates[name] * means[name] for name in names)
-    length = stage_length(stage.length, epoch_size=epoch_size, batch=stage.batch, tokens_per_example=per_example)
+    order = order_of(recipe, stage, data)
+    end = foresee(stage.length, order)
     parent = recipe.parent_of(stage)
-    flops = _flops_per_token(entered)
     return StagePlan(
         name=stage.name,
         parent=parent.name if parent else "base",
         strategy=_strategy_words(stage),
         carry={"trunk": stage.carry.trunk, "heads": stage.carry.heads, "optimizer": stage.carry.optimizer},
-        tasks=rates,
-        passes=_passes(rates, sizes, length.examples),
+        tasks=dict(order.mixture.shares),
+        passes={} if end is None else _passes(end, data),
         table=condense(entered.table.rows),
         num_trained=entered.table.num_trained(),
         num_values=entered.table.num_values(),
-        steps=length.steps,
-        examples=length.examples,
-        tokens=length.tokens,
-        memory_bytes=_memory(entered, stage, per_example, machine.dtype),
-        seconds=None if length.tokens is None else length.tokens * flops / machine.flops,
+        steps=None if end is None else end.step,
+        examples=None if end is None else end.num_examples,
+        tokens=None if end is None else end.tokens,
+        memory_bytes=_memory(entered, stage, order, machine.dtype),
+        seconds=None if end is None else end.tokens * _flops_per_token(entered) / machine.flops,
         notes=_notes(entered.table, recipe, stage),
     )
 
 
-def _mean_tokens(data: Data, name: str) -> float:
-    train = data.tasks[name].train
-    return sum(len(example.tokens) for example in train) / len(train)
+def stage_plans(
+    recipe: Recipe, entered: Sequence[tuple[StageSpec, Entered]], data: Data, machine: Machine
+) -> tuple[StagePlan, ...]:
+    """Return the plan of every stage."""
+    return tuple(plan_stage(recipe, stage, state, data, machine) for stage, state in entered)
 
 
-def _passes(rates: Mapping[str, float], sizes: Mapping[str, int], examples: int | None) -> dict[str, float]:
-    if examples is None:
-        return {}
-    return {name: rate * examples / sizes[name] for name, rate in rates.items()}
+def _passes(end: Progress, data: Data) -> dict[str, float]:
+    return {name: count / len(data.tasks[name].train) for name, count in end.examples.items()}
 
 
 def _strategy_words(stage: StageSpec) -> str:
@@ -141,44 +112,51 @@ def _strategy_words(stage: StageSpec) -> str:
 
 def _flops_per_token(entered: Entered) -> float:
     """Forward, plus the gradient of inputs above the lowest trained site, plus the gradient of trained weights."""
-    trained = {row.path for row in entered.table if row.role is Role.TRAINED}
-    total, reached = 0.0, False
-    for site in entered.sites.view.sites:
-        if site.path.startswith(HEAD_PREFIX) or site.kind is SiteKind.EMBEDDING:
-            reached = reached or any(info.path in trained for info in site.params if "heads." not in info.path)
-            continue
-        matrix = sum(info.size for info in site.params if len(info.shape) == 2)
-        own = sum(info.size for info in site.params if len(info.shape) == 2 and info.path in trained)
-        reached = reached or any(info.path in trained for info in site.params)
-        total += 2 * matrix + (2 * matrix if reached else 0) + 2 * own
+    trained = {row.path for row in entered.table.trained()}
+    total = 0.0
+    for site, has_gradient in _trunk_sites(entered):
+        if site.kind is SiteKind.EMBEDDING:
+            continue  # a look-up
+        matrices = [info for info in site.params if len(info.shape) == 2]
+        total += (4 if has_gradient else 2) * sum(info.size for info in matrices)
+        total += 2 * sum(info.size for info in matrices if info.path in trained)
     return total
 
 
-def _memory(entered: Entered, stage: StageSpec, tokens_per_example: float, dtype: torch.dtype) -> int:
-    table = entered.table
-    state = 4 * table.num_values() + 12 * table.num_trained()  # fp32 weights; gradient and two moments
-    tokens = min(stage.budget, stage.batch * tokens_per_example * 1.1)
-    info = entered.network.trunk.info
-    layers = sum(entered.sites.view.num_layers.values())
-    activations = tokens * layers * info.width * _ACTIVATION_BYTES[dtype]
-    logits = tokens * info.vocabulary * 8
-    return round(_PROCESS_BYTES + state + activations + logits)
+def _trunk_sites(entered: Entered) -> Iterator[tuple[Site, bool]]:
+    """Yield the trunk's sites in forward order, and whether a gradient reaches them."""
+    trained = {row.path for row in entered.table.trained()}
+    has_gradient = False
+    for site in entered.sites.view.sites:
+        if not site.path.startswith(HEAD_PREFIX):
+            has_gradient = has_gradient or any(info.path in trained for info in site.params)
+            yield site, has_gradient
+
+
+def _memory(entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.dtype) -> int:
+    """Return the bytes at the peak of a step: weights, optimizer, and activations of one micro-batch of long rows."""
+    table, info = entered.table, cast(Trunk, entered.network.trunk).info
+    weights = (4 if dtype is torch.float32 else 6) * table.num_values()  # fp32, and autocast's copies
+    state = 12 * table.num_trained()  # gradient and two moments
+    longest = max(int(texts.lengths_R.max()) for texts in order.texts.values())
+    tokens = min(max(stage.budget, longest), stage.batch * longest)
+    a_layer = _ACTIVATION_BYTES[dtype] * info.width
+    a_layer += _SCORE_BYTES[dtype] * longest * max(1, info.width // _HEAD_WIDTH)
+    kept = {_layer_of(site.path) for site, has_gradient in _trunk_sites(entered) if has_gradient}
+    layers = max(1, len(kept - {None}))  # without a gradient, one at a time
+    return round(_PROCESS_BYTES + weights + state + tokens * (layers * a_layer + 8 * info.vocabulary))
+
+
+def _layer_of(path: str) -> str | None:
+    parts = path.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return None if number is None else ".".join(parts[: number + 1])
 
 
 def _notes(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:
-    own = set(recipe.tasks_of(stage))
-    moved = any(row.role is Role.TRAINED and not row.owner.startswith("head:") for row in table)
-    frozen_heads = sorted(
-        {row.owner.removeprefix("head:") for row in table if row.owner.startswith("head:")} - own
-    )
-    notes: list[str] = []
-    if frozen_heads and moved:
-        notes.append(f"the trunk moves under the kept heads of {', '.join(frozen_heads)}: their scores may change")
-    return tuple(notes)
-
-
-def stage_plans(
-    recipe: Recipe, entered: Sequence[tuple[StageSpec, Entered]], data: Data, machine: Machine
-) -> tuple[StagePlan, ...]:
-    """Return the plan of every stage."""
-    return tuple(plan_stage(recipe, stage, state, data, machine) for stage, state in entered)
+    is_moved = any(not row.owner.startswith("head:") for row in table.trained())
+    heads = {row.owner.removeprefix("head:") for row in table if row.owner.startswith("head:")}
+    kept = sorted(heads - set(recipe.tasks_of(stage)))
+    if not kept or not is_moved:
+        return ()
+    return (f"the trunk moves under the kept heads of {', '.join(kept)}: their scores may change",)

@@ -18,8 +18,8 @@ from weft.errors import HandOverError
 from weft.model.describe import describe
 from weft.model.folder import ModelFolder, locate
 from weft.model.trunk import empty_trunk, load_trunk
-from weft.strategy.adapters import extract
 from weft.recipe.spec import Recipe
+from weft.strategy.adapters import extract
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
@@ -74,7 +74,9 @@ def load_values(sites: SiteMap, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for path, value in values.items():
             if path not in parameters:
-                raise HandOverError(f"{path}: must be a parameter of this network, but there is none of that name.")
+                raise HandOverError(
+                    f"{path}: must be a parameter of this network, but there is none of that name."
+                )
             if parameters[path].shape != value.shape:
                 raise HandOverError(
                     f"{path}: must have shape {tuple(parameters[path].shape)}, but the saved value has "
@@ -94,7 +96,9 @@ def head_values(head: HeadState) -> dict[str, Tensor]:
     return {f"{HEAD_PREFIX}{head.task}.{name}": value for name, value in head.tensors.items()}
 
 
-def parts_of(sites: SiteMap, table: ParamTable, tasks: Mapping[str, Task], *, changed: Iterable[str]) -> Parts:
+def parts_of(
+    sites: SiteMap, table: ParamTable, tasks: Mapping[str, Task], *, changed: Iterable[str]
+) -> Parts:
     """Return what ``sites``' network differs by from its base.
 
     Args:
@@ -117,5 +121,3 @@ def _head_state(sites: SiteMap, name: str, task: Task) -> HeadState:
         if path.startswith(prefix)
     }
     return HeadState(task=name, kind=task.kind, config=task.config(), tensors=tensors)
-
-

@@ -49,5 +49,4 @@ def open_all(path: Path, overrides: tuple[str, ...] = ()) -> Opened:
     base = open_base(recipe, root=root)
     tokenizer = load_tokenizer(base.folder, max_tokens=recipe.model.max_tokens)
     data = read_data(recipe, tokenizer, root=root)
-    stages = tuple(rehearse(recipe, base=base, tasks=data.fitted))
-    return Opened(recipe, base, tokenizer, data, stages)
+    return Opened(recipe, base, tokenizer, data, rehearse(recipe, base=base, tasks=data.fitted))

@@ -6,7 +6,7 @@ is illegal for the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +50,7 @@ class Entered:
 
     @property
     def network(self) -> Network:
+        """The network itself."""
         return self.sites.network
 
     def leave(self) -> Parts:
@@ -58,11 +59,25 @@ class Entered:
 
 
 def enter(
-    recipe: Recipe, stage: StageSpec, *, base: Base, tasks: Mapping[str, Task], parts: Parts, device: torch.device
+    recipe: Recipe,
+    stage: StageSpec,
+    *,
+    base: Base,
+    tasks: Mapping[str, Task],
+    parts: Parts,
+    device: torch.device,
 ) -> Entered:
     """Return the network of ``stage``, started from ``parts`` of its parent (empty ``Parts()`` for the base model).
 
     Unless ``carry`` says ``drop`` or ``new``, the network computes what the parent computed.
+
+    Args:
+        recipe: the whole recipe.
+        stage: one of its stages.
+        base: the recipe's pretrained model.
+        tasks: all tasks of the recipe, fitted.
+        parts: on any device.
+        device: of the network; on the meta device no weights are read, and everything is checked all the same.
 
     Raises:
         HandOverError: ``carry`` asks for what cannot be.
@@ -72,29 +87,35 @@ def enter(
     kept = _kept_heads(stage, parts, own)
     wanted = {name: task for name, task in tasks.items() if name in own or name in kept}
     _check_heads(kept, wanted)
+    rules = resolve(stage.strategy)
     network = base.network(wanted, device=device, dropout=stage.dropout)
     sites = base.sites(network)
-    carried = _carry_trunk(stage, parts, sites)
+    carried = _carried_trunk(stage, parts, sites)
     load_values(sites, carried.delta)
     for head in kept.values():
         load_values(sites, head_values(head))
     for adapter in carried.adapters:
         restore(sites, adapter)
         sites = base.sites(network)
-    going_on = stage.carry.trunk is TrunkCarry.CONTINUE and bool(carried.adapters)
+    going_on = _going_on(stage, carried.adapters)
     made = plan(
         sites.view,
-        resolve(stage.strategy),
+        rules,
         tasks=own,
         stage_lr=stage.lr,
-        adapter=carried.adapters[-1].name if going_on else _free_name(stage.name, carried.adapters),
-        carried=tuple(
-            CarriedAdapter.of(adapter, Role.TRAINED if going_on and adapter is carried.adapters[-1] else Role.FROZEN)
+        adapter=stage.name if going_on is None else going_on,
+        carried=[
+            CarriedAdapter.of(adapter, Role.TRAINED if adapter.name == going_on else Role.FROZEN)
             for adapter in carried.adapters
-        ),
+        ],
     )
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
     return Entered(sites, table, made, wanted, frozenset(carried.delta))
+
+
+def _going_on(stage: StageSpec, adapters: Sequence[AdapterState]) -> str | None:
+    """Return the name of the carried adapter that goes on being trained: the topmost, if any does."""
+    return adapters[-1].name if stage.carry.trunk is TrunkCarry.CONTINUE and adapters else None
 
 
 def _kept_heads(stage: StageSpec, parts: Parts, own: Iterable[str]) -> dict[str, HeadState]:
@@ -110,13 +131,17 @@ def _kept_heads(stage: StageSpec, parts: Parts, own: Iterable[str]) -> dict[str,
 def _check_heads(kept: Mapping[str, HeadState], wanted: Mapping[str, Task]) -> None:
     for name, head in kept.items():
         if name not in wanted:
-            raise HandOverError(f"heads.{name}: a kept head needs its task in the recipe, but there is none. Drop it.")
+            raise HandOverError(
+                f"heads.{name}: a kept head needs its task in the recipe, but there is none. Drop it."
+            )
         reason = wanted[name].same_head(head.config)
         if reason:
-            raise HandOverError(f"heads.{name}: a kept head must fit its task, but {reason}. Use carry.heads: new.")
+            raise HandOverError(
+                f"heads.{name}: a kept head must fit its task, but {reason}. Use carry.heads: new."
+            )
 
 
-def _carry_trunk(stage: StageSpec, parts: Parts, sites: SiteMap) -> Parts:
+def _carried_trunk(stage: StageSpec, parts: Parts, sites: SiteMap) -> Parts:
     """Return the parts that the new network starts with: merged, as they are, or none."""
     match stage.carry.trunk:
         case TrunkCarry.DROP:
@@ -144,45 +169,48 @@ def merge(parts: Parts, sites: SiteMap) -> dict[str, Tensor]:
         raise HandOverError(f"carry.trunk: {error}") from error
 
 
-def _free_name(name: str, adapters: Iterable[AdapterState]) -> str:
-    taken = {adapter.name for adapter in adapters}
-    return name if name not in taken else f"{name}-{len(taken)}"
-
-
-def rehearse(recipe: Recipe, *, base: Base, tasks: Mapping[str, Task]) -> Iterator[tuple[StageSpec, Entered]]:
-    """Yield every stage entered on the meta device: no weights are read, every hand-over is made.
+def rehearse(
+    recipe: Recipe, *, base: Base, tasks: Mapping[str, Task]
+) -> tuple[tuple[StageSpec, Entered], ...]:
+    """Return every stage entered on the meta device: no weights are read, every hand-over is made.
 
     Raises:
-        RecipeError: every stage that cannot be entered, all at once, after the last stage.
+        RecipeError: every stage that cannot be entered, all at once. What starts from such a stage is not tried.
     """
     problems: list[str] = []
-    handed: dict[str, tuple[Parts, Entered]] = {}
+    entered: dict[str, Entered] = {}
     for index, stage in enumerate(recipe.stages):
         parent = recipe.parent_of(stage)
-        if parent is not None and parent.name not in handed:
-            continue  # its own problem is in the list
-        parts = handed[parent.name][0] if parent else Parts()
+        if parent is not None and parent.name not in entered:
+            continue  # the parent's problem is in the list
+        before = None if parent is None else entered[parent.name]
+        parts = Parts() if before is None else before.leave()
         try:
-            entered = enter(recipe, stage, base=base, tasks=tasks, parts=parts, device=META)
-            if parent is not None:
-                _check_optimizer(stage, entered.table, handed[parent.name][1].table)
+            state = enter(recipe, stage, base=base, tasks=tasks, parts=parts, device=META)
+            if before is not None:
+                _check_optimizer(stage, state.table, before.table)
         except WeftError as error:
             problems.append(f"stages.{index} ({stage.name}): {error}")
-            continue
-        handed[stage.name] = (entered.leave(), entered)
-        yield stage, entered
+        else:
+            entered[stage.name] = state
     if problems:
         raise RecipeError(problems)
+    return tuple((stage, entered[stage.name]) for stage in recipe.stages)
 
 
 def _check_optimizer(stage: StageSpec, table: ParamTable, parent: ParamTable) -> None:
     if stage.carry.optimizer is not OptimizerCarry.CONTINUE:
         return
-    ours = {row.path for row in table if row.role is Role.TRAINED}
-    theirs = {row.path for row in parent if row.role is Role.TRAINED}
+    if stage.carry.heads is HeadCarry.NEW:
+        raise HandOverError(
+            "carry.optimizer: 'continue' needs the parent's parameters, but heads are new. "
+            "Use 'fresh', or keep the heads."
+        )
+    ours = {row.path for row in table.trained()}
+    theirs = {row.path for row in parent.trained()}
     if ours != theirs:
         odd = sorted(ours ^ theirs)
         raise HandOverError(
-            f"carry.optimizer: 'continue' needs the same trained parameters as the parent stage, but {len(odd)} differ "
-            f"({odd[0]}, ...). Use 'fresh', or the parent's strategy and tasks."
+            f"carry.optimizer: 'continue' needs the same trained parameters as the parent stage, but {len(odd)} "
+            f"differ ({odd[0]}, ...). Use 'fresh', or the parent's strategy and tasks."
         )

@@ -33,6 +33,7 @@ class Target:
     num_examples: int
 
     def to(self, device: torch.device) -> Target:
+        """Return the same target on ``device``; copies are asynchronous where the memory allows."""
         values = {name: value.to(device, non_blocking=True) for name, value in self.values.items()}
         return replace(self, rows_R=self.rows_R.to(device, non_blocking=True), values=values)
 

@@ -48,10 +48,12 @@ class Layout:
 
     @property
     def num_rows(self) -> int:
+        """B."""
         return self.lengths_B.shape[0]
 
     @property
     def is_packed(self) -> bool:
+        """Whether rows lie end to end without padding."""
         return self.width is None
 
     def mask_BL(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,9 @@ class Trunk(Protocol):
         """Return features of ``batch``; ``perturb`` is added to the input embeddings (same shape)."""
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+    ) -> list[list[int]]:
         """Return greedy continuations, one list of token ids a prompt, without prompt and stop token."""
         ...
 
@@ -56,7 +58,23 @@ class Trunk(Protocol):
 class Head(Protocol):
     """Maps features to a task's outputs for the rows or tokens that ``target`` addresses."""
 
-    def __call__(self, features: Features, target: Target, /) -> Tensor: ...
+    def __call__(self, features: Features, target: Target, /) -> Tensor:
+        """Return the outputs, one row for each unit that the target addresses."""
+        ...
+
+
+class Heads(nn.ModuleDict):
+    """Heads by task. Unlike its parent it takes every name of a recipe, also those that modules use (``train``)."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (the parent's)
+        """Set the mode of every head; the parent would take a head called ``training`` for the mode itself."""
+        for head in self.values():
+            head.train(mode)
+        vars(self)["training"] = mode
+        return self
 
 
 class Network(nn.Module):
@@ -70,7 +88,7 @@ class Network(nn.Module):
     def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = nn.ModuleDict(dict(heads))
+        self.heads = Heads(dict(heads))
 
     def features(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the trunk's features of ``batch``: one pass."""
@@ -86,6 +104,7 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return next(self.parameters()).device
 
 
@@ -107,4 +126,5 @@ class Inference:
 
     @property
     def trunk(self) -> Trunk:
+        """The network's trunk."""
         return cast(Trunk, self.network.trunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -34,16 +34,19 @@ class SiteMap:
             SiteError: no such site.
         """
         if path not in self._sites:
-            raise SiteError(f"{path}: must be a site of this {self.view.architecture}. {nearest(path, self._sites)}")
+            raise SiteError(
+                f"{path}: must be a site of this {self.view.architecture}. {nearest(path, self._sites)}"
+            )
         return self._sites[path]
 
     def module(self, path: str) -> nn.Module:
         """Return the module that stands at site ``path``."""
-        return self.network.get_submodule(self._module_name(path))
+        return _descend(self.network, self._module_name(path).split("."))
 
     def replace(self, path: str, module: nn.Module) -> None:
         """Put ``module`` at site ``path``; it must keep the old one's parameters under their local names."""
-        self.network.set_submodule(self._module_name(path), module)
+        *parents, last = self._module_name(path).split(".")
+        _children(_descend(self.network, parents))[last] = module
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every distinct parameter once under its canonical path, in view order, tied aliases left out."""
@@ -59,3 +62,14 @@ class SiteMap:
     def _module_name(self, path: str) -> str:
         site = self.site(path)
         return path if path.startswith(HEAD_PREFIX) else TRUNK_PREFIX + site.raw
+
+
+def _descend(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    for name in names:
+        module = _children(module)[name]
+    return module
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules within ``module`` as it keeps them: ``getattr`` would find its methods first (``train``)."""
+    return vars(module)["_modules"]

@@ -39,6 +39,7 @@ class ParamRow:
 
     @property
     def size(self) -> int:
+        """Number of values."""
         return math.prod(self.shape)
 
 
@@ -59,7 +60,9 @@ class ParamTable:
                 raise ValueError(f"{row.path}: every parameter has one row, but it has two.")
             seen.add(row.path)
             if (row.role is Role.TRAINED) != (row.lr > 0):
-                raise ValueError(f"{row.path}: {row.role} needs lr {'> 0' if row.lr <= 0 else '0'}, but lr is {row.lr}.")
+                raise ValueError(
+                    f"{row.path}: {row.role} needs lr {'> 0' if row.lr <= 0 else '0'}, but lr is {row.lr}."
+                )
 
     def __iter__(self) -> Iterator[ParamRow]:
         return iter(self.rows)

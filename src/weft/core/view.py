@@ -35,6 +35,7 @@ class ParamInfo:
 
     @property
     def size(self) -> int:
+        """Number of values."""
         return math.prod(self.shape)
 
 

@@ -351,5 +351,5 @@ class Recipe(Spec):
         return self.stages[index - 1] if index else None
 
     def tasks_of(self, stage: StageSpec) -> tuple[str, ...]:
-        """Return the names of the tasks that ``stage`` trains, in recipe order."""
-        return tuple(name for name in self.tasks if not stage.tasks or name in stage.tasks)
+        """Return the names of the tasks that ``stage`` trains, in recipe order; a rate of 0 is as if not named."""
+        return tuple(name for name in self.tasks if not stage.tasks or stage.tasks.get(name, 0) > 0)

@@ -57,8 +57,7 @@ def train(recipe: Recipe, folder: RunFolder, *, root: Path, overwrite: bool = Fa
                 )
             _clear(folder)
         context = _open(recipe, folder, root=root, stop=stop)
-        for _ in rehearse(recipe, base=context.base, tasks=context.data.fitted):
-            pass
+        rehearse(recipe, base=context.base, tasks=context.data.fitted)
         write_atomic(folder.recipe, dump(recipe))
         origin = {"weft": weft.__version__, "root": str(root.resolve()), **context.identity(), **describe_machine()}
         write_atomic(folder.origin, json.dumps(origin, indent=2) + "\n")

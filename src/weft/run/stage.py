@@ -12,9 +12,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from weft.build.estimate import plan_stage
+from weft.build.order import order_of
 from weft.build.stage import Entered, enter
 from weft.core.parts import Parts
-from weft.data.mixture import Mixture, row_keys, shares
 from weft.errors import Interrupted
 from weft.evaluate.predict import Watch
 from weft.objective.supervised import Supervised
@@ -29,7 +29,7 @@ from weft.train.engine import Engine, StepResult, summary
 from weft.train.feed import Feed
 from weft.train.loop import Course, StepEvent, train
 from weft.train.optimizer import FusedAdamW, load_optimizer_state, make_optimizer
-from weft.train.order import EpochOrder, Texts
+from weft.train.order import EpochOrder
 from weft.train.progress import Progress, due, fraction_done
 
 _LOG_SECONDS = 2.0  # of training between two lines of the curve, at least
@@ -98,7 +98,12 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
     """
     parts = Parts() if parent is None else parent.parts
     entered = enter(
-        context.recipe, stage, base=context.base, tasks=context.data.fitted, parts=parts, device=context.device
+        context.recipe,
+        stage,
+        base=context.base,
+        tasks=context.data.fitted,
+        parts=parts,
+        device=context.device,
     )
     run = StageRun(
         context=context,
@@ -106,7 +111,7 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         entered=entered,
         plan=plan_stage(context.recipe, stage, entered, context.data, context.machine),
         optimizer=make_optimizer(entered.table, entered.sites, decay=stage.decay),
-        order=order_of(context, stage),
+        order=order_of(context.recipe, stage, context.data),
     )
     path, rejected = run.checkpoints.newest()
     if path is None:
@@ -123,27 +128,6 @@ def _begin(run: StageRun, parent: Parent | None) -> None:
         run.history.entry_difference = check_entry(run.stage.name, parent.probe_TD, probe(run.entered.sites))
     if run.stage.carry.optimizer is OptimizerCarry.CONTINUE:
         load_optimizer_state(run.optimizer, Checkpoints(run.context, parent.name).optimizer_of_end())
-
-
-def order_of(context: Context, stage: StageSpec) -> EpochOrder:
-    """Return which rows make up which step of ``stage``."""
-    names = context.recipe.tasks_of(stage)
-    rows = {name: context.data.tasks[name].train for name in names}
-    sizes = {name: len(examples) for name, examples in rows.items()}
-    rates = shares(stage.mixture, sizes, {name: stage.tasks.get(name, 1.0) for name in names})
-    keys = {
-        name: row_keys(context.data.tasks[name].source, [example.where for example in examples])
-        for name, examples in rows.items()
-    }
-    mixture = Mixture(
-        seed=context.recipe.seed, stage=stage.name, kind=stage.mixture.kind, shares=rates, keys=keys
-    )
-    return EpochOrder(
-        mixture=mixture,
-        texts={name: Texts.of(rows[name]) for name in mixture.tasks},
-        batch=stage.batch,
-        homogeneous=stage.mixture.batches == "homogeneous",
-    )
 
 
 def train_stage(run: StageRun) -> Iterator[Event]:
@@ -168,7 +152,9 @@ def train_stage(run: StageRun) -> Iterator[Event]:
         if is_judged or due(run.stage.save, before, run.progress, epoch_size=size) or run.context.stop():
             yield _save(run)
         if run.context.stop():
-            raise Interrupted(f"{run.stage.name}: stopped by {run.context.stop.reason} after step {run.progress.step}.")
+            raise Interrupted(
+                f"{run.stage.name}: stopped by {run.context.stop.reason} after step {run.progress.step}."
+            )
         if run.stage.patience is not None and run.history.best.since >= run.stage.patience:
             run.stopped = "patience"
             break
@@ -269,4 +255,3 @@ def peak_memory_bytes() -> int:
     """Return the largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -148,32 +147,6 @@ def due(every: Duration, before: Progress, after: Progress, *, epoch_size: int) 
     reached = (_amount(every.unit, progress, epoch_size) // unit for progress in (before, after))
     first, last = reached
     return last > first
-
-
-def num_steps(duration: Duration, *, epoch_size: int, batch: int, steps_per_epoch: int) -> int | None:
-    """Return how many steps ``duration`` takes, None where that is not known before training.
-
-    Not known are tokens and minutes, and parts of an epoch whose short steps may lie anywhere (homogeneous batches).
-
-    Args:
-        duration: of the stage.
-        epoch_size: examples in an epoch.
-        batch: examples in a full step.
-        steps_per_epoch: steps in an epoch.
-    """
-    match duration.unit:
-        case Unit.STEPS:
-            return int(duration.amount)
-        case Unit.EPOCHS:
-            examples = Fraction(str(duration.amount)) * epoch_size
-        case Unit.EXAMPLES:
-            examples = Fraction(str(duration.amount))
-        case Unit.TOKENS | Unit.MINUTES:
-            return None
-    epochs, rest = divmod(examples, epoch_size)
-    if rest and steps_per_epoch != math.ceil(epoch_size / batch):
-        return None
-    return int(epochs) * steps_per_epoch + math.ceil(rest / batch)
 
 
 def _amount(unit: Unit, progress: Progress, epoch_size: int) -> Fraction:
