@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from weft.core.batch import Batch
 from weft.core.features import Pooling
 from weft.core.layout import Layout
+from weft.core.network import TrunkInfo
 from weft.errors import ModelError
-from weft.model.backbone import evaluating, to_grid
+from weft.model.backbone import HFTrunk, evaluating, even_width, to_grid
 from weft.model.folder import inspect, locate
 from weft.model.trunk import load_trunk
 
@@ -303,3 +308,37 @@ def test_minilm_equals_automodel_bitwise_and_padding_does_not_matter():
     assert torch.equal(trunk(batch).pooled_BD(Pooling.POOLER), expected.pooler_output)
     torch.testing.assert_close(wide, hidden[batch.layout.mask_BL()], rtol=0, atol=1e-5)
     assert torch.equal(flat.hidden, hidden[batch.layout.mask_BL()])
+
+
+@given(st.integers(1, 100_000))
+def test_even_widths_are_eight_an_octave_and_little_more(width: int) -> None:
+    even = even_width(width)
+    assert width <= even <= width * 9 / 8
+    assert even_width(even) == even
+    octave = [even_width(w) for w in range(1 << (width.bit_length() - 1), 1 << width.bit_length())]
+    assert len(set(octave)) <= 9  # the last one opens the next octave
+
+
+def test_under_autocast_rows_are_computed_at_an_even_width_and_come_back_at_their_own() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(9, 4)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
+            seen.append(tuple(input_ids.shape))
+            assert attention_mask is not None
+            assert attention_mask.sum(1).tolist() == [33, 2]
+            return SimpleNamespace(last_hidden_state=self.words(input_ids))
+
+    info = TrunkInfo(4, 0, Pooling.CLS, False, True, False, max_positions=35, init_range=0.02)
+    trunk = HFTrunk(Backbone(), info)
+    tokens_BL = torch.ones(2, 33, dtype=torch.int64)
+    batch = Batch(tokens_BL, None, Layout.padded([33, 2]), {}, ("a", "b"))
+    with torch.autocast("cpu", torch.bfloat16):
+        features = trunk(batch)
+    trunk(batch)
+    assert seen == [(2, 35), (2, 33)], "an even width, within the positions; in fp32 the width as it is"
+    assert features.hidden.shape == (2, 33, 4)

@@ -119,6 +119,11 @@ class Task(Protocol):
         """
         ...
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The fitted columns that a question is made of; all others hold answers."""
+        ...
+
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return one result a row, in order. With ``Purpose.ANSWER`` a missing label gives ``gold=None``, not Dropped.
 

@@ -31,7 +31,7 @@ from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
 from weft.task.heads import SequenceHead, choose_pooling, new_linear
 from weft.task.labels import difference, given_labels, in_order, label_set, label_text
-from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_roles, text_row
+from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
 
 
 class ClassificationSpec(TaskSpec):
@@ -114,6 +114,11 @@ class Classification:
     def ask(self, text: str, pair: str | None = None) -> Row:
         """Return the row that asks for the answer to ``text`` (and ``pair``)."""
         return text_row(self.name, self.columns, text, pair)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of the text and, where there is one, the second text."""
+        return text_columns(self.columns)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""

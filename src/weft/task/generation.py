@@ -109,6 +109,11 @@ class Generation:
         )
         return Row({str(column): value for column, value in values.items()}, where="question")
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of everything but the answer; a conversation holds its answer in the same column."""
+        return tuple(column for role, column in self.columns.items() if column and role != "output")
+
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
         read = [self._read(row, purpose) for row in rows]

@@ -46,7 +46,7 @@ class SequenceHead(nn.Module):
     def forward(self, features: Features, target: Target) -> Tensor:
         """Return (R, C) outputs for the rows of ``target``."""
         pooled_RD = features.pooled_BD(self.pooling).index_select(0, target.rows_R)
-        outputs_RC = self.out(self.dropout(pooled_RD))
+        outputs_RC = in_fp32(self.out, self.dropout(pooled_RD))
         if self.units is None:
             return outputs_RC
         return self.units.shift + self.units.scale * outputs_RC.float()
@@ -71,7 +71,7 @@ class TokenHead(nn.Module):
 
     def forward(self, features: Features, target: Target) -> Tensor:
         """Return (M, C) logits."""
-        return self.out(self.dropout(states_at(features, target)))
+        return in_fp32(self.out, self.dropout(states_at(features, target)))
 
     def stock_weights(self) -> dict[str, Tensor]:
         """Return ``weight`` and ``bias`` of a plain linear layer with the same outputs, for export."""
@@ -92,6 +92,16 @@ class VocabularyHead(nn.Module):
                 "trunk: generation needs an output embedding, but this trunk has none. Use a causal model."
             )
         return features.project(states_at(features, target))
+
+
+def in_fp32(out: nn.Linear, states: Tensor) -> Tensor:
+    """Return ``out`` of ``states`` in fp32, also under autocast.
+
+    The product is small, the loss is the better for it, and the number of rows or tokens changes with every step: in
+    bf16 each number would make oneDNN build and keep new primitives.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        return out(states.float())
 
 
 def states_at(features: Features, target: Target) -> Tensor:

@@ -37,6 +37,11 @@ def text_in(row: Row, column: str | None) -> str:
     return text if text.strip() else ""
 
 
+def text_columns(columns: Columns) -> tuple[str, ...]:
+    """Return the columns of the text and, where there is one, the second text."""
+    return tuple(column for role in ("text", "pair") if (column := columns[role]) is not None)
+
+
 def encode_texts(
     rows: Sequence[Row], columns: Columns, tokenizer: Tokenizer, judge: Callable[[Row], Judged | Dropped]
 ) -> list[Encoded | Dropped]:

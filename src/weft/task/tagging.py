@@ -143,6 +143,11 @@ class Tagging:
             )
         return Row({str(self.columns["tokens"]): text}, where="question")
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The column of the words."""
+        return (str(self.columns["tokens"]),)
+
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
         read = [self._read(row, purpose) for row in rows]
