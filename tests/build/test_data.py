@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,11 +13,8 @@ from weft.core.example import Encoded
 from weft.errors import DataError
 from weft.model.folder import locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
-from weft.recipe.spec import Recipe
 from weft.report.records import SplitReport, TaskDataReport
 from weft.run.judging import DEV, TEST, split_rows
-
-from .conftest import MOOD, Opener, make_recipe
 
 STAGES = [{"name": "one"}]
 
@@ -27,14 +25,11 @@ def tokenizer(tiny_bert: Path) -> HFTokenizer:
 
 
 @pytest.fixture
-def reads(tmp_path: Path, tiny_bert: Path, tokenizer: HFTokenizer) -> Any:
+def reads(kit: ModuleType, tmp_path: Path, tiny_bert: Path, tokenizer: HFTokenizer) -> Any:
     """Return a function from task specs to their data; files are written with ``put``."""
 
     def read(seed: int = 0, **tasks: dict[str, Any]) -> Data:
-        return read_data(recipe(seed=seed, **tasks), tokenizer, root=tmp_path)
-
-    def recipe(seed: int = 0, **tasks: dict[str, Any]) -> Recipe:
-        return make_recipe(tiny_bert, STAGES, tasks, seed=seed)
+        return read_data(kit.make_recipe(tiny_bert, STAGES, tasks, seed=seed), tokenizer, root=tmp_path)
 
     return read
 
@@ -135,13 +130,12 @@ def test_clean_data_has_no_warnings(reads, tmp_path):
     assert reads(mood={"kind": "classification", "train": name, "dev": dev}).report.warnings == ()
 
 
-def test_answers_that_are_learnt_do_not_hide_that_questions_are_equal(tmp_path, stories260k):
-    rows = [
-        '{"instruction": "say %s", "output": "%s"}' % pair for pair in (("a", "b"), ("c", "d"), ("a", "e"))
-    ]
+def test_answers_that_are_learnt_do_not_hide_that_questions_are_equal(kit, tmp_path, stories260k):
+    pairs = (("a", "b"), ("c", "d"), ("a", "e"))
+    rows = [f'{{"instruction": "say {asked}", "output": "{answer}"}}' for asked, answer in pairs]
     name = put(tmp_path, "train.jsonl", *rows)
     dev = put(tmp_path, "dev.jsonl", '{"instruction": "say a", "output": "z"}')
-    recipe = make_recipe(stories260k, STAGES, {"say": {"kind": "generation", "train": name, "dev": dev}})
+    recipe = kit.make_recipe(stories260k, STAGES, {"say": {"kind": "generation", "train": name, "dev": dev}})
     tokenizer = load_tokenizer(locate(str(stories260k), None, root=tmp_path), max_tokens=64)
     data = read_data(recipe, tokenizer, root=tmp_path)
     assert report_of(data, "say").overlap == {"train/dev": 1}
@@ -247,7 +241,7 @@ def test_one_text_alone_cannot_be_held_out(reads, tmp_path):
         reads(mood={"kind": "classification", "train": name})
 
 
-def test_golds_are_those_of_the_training_rows(open_kit: Opener):
-    data = open_kit(STAGES, {"mood": MOOD}).data.tasks["mood"]
+def test_golds_are_those_of_the_training_rows(kit, open_kit):
+    data = open_kit(STAGES, {"mood": kit.MOOD}).data.tasks["mood"]
     assert data.train_golds == ["pos", "neg"] * 6
     assert all(isinstance(example, Encoded) for example in data.train)
