@@ -1,44 +1,61 @@
-"""What a stage needs to go on, as a checkpoint: trained rows, optimizer state, progress and history."""
+"""What a stage needs to go on, as checkpoints: trained rows, optimizer state, progress and history."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from weft.build.network import load_values, values_of
+from weft.build.network import load_values
 from weft.build.stage import Entered
+from weft.core.table import ParamTable
 from weft.errors import CheckpointError
 from weft.report.records import EvalReport, StepReport
 from weft.run.context import Context
+from weft.run.log import plain
 from weft.train import checkpoint
 from weft.train.optimizer import FusedAdamW, load_optimizer_state, optimizer_state
 from weft.train.progress import Best, Progress
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
+_BYTES_A_VALUE = 12  # a weight and two moments, fp32
+_BEST_AND_ASIDE = (
+    2  # checkpoints that may lie beside those that ``keep`` counts: the best, and the one being written
+)
 
 
 @dataclass(slots=True)
 class History:
-    """What is kept of a stage for its report; grows with the stage and is part of each checkpoint."""
+    """What is kept of a stage for its report; grows with the stage and is part of each checkpoint.
+
+    Attributes:
+        best: the best evaluation so far.
+        curve: the lines of the log.
+        evaluations: on dev.
+        seconds_evaluating: that they took.
+        entry_difference: what entering the stage changed; None where there was nothing to compare.
+        is_owed: whether the evaluation after the last step was broken off: it comes first when the stage goes on.
+    """
 
     best: Best = field(default_factory=Best)
     curve: list[StepReport] = field(default_factory=list[StepReport])
     evaluations: list[EvalReport] = field(default_factory=list[EvalReport])
     seconds_evaluating: float = 0.0
     entry_difference: float | None = None
+    is_owed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the history as JSON values."""
         return {
             "best": self.best.to_json(),
-            "curve": [report.model_dump(mode="json") for report in self.curve],
-            "evaluations": [report.model_dump(mode="json") for report in self.evaluations],
+            "curve": [plain(report) for report in self.curve],
+            "evaluations": [plain(report) for report in self.evaluations],
             "seconds_evaluating": self.seconds_evaluating,
             "entry_difference": self.entry_difference,
+            "is_owed": self.is_owed,
         }
 
     @classmethod
@@ -50,6 +67,7 @@ class History:
             evaluations=[EvalReport.model_validate(report) for report in values["evaluations"]],
             seconds_evaluating=values["seconds_evaluating"],
             entry_difference=values["entry_difference"],
+            is_owed=values["is_owed"],
         )
 
 
@@ -65,74 +83,108 @@ class Checkpoints:
         """Where they lie."""
         return self.context.folder.checkpoints(self.stage)
 
+    def preflight(self, table: ParamTable) -> None:
+        """See that there is room for all checkpoints that will lie here at a time, what lies here already included.
+
+        Raises:
+            CheckpointError: not enough room, or the folder cannot be written.
+        """
+        num_bytes = _BYTES_A_VALUE * table.num_trained() * (self.context.recipe.keep + _BEST_AND_ASIDE)
+        here = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        checkpoint.preflight(self.folder, max(0, num_bytes - here))
+
     def save(self, entered: Entered, optimizer: FusedAdamW, progress: Progress, history: History) -> Path:
         """Write a checkpoint after ``progress.step`` steps and remove older ones; the best one stays.
 
         Raises:
             CheckpointError: it could not be written; earlier ones are whole.
         """
-        name = _name(progress.step)
-        if (self.folder / name).is_dir() and checkpoint.verify(self.folder / name) is None:
-            return self.folder / name
+        path = self.folder / _name(progress.step)
+        if path.is_dir():  # taken up at this very step
+            if checkpoint.verify(path) is None:
+                return path
+            checkpoint.set_aside(path)
+        parameters = dict(entered.sites.parameters())
         files = {
-            WEIGHTS: values_of(entered.sites, (row.path for row in entered.table.trained())),
+            WEIGHTS: {row.path: parameters[row.path].detach() for row in entered.table.trained()},
             OPTIMIZER: optimizer_state(optimizer),
             STATE: {"progress": progress.to_json(), "history": history.to_json()},
         }
-        path = checkpoint.save(self.folder, name, files, about=self.context.identity())
+        checkpoint.save(self.folder, path.name, files, about=self.context.identity())
         pinned = () if history.best.step is None else (_name(history.best.step),)
         checkpoint.rotate(self.folder, keep=self.context.recipe.keep, pinned=pinned)
         return path
 
     def newest(self) -> tuple[Path | None, tuple[str, ...]]:
-        """Return the newest checkpoint that verifies, and a line for each newer one that does not.
+        """Return the newest checkpoint that can be gone on from, and a line for each newer one that cannot.
+
+        A checkpoint whose best one is lost cannot: the stage could not hand on what it should.
 
         Raises:
-            CheckpointError: there are checkpoints but none verifies, or it belongs to another recipe, data or model.
+            CheckpointError: there are checkpoints but none can be used, or it belongs to another recipe, data or model.
         """
         checkpoint.tidy(self.folder)
-        path, rejected = checkpoint.newest(self.folder)
-        lines = tuple(f"{bad}: {reason}" for bad, reason in rejected)
-        if path is None and rejected:
-            raise CheckpointError(
-                f"{self.folder}: one checkpoint must verify, but none does:\n" + "\n".join(lines) + "\n"
-                "Remove the stage's folder to train it from its start."
-            )
-        if path is not None:
-            self._check_identity(path)
-        return path, lines
+        lines: list[str] = []
+        while True:
+            path, rejected = checkpoint.newest(self.folder)
+            lines += [f"{bad}: {reason}" for bad, reason in rejected]
+            if path is None:
+                self._check_untouched(lines)
+                return None, ()
+            reason = self._lost_best(path)
+            if reason is None:
+                self._check_identity(path)
+                return path, tuple(lines)
+            lines.append(f"{checkpoint.set_aside(path)}: {reason}")
 
     def restore(self, path: Path, entered: Entered, optimizer: FusedAdamW) -> tuple[Progress, History]:
         """Put the verified checkpoint at ``path`` into network and optimizer; return where the stage is."""
-        self.restore_weights(path, entered)
+        load_values(entered.sites, checkpoint.tensors(path, WEIGHTS))
         load_optimizer_state(optimizer, checkpoint.tensors(path, OPTIMIZER))
         state = checkpoint.values(path, STATE)
         return Progress.from_json(state["progress"]), History.from_json(state["history"])
 
-    def restore_weights(self, path: Path, entered: Entered) -> None:
-        """Put only the trained rows of the verified checkpoint at ``path`` into the network."""
-        load_values(entered.sites, checkpoint.tensors(path, WEIGHTS))
-
-    def restore_best(self, step: int, entered: Entered) -> None:
-        """Put the trained rows of the best checkpoint into the network.
+    def restore_weights(self, step: int, entered: Entered) -> None:
+        """Put the trained rows as they were after ``step`` steps into the network.
 
         Raises:
-            CheckpointError: it does not verify any more.
+            CheckpointError: that checkpoint does not verify any more.
         """
-        path = self.folder / _name(step)
-        reason = checkpoint.verify(path)
-        if reason is not None:
-            raise CheckpointError(
-                f"{path}: the best checkpoint must verify, but {reason}. Remove the stage's folder to train it again."
-            )
-        self.restore_weights(path, entered)
+        load_values(entered.sites, checkpoint.tensors(self._verified(step), WEIGHTS))
 
-    def optimizer_of_end(self) -> dict[str, Tensor]:
-        """Return the optimizer state of the newest checkpoint, for a child that continues it."""
-        path, _ = self.newest()
-        if path is None:
-            raise CheckpointError(f"{self.folder}: an optimizer to continue needs a checkpoint, but there is none.")
-        return checkpoint.tensors(path, OPTIMIZER)
+    def optimizer_state(self, step: int) -> dict[str, Tensor]:
+        """Return the optimizer's state as it was after ``step`` steps, for a child stage that continues it.
+
+        Raises:
+            CheckpointError: that checkpoint does not verify any more.
+        """
+        return checkpoint.tensors(self._verified(step), OPTIMIZER)
+
+    def _verified(self, step: int) -> Path:
+        path = self.folder / _name(step)
+        if (reason := checkpoint.verify(path)) is not None:
+            raise CheckpointError(f"{path}: the best checkpoint must verify, but {reason}. {self._remedy}")
+        return path
+
+    def _lost_best(self, path: Path) -> str | None:
+        step = Best.from_json(checkpoint.values(path, STATE)["history"]["best"]).step
+        if step is None or (reason := checkpoint.verify(self.folder / _name(step))) is None:
+            return None
+        return f"the best checkpoint, {_name(step)}, is lost ({reason})"
+
+    def _check_untouched(self, lines: Iterable[str]) -> None:
+        """Refuse to begin a stage anew in silence, also when the bad checkpoints were renamed by an earlier try."""
+        bad = list(lines) or [str(path) for path in sorted(self.folder.glob("*.corrupt*"))]
+        if bad:
+            raise CheckpointError(
+                f"{self.folder}: one checkpoint must verify, but none does:\n"
+                + "\n".join(bad)
+                + f"\n{self._remedy}"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        return f"Remove {self.folder.parent} and resume to train the stage from its start."
 
     def _check_identity(self, path: Path) -> None:
         ours, theirs = self.context.identity(), checkpoint.about(path)

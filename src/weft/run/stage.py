@@ -1,46 +1,44 @@
-"""One stage: enter, train with evaluating and saving around the step generator, leave."""
+"""One stage: enter it, or take it up where a checkpoint left it; leave it with its best weights."""
 
 from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from weft.build.estimate import plan_stage
 from weft.build.order import order_of
 from weft.build.stage import Entered, enter
 from weft.core.parts import Parts
-from weft.errors import Interrupted
-from weft.evaluate.predict import Watch
-from weft.objective.supervised import Supervised
+from weft.evaluate.selection import selection_score
 from weft.recipe.spec import OptimizerCarry, StageSpec, TrunkCarry
-from weft.report.records import StagePlan, StageReport
+from weft.report.records import EvalReport, StagePlan, StageReport
 from weft.run.checkpoints import Checkpoints, History
 from weft.run.context import Context
-from weft.run.events import Evaluated, Event, Saved, StageStarted, Stepped
-from weft.run.judging import DEV, Bench, evaluate
+from weft.run.events import StageStarted
+from weft.run.judging import DEV, evaluate
 from weft.run.probe import check_entry, probe
-from weft.train.engine import Engine, StepResult, summary
-from weft.train.feed import Feed
-from weft.train.loop import Course, StepEvent, train
 from weft.train.optimizer import FusedAdamW, load_optimizer_state, make_optimizer
 from weft.train.order import EpochOrder
-from weft.train.progress import Progress, due, fraction_done
-
-_LOG_SECONDS = 2.0  # of training between two lines of the curve, at least
+from weft.train.progress import Progress, is_over
 
 
 class Parent(NamedTuple):
-    """What the parent stage left: its parts, the states its network gave for the probe rows, its name."""
+    """What the parent stage left.
+
+    Attributes:
+        parts: weights.
+        probe_TD: states its network gave for the probe rows.
+        report: what it did.
+    """
 
     parts: Parts
     probe_TD: Tensor
-    name: str
+    report: StageReport
 
 
 class Left(NamedTuple):
@@ -63,10 +61,10 @@ class StageRun:
     order: EpochOrder
     progress: Progress = field(default_factory=Progress)
     history: History = field(default_factory=History)
-    stopped: str = "length"
 
     @property
     def checkpoints(self) -> Checkpoints:
+        """Where the stage is saved."""
         return Checkpoints(self.context, self.stage.name)
 
     @property
@@ -75,18 +73,25 @@ class StageRun:
         return self.context.recipe.tasks_of(self.stage)
 
     @property
-    def bench(self) -> Bench:
-        """How this stage's networks are judged."""
-        context = self.context
-        return Bench(
-            data=context.data,
-            pad=context.tokenizer.pad,
-            budget=max(self.stage.budget, 4096),
-            dtype=context.dtype,
-            resamples=context.recipe.bootstrap,
-            seed=context.recipe.seed,
-            watch=Watch(stop=context.stop),
-        )
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.progress.num_examples / self.order.epoch_size
+
+    @property
+    def is_impatient(self) -> bool:
+        """Whether so many evaluations were no better than the best one that the stage ends."""
+        return self.stage.patience is not None and self.history.best.since >= self.stage.patience
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the network as it is now was evaluated."""
+        return bool(self.history.evaluations) and self.history.evaluations[-1].step == self.progress.step
+
+    @property
+    def reason(self) -> str:
+        """Why the stage ended."""
+        is_done = is_over(self.stage.length, self.progress, epoch_size=self.order.epoch_size)
+        return "length" if is_done else "patience"
 
 
 def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tuple[StageRun, StageStarted]:
@@ -94,8 +99,10 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
 
     Raises:
         HandOverError: entering would change the function.
-        CheckpointError: there are checkpoints, but none can be used.
+        CheckpointError: there are checkpoints, but none can be used; or there is no room for them.
     """
+    if context.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(context.device)
     parts = Parts() if parent is None else parent.parts
     entered = enter(
         context.recipe,
@@ -114,144 +121,70 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         order=order_of(context.recipe, stage, context.data),
     )
     path, rejected = run.checkpoints.newest()
-    if path is None:
-        _begin(run, parent)
-    else:
+    run.checkpoints.preflight(entered.table)
+    if path is not None:
         run.progress, run.history = run.checkpoints.restore(path, entered, run.optimizer)
+    elif parent is not None:
+        _take_over(run, parent)
     return run, StageStarted(run.plan, run.progress.step, run.history.entry_difference, rejected)
 
 
-def _begin(run: StageRun, parent: Parent | None) -> None:
-    if parent is None:
-        return
+def _take_over(run: StageRun, parent: Parent) -> None:
+    """Prove that entering changed nothing, and continue the parent's optimizer where the recipe says so."""
     if run.stage.carry.trunk is not TrunkCarry.DROP:
         run.history.entry_difference = check_entry(run.stage.name, parent.probe_TD, probe(run.entered.sites))
     if run.stage.carry.optimizer is OptimizerCarry.CONTINUE:
-        load_optimizer_state(run.optimizer, Checkpoints(run.context, parent.name).optimizer_of_end())
-
-
-def train_stage(run: StageRun) -> Iterator[Event]:
-    """Train ``run`` to its end or until its patience is out; evaluate and save on the way.
-
-    Raises:
-        Interrupted: the run was asked to stop; the state is saved.
-        DivergenceError: too many steps in a row were not finite.
-    """
-    pending: list[StepResult] = []
-    began = run.progress
-    for event in _steps(run):
-        before, run.progress = run.progress, event.settled()
-        pending.append(event.result)
-        size = run.order.epoch_size
-        is_judged = due(run.stage.evaluate, before, run.progress, epoch_size=size)
-        if is_judged or run.progress.seconds - began.seconds >= _LOG_SECONDS:
-            yield _note(run, pending, since=began)
-            began = run.progress
-        if is_judged:
-            yield _judge(run)
-        if is_judged or due(run.stage.save, before, run.progress, epoch_size=size) or run.context.stop():
-            yield _save(run)
-        if run.context.stop():
-            raise Interrupted(
-                f"{run.stage.name}: stopped by {run.context.stop.reason} after step {run.progress.step}."
-            )
-        if run.stage.patience is not None and run.history.best.since >= run.stage.patience:
-            run.stopped = "patience"
-            break
-    if pending:
-        yield _note(run, pending, since=began)
-    if not run.history.evaluations or run.history.evaluations[-1].step != run.progress.step:
-        yield _judge(run)
-        yield _save(run)
-
-
-def _steps(run: StageRun) -> Iterator[StepEvent]:
-    context, stage = run.context, run.stage
-    names = run.order.mixture.tasks
-    data = {name: context.data.tasks[name] for name in names}
-    engine = Engine(
-        run.entered.network,
-        Supervised({name: task_data.task.loss for name, task_data in data.items()}),
-        optimizer=run.optimizer,
-        weights={name: context.recipe.tasks[name].weight for name in names},
-        device=context.device,
-        dtype=context.dtype,
-        clip=stage.clip,
-        seed=(context.recipe.seed, stage.name),
-    )
-    feed = Feed(
-        tasks={name: task_data.task for name, task_data in data.items()},
-        rows={name: task_data.train for name, task_data in data.items()},
-        pad=context.tokenizer.pad,
-        budget=stage.budget,
-    )
-    course = Course(stage.length, stage.schedule, stage.warmup)
-    with closing(train(engine, run.order, feed, course=course, start=run.progress)) as steps:
-        yield from steps
-
-
-def _note(run: StageRun, pending: list[StepResult], *, since: Progress) -> Stepped:
-    """Put the steps since the last line into the curve, and forget them."""
-    report = summary(
-        pending,
-        stage=run.stage.name,
-        epoch=run.progress.num_examples / run.order.epoch_size,
-        seconds=run.progress.seconds - since.seconds,
-    )
-    pending.clear()
-    run.history.curve.append(report)
-    run.context.folder.append("step", report)
-    return Stepped(report, fraction_done(run.stage.length, run.progress, epoch_size=run.order.epoch_size))
-
-
-def _judge(run: StageRun) -> Evaluated:
-    judged = evaluate(run.entered.network, run.bench, run.tasks, split=DEV)
-    place = {"stage": run.stage.name, "step": run.progress.step}
-    report = judged.report.model_copy(
-        update={**place, "epoch": run.progress.num_examples / run.order.epoch_size}
-    )
-    run.history.evaluations.append(report)
-    run.history.seconds_evaluating += judged.seconds
-    run.history.best = run.history.best.seen(report.selection, step=run.progress.step)
-    run.context.folder.append("evaluation", report)
-    return Evaluated(report, is_best=run.history.best.step == run.progress.step)
-
-
-def _save(run: StageRun) -> Saved:
-    path = run.checkpoints.save(run.entered, run.optimizer, run.progress, run.history)
-    return Saved(path, run.progress.step)
+        # Of the step whose weights are handed on: moments of later steps would belong to other weights.
+        checkpoints = Checkpoints(run.context, parent.report.name)
+        load_optimizer_state(run.optimizer, checkpoints.optimizer_state(parent.report.best_step))
 
 
 def leave_stage(run: StageRun) -> Left:
     """Put the best weights back and return what the stage hands on, with its report."""
     best = run.history.best.step
-    assert best is not None, "train_stage ends with an evaluation"
-    run.checkpoints.restore_best(best, run.entered)
-    leaving = evaluate(run.entered.network, run.bench, tuple(run.entered.tasks), split=DEV)
+    assert best is not None, "a stage ends with an evaluation"
+    run.checkpoints.restore_weights(best, run.entered)
+    leaving = _leaving(run, best)
     report = StageReport(
         name=run.stage.name,
         parent=run.plan.parent,
         plan=run.plan,
         steps=run.progress.step,
-        epochs=run.progress.num_examples / run.order.epoch_size,
+        epochs=run.epoch,
         examples=dict(run.progress.examples),
         tokens=run.progress.tokens,
         padded_tokens=run.progress.padded_tokens,
         skipped=run.progress.skipped,
         seconds=run.progress.seconds,
         seconds_evaluating=run.history.seconds_evaluating + leaving.seconds,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(run.context.device),
         entry_difference=run.history.entry_difference,
         best_step=best,
-        stopped=run.stopped,
+        stopped=run.reason,
         curve=tuple(run.history.curve),
         evaluations=tuple(run.history.evaluations),
-        leaving=leaving.report.model_copy(update={"stage": run.stage.name, "step": best}),
+        leaving=leaving,
     )
     return Left(run.entered.leave(), probe(run.entered.sites), report)
 
 
-def peak_memory_bytes() -> int:
-    """Return the largest resident memory of this process so far."""
+def _leaving(run: StageRun, best: int) -> EvalReport:
+    """Return the dev scores of every head: those of trained tasks are known, those of kept ones are taken now."""
+    known = next(report for report in run.history.evaluations if report.step == best)
+    kept = tuple(name for name in run.entered.tasks if name not in run.tasks)
+    if not kept:
+        return known.model_copy(update={"seconds": 0.0})
+    judged = evaluate(run.context, run.stage, run.entered.network, kept, split=DEV).report
+    tasks = {report.task: report for report in (*known.tasks, *judged.tasks)}
+    ordered = tuple(tasks[name] for name in run.entered.tasks)
+    return known.model_copy(
+        update={"tasks": ordered, "selection": selection_score(ordered), "seconds": judged.seconds}
+    )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory in use so far: of the GPU in this stage, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
