@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 class StockForm(StrEnum):
@@ -21,11 +24,11 @@ class Stock:
     Attributes:
         form: the family of classes.
         labels: names of the outputs in their order; empty for causal models.
-        problem_type: ``single_label_classification``, ``multi_label_classification``, ``regression`` or None.
+        problem_type: what sequence classification means here; None for the other forms.
         pipeline: the Hub's name for what such models do.
     """
 
     form: StockForm
     labels: tuple[str, ...]
-    problem_type: str | None
+    problem_type: ProblemType | None
     pipeline: str

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.network import Network
-from weft.errors import DataError
+from weft.data.table import column_names
+from weft.errors import DataError, nearest
 from weft.evaluate.predict import Watch, answer_all
 from weft.task.base import Task, Tokenizer
 
@@ -26,7 +28,7 @@ def ask(
     dtype: torch.dtype,
     watch: Watch | None = None,
 ) -> list[Asked]:
-    """Return what each task answers to each row: equal to asking row by row, whatever is batched with it.
+    """Return what each task answers to each row: the same, up to rounding, as when the row is asked alone.
 
     Args:
         network: trunk and heads.
@@ -45,28 +47,92 @@ def ask(
     )
     answers = {name: iter(found.answers.get(name, ())) for name in rows}
     num_rows = max((len(given) for given in rows.values()), default=0)
-    return [
-        {
-            name: results[index] if isinstance(results[index], Dropped) else next(answers[name])
-            for name, results in encoded.items()
-        }
-        for index in range(num_rows)
-    ]
+    asked_rows: list[Asked] = [{} for _ in range(num_rows)]
+    for name, results in encoded.items():
+        for row, result in zip(asked_rows, results, strict=True):
+            row[name] = result if isinstance(result, Dropped) else next(answers[name])
+    return asked_rows
 
 
-def questions(tasks: Mapping[str, Task], texts: Sequence[str], pair: str | None) -> dict[str, list[Row]]:
-    """Return plain texts as rows for every task of ``tasks`` that takes such a text (or pair of texts).
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Rows to be put to tasks.
 
-    Raises:
-        DataError: no task does.
+    Attributes:
+        rows: for each task that can answer, one row a question, under the task's own column names, without labels.
+        left_out: why each other task cannot.
     """
+
+    rows: Mapping[str, Sequence[Row]]
+    left_out: Mapping[str, str]
+
+
+def from_texts(tasks: Mapping[str, Task], texts: Sequence[str], pair: str | None) -> Questions:
+    """Return plain texts (each with ``pair``, if given) as questions to every task that takes such a text or pair."""
     asked: dict[str, list[Row]] = {}
-    reasons: list[str] = []
+    left_out: dict[str, str] = {}
     for name, task in tasks.items():
         try:
             asked[name] = [task.ask(text, pair) for text in texts]
         except DataError as error:
-            reasons.append(str(error))
-    if not asked:
-        raise DataError("\n".join(reasons))
-    return asked
+            left_out[name] = str(error)
+    return Questions(asked, left_out)
+
+
+def from_rows(
+    tasks: Mapping[str, Task], rows: Sequence[Row], renamed: Mapping[str, str], *, what: str
+) -> Questions:
+    """Return the rows of a file as questions; labels that it holds are left out.
+
+    Args:
+        tasks: fitted tasks by name.
+        rows: of the file, with columns named as in training, or as ``renamed`` says.
+        renamed: the file's column by role (``{"text": "review"}``).
+        what: the file, for messages.
+
+    Raises:
+        DataError: ``renamed`` names a role that no task has, or a column that the file does not have.
+    """
+    present = column_names(rows)
+    roles = {role for task in tasks.values() for role in _roles(task).values()}
+    for role, column in renamed.items():
+        if role not in roles:
+            raise DataError(
+                f"{what}: {role} must be a role of a task's input, but is not. {nearest(role, roles)}"
+            )
+        if column not in present:
+            raise DataError(
+                f"{what}: the column for {role} must exist, but {column} does not. {nearest(column, present)}"
+            )
+    asked: dict[str, list[Row]] = {}
+    left_out: dict[str, str] = {}
+    for name, task in tasks.items():
+        source = {column: renamed.get(role, column) for column, role in _roles(task).items()}
+        missing = [source[column] for column in _needed(task) if source[column] not in present]
+        if missing:
+            left_out[name] = (
+                f"{name}: needs column {missing[0]}, but {what} has {', '.join(present)}. "
+                f"Say which with --column {_roles(task)[_needed(task)[0]]}=<column>."
+            )
+            continue
+        asked[name] = [
+            Row(
+                {own: row.values[theirs] for own, theirs in source.items() if theirs in row.values}, row.where
+            )
+            for row in rows
+        ]
+    return Questions(asked, left_out)
+
+
+def _roles(task: Task) -> dict[str, str]:
+    """Return the role of each column that a question to ``task`` is made of."""
+    columns: Mapping[str, str | None] = task.config()["columns"]
+    return {column: role for role, column in columns.items() if column is not None and column in task.inputs}
+
+
+def _needed(task: Task) -> tuple[str, ...]:
+    """Return the columns that no question to ``task`` can do without: those of the plainest one."""
+    try:
+        return tuple(task.ask("?").values)
+    except DataError:
+        return tuple(task.ask("?", "?").values)

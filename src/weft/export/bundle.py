@@ -8,23 +8,46 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 import weft
 from weft.build.network import META, Base, head_values, load_values
 from weft.core.network import Network, Trunk
-from weft.core.parts import Parts
+from weft.core.parts import HeadState, Parts
 from weft.core.sites import SiteMap
-from weft.errors import ExportError
-from weft.export.parts import load_parts, read_json, save_parts, write_json
+from weft.errors import ExportError, HandOverError, ModelError, StrategyError, WeftError, nearest
+from weft.export.parts import check_tensor, load_parts, read_json, read_record, save_parts, write_json
 from weft.model.device import pick_device, pick_precision
 from weft.model.folder import ModelFolder, locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
+from weft.recipe.names import Name
 from weft.recipe.spec import ModelSpec, Precision
 from weft.strategy.adapters import restore
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
 FORMAT = 1
+
+
+class BaseRecord(BaseModel):
+    """Which pretrained model a bundle stands on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    revision: str | None
+    digest: str
+
+
+class BundleRecord(BaseModel):
+    """What ``weft.json`` must say; what else it says is for readers."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    base: BaseRecord
+    lm_head: bool
+    max_tokens: int = Field(ge=1)
+    tasks: list[Name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +74,23 @@ class Bundle:
 
     @property
     def network(self) -> Network:
+        """Trunk and heads, in eval mode."""
         return self.sites.network
 
     @property
     def trunk(self) -> Trunk:
+        """The network's trunk."""
         return cast(Trunk, self.network.trunk)
 
 
 def write_bundle(
-    folder: Path, parts: Parts, *, base: Base, model: ModelSpec, tokenizer: HFTokenizer, about: Mapping[str, Any]
+    folder: Path,
+    parts: Parts,
+    *,
+    base: Base,
+    model: ModelSpec,
+    tokenizer: HFTokenizer,
+    about: Mapping[str, Any],
 ) -> None:
     """Write ``parts`` and all that is needed to use them into ``folder`` (made if need be).
 
@@ -75,24 +106,25 @@ def write_bundle(
     name = model.path if base.folder.name == model.path else str(base.folder.path)
     save_parts(folder, parts, base.sites(base.network({}, device=META)).view, base=name)
     tokenizer.save(folder)
-    write_json(
-        folder / "weft.json",
-        {
-            "format": FORMAT,
-            "weft": weft.__version__,
-            "base": {"path": name, "revision": model.revision, "digest": base.folder.digest},
-            "lm_head": base.wants_lm_head,
-            "max_tokens": model.max_tokens,
-            "tasks": list(parts.heads),
-            **about,
-        },
-    )
+    own = {
+        "format": FORMAT,
+        "weft": weft.__version__,
+        "base": {"path": name, "revision": model.revision, "digest": base.folder.digest},
+        "lm_head": base.wants_lm_head,
+        "max_tokens": model.max_tokens,
+        "tasks": list(parts.heads),
+    }
+    write_json(folder / "weft.json", {**own, **about, **own})
 
 
 def open_bundle(
-    folder: Path, *, base: Path | None = None, device: torch.device | None = None, precision: Precision = Precision.AUTO
+    folder: Path,
+    *,
+    base: Path | None = None,
+    device: torch.device | None = None,
+    precision: Precision = Precision.AUTO,
 ) -> Bundle:
-    """Return the bundle in ``folder``, ready to answer.
+    """Return the bundle in ``folder``, ready to answer. Nothing in it is executed, whoever made it.
 
     Args:
         folder: a bundle, or a run folder that holds one.
@@ -101,27 +133,31 @@ def open_bundle(
         precision: of matrix products.
 
     Raises:
-        ExportError: not a bundle, a newer format, or another base model than it was trained on.
+        ExportError: not a bundle, a newer format, tampered with, or on another base model than it was trained on.
         ModelError: the base model cannot be found or opened.
     """
-    home = folder if (folder / "weft.json").is_file() else folder / "bundle"
-    if not (home / "weft.json").is_file():
-        raise ExportError(f"{folder}: must be a bundle or a finished run, but has no weft.json. Train one first.")
-    record = read_json(home / "weft.json")
-    if record.get("format") != FORMAT:
-        raise ExportError(f"{home}: must have format {FORMAT}, but has {record.get('format')}. Use a matching Weft.")
-    where = Base(_base_folder(record, base), wants_lm_head=bool(record["lm_head"]), seed=0)
-    sites = where.sites(where.network({}, device=META))
-    parts = load_parts(home, sites.view)
-    tasks = {name: FAMILIES[head.kind].from_config(name, head.config) for name, head in parts.heads.items()}
+    home = _home(folder)
+    record = _record(home)
+    where = Base(_base_folder(record.base, base), wants_lm_head=record.lm_head, seed=0)
+    parts = load_parts(home, where.sites(where.network({}, device=META)).view)
+    if list(parts.heads) != record.tasks:
+        raise ExportError(
+            f"{home}: weft.json and parts.json must name the same tasks, but say {record.tasks} and {list(parts.heads)}."
+        )
+    tasks = {name: _task(home, head) for name, head in parts.heads.items()}
+    _check_heads(home, where, parts, tasks)
     target = device or pick_device()
     network = where.network(tasks, device=target)
+    try:
+        sites = put_parts(where, network, parts)
+    except (HandOverError, StrategyError) as error:
+        raise ExportError(f"{home}: must fit its base model, but does not: {error}") from error
     return Bundle(
         folder=home,
-        sites=put_parts(where, network, parts),
+        sites=sites,
         parts=parts,
         tasks=tasks,
-        tokenizer=load_tokenizer(where.folder, max_tokens=int(record["max_tokens"])),
+        tokenizer=load_tokenizer(where.folder, max_tokens=record.max_tokens),
         base=where,
         dtype=pick_precision(precision, target),
     )
@@ -140,13 +176,66 @@ def put_parts(base: Base, network: Network, parts: Parts) -> SiteMap:
     return sites
 
 
-def _base_folder(record: Mapping[str, Any], base: Path | None) -> ModelFolder:
-    said = record["base"]
-    path = said["path"] if base is None else str(base.resolve())
-    folder = locate(path, said["revision"] if base is None else None, root=Path.cwd())
-    if folder.digest != said["digest"]:
+def _home(folder: Path) -> Path:
+    homes = (folder, folder / "bundle")
+    home = next((path for path in homes if (path / "weft.json").is_file()), None)
+    if home is None:
         raise ExportError(
-            f"{path}: must be the base model that the bundle was trained on (sha256 {said['digest'][:12]}), but is "
+            f"{folder}: must be a bundle or a finished run, but has no weft.json. Give one that 'weft train' made."
+        )
+    return home
+
+
+def _record(home: Path) -> BundleRecord:
+    found = read_json(home / "weft.json").get("format")
+    if found != FORMAT:
+        raise ExportError(f"{home}: must have format {FORMAT}, but has {found}. Use a matching Weft.")
+    return read_record(home / "weft.json", BundleRecord)
+
+
+def _base_folder(said: BaseRecord, base: Path | None) -> ModelFolder:
+    path = said.path if base is None else str(base.resolve())
+    try:
+        folder = locate(path, said.revision if base is None else None, root=Path.cwd())
+    except ModelError as error:
+        hint = "" if base is not None else " Say with --base where the bundle's base model lies now."
+        raise ModelError(f"{error}{hint}") from error
+    if folder.digest != said.digest:
+        raise ExportError(
+            f"{path}: must be the base model that the bundle was trained on (sha256 {said.digest[:12]}), but is "
             f"{folder.digest[:12]}. Give the right one with --base."
         )
     return folder
+
+
+def _task(home: Path, head: HeadState) -> Task:
+    where = home / "heads" / head.task / "head.json"
+    if head.kind not in FAMILIES:
+        raise ExportError(
+            f"{where}: kind must be a task family, but is {head.kind!r}. {nearest(head.kind, FAMILIES)}"
+        )
+    try:
+        return FAMILIES[head.kind].from_config(head.task, head.config)
+    except (WeftError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ExportError(
+            f"{where}: config must be one of a {head.kind} task, but {type(error).__name__}: {error}."
+        ) from error
+
+
+def _check_heads(home: Path, base: Base, parts: Parts, tasks: Mapping[str, Task]) -> None:
+    """Hold every head's tensors against its task: none missing, which would stay random, none too many."""
+    try:
+        network = base.network(tasks, device=META)
+    except (WeftError, TypeError, ValueError, RuntimeError) as error:
+        raise ExportError(f"{home}: its heads must fit its base model, but do not: {error}") from error
+    for name, head in parts.heads.items():
+        where = home / "heads" / name / "head.safetensors"
+        shapes = {local: tuple(value.shape) for local, value in network.heads[name].named_parameters()}
+        odd = sorted(shapes.keys() ^ head.tensors.keys())
+        if odd:
+            raise ExportError(
+                f"{where}: must hold {', '.join(sorted(shapes)) or 'nothing'}, but {odd[0]} is "
+                f"{'missing' if odd[0] in shapes else 'there too'}."
+            )
+        for local, tensor in head.tensors.items():
+            check_tensor(local, tensor, shapes[local], where=where)

@@ -1,12 +1,17 @@
-"""Parts on disk: ``delta.safetensors``, ``adapters/<name>/`` in PEFT's layout, ``heads/<task>/`` (DESIGN section 7)."""
+"""Parts on disk: ``delta.safetensors``, ``adapters/<name>/`` in PEFT's layout, ``heads/<task>/`` (DESIGN section 7).
+
+What is read may have been tampered with: names stay plain, links are refused, and every tensor is held against the
+network that it is for, before anything is put into one.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,9 +19,40 @@ from torch import Tensor
 from weft.core.parts import AdapterState, HeadState, Parts
 from weft.core.sites import HEAD_PREFIX
 from weft.core.view import ModelView
-from weft.errors import ExportError
-from weft.recipe.names import check_name
+from weft.errors import ExportError, NameInvalidError, StrategyError
+from weft.recipe.names import Name, check_name
 from weft.strategy import peft_layout
+
+
+def _without_repeats(names: Any) -> Any:
+    if isinstance(names, list) and len(set(map(str, names))) < len(names):
+        raise ValueError("names must be different")
+    return names
+
+
+Names = Annotated[tuple[Name, ...], BeforeValidator(_without_repeats)]
+
+
+class _Listing(BaseModel):
+    """``parts.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    adapters: Names
+    heads: Names
+
+
+class _HeadFile(BaseModel):
+    """``heads/<task>/head.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: Name
+    kind: str
+    config: dict[str, Any]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> None:
@@ -32,42 +68,91 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
         save_tensors(folder / "delta.safetensors", parts.delta)
     raw = {site.path: site.raw for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
     for adapter in parts.adapters:
-        peft_layout.write(folder / "adapters" / check_name(adapter.name), adapter, raw=raw, base=base, task_type=None)
+        home = folder / "adapters" / check_name(adapter.name)
+        peft_layout.write(home, adapter, raw=raw, base=base, task_type=None)
     for head in parts.heads.values():
         home = folder / "heads" / check_name(head.task)
         home.mkdir(parents=True, exist_ok=True)
         write_json(home / "head.json", {"task": head.task, "kind": head.kind, "config": dict(head.config)})
         if head.tensors:
             save_tensors(home / "head.safetensors", head.tensors)
-    write_json(
-        folder / "parts.json",
-        {"adapters": [adapter.name for adapter in parts.adapters], "heads": list(parts.heads)},
-    )
+    names = {"adapters": [adapter.name for adapter in parts.adapters], "heads": list(parts.heads)}
+    write_json(folder / "parts.json", names)
 
 
 def load_parts(folder: Path, view: ModelView) -> Parts:
     """Return the parts that ``save_parts`` wrote.
 
+    Args:
+        folder: what was written; read as data, nothing in it is executed.
+        view: the base network's view, which delta and adapters must fit.
+
     Raises:
-        ExportError: a file is missing or is not what ``parts.json`` says.
+        ExportError: a file is missing, leads out of the folder, or is not what ``parts.json`` says.
     """
-    listing = read_json(folder / "parts.json")
+    check_links(folder)
+    listing = read_record(folder / "parts.json", _Listing)
     canonical = {site.raw: site.path for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
-    delta = load_tensors(folder / "delta.safetensors") if (folder / "delta.safetensors").is_file() else {}
-    adapters = [_load_adapter(folder, check_name(name), canonical) for name in listing.get("adapters", [])]
-    heads = {name: _load_head(folder / "heads" / check_name(name)) for name in listing.get("heads", [])}
-    return Parts(delta=delta, adapters=tuple(adapters), heads=heads)
+    delta = folder / "delta.safetensors"
+    return Parts(
+        delta=_load_delta(delta, view) if delta.is_file() else {},
+        adapters=tuple(_load_adapter(folder / "adapters" / name, canonical) for name in listing.adapters),
+        heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
+    )
 
 
-def _load_adapter(folder: Path, name: str, canonical: Mapping[str, str]) -> AdapterState:
-    return peft_layout.read(folder / "adapters" / name, canonical=canonical)
+def _load_delta(path: Path, view: ModelView) -> dict[str, Tensor]:
+    tensors = load_tensors(path)
+    shapes = {info.path: info.shape for site in view.sites for info in site.params if info.tied_to is None}
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise ExportError(f"{path}: {name} must be a parameter of the base model, but is not.")
+        check_tensor(name, tensor, shapes[name], where=path)
+    return tensors
+
+
+def _load_adapter(folder: Path, canonical: Mapping[str, str]) -> AdapterState:
+    try:
+        return peft_layout.read(folder, canonical=canonical)
+    except (StrategyError, NameInvalidError) as error:
+        raise ExportError(str(error)) from error
 
 
 def _load_head(folder: Path) -> HeadState:
-    record = read_json(folder / "head.json")
+    record = read_record(folder / "head.json", _HeadFile)
+    if record.task != folder.name:
+        raise ExportError(
+            f"{folder / 'head.json'}: task must be {folder.name} as the folder says, but is {record.task}."
+        )
     weights = folder / "head.safetensors"
     tensors = load_tensors(weights) if weights.is_file() else {}
-    return HeadState(task=check_name(record["task"]), kind=record["kind"], config=record["config"], tensors=tensors)
+    return HeadState(task=record.task, kind=record.kind, config=record.config, tensors=tensors)
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], *, where: Path) -> None:
+    """Refuse a tensor of another shape, or one that does not hold finite numbers.
+
+    Raises:
+        ExportError: it is not what the network needs.
+    """
+    if tuple(tensor.shape) != shape:
+        raise ExportError(f"{where}: {name} must have shape {shape}, but has {tuple(tensor.shape)}.")
+    if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        raise ExportError(f"{where}: {name} must hold finite floating-point numbers, but does not.")
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links that lead out of ``folder``; a snapshot of the Hub may link into its own repository.
+
+    Raises:
+        ExportError: a link leads elsewhere.
+    """
+    home = (folder.parent.parent if folder.parent.name == "snapshots" else folder).resolve()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise ExportError(
+                f"{path}: must lie in its folder, but links to {path.resolve()}. Copy it there instead."
+            )
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -85,7 +170,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ExportError(f"{path}: must be a whole safetensors file, but reading it says: {error}.") from error
+        raise ExportError(
+            f"{path}: must be a whole safetensors file, but reading it says: {error}."
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,8 +188,22 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path}: must be a JSON file of a Weft bundle, but {error}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExportError(f"{path}: must be a JSON file that Weft wrote, but {error}.") from error
     if not isinstance(value, dict):
         raise ExportError(f"{path}: must hold a JSON object, but holds a {type(value).__name__}.")
     return value
+
+
+def read_record(path: Path, kind: type[Model]) -> Model:
+    """Return the JSON object in ``path`` as a ``kind``.
+
+    Raises:
+        ExportError: missing, not JSON, or with missing or wrong values.
+    """
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ExportError(f"{path}: {place} must be as Weft wrote it, but: {first['msg']}.") from error

@@ -1,34 +1,32 @@
-"""Each task as a plain transformers folder, and as a PEFT folder where its adapter is not merged, proven by probe rows.
+"""Each task as a plain transformers folder, and as a PEFT folder where its adapter is not merged.
 
-Legend: B probe rows, L padded length, T real tokens, C outputs.
+Everything is written aside, loaded again by the stock classes and compared with the bundle on probe rows; only when
+all of it agrees does it appear (``weft.export.proof``).
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weft.build.network import META
 from weft.build.stage import merge
-from weft.core.batch import Batch, Target
-from weft.core.layout import Layout
-from weft.core.network import Head
-from weft.core.parts import Parts
-from weft.core.seeds import fold
+from weft.core.parts import AdapterState
 from weft.core.stock import Stock, StockForm
 from weft.errors import ExportError, nearest
 from weft.export.bundle import Bundle
+from weft.export.proof import prove
+from weft.model.quiet import quiet
 from weft.recipe.names import check_name
 from weft.strategy import peft_layout
-from weft.task.base import Task
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a logit, in fp32."""
@@ -39,7 +37,7 @@ _CLASSES = {
     StockForm.CAUSAL: ("AutoModelForCausalLM", "CAUSAL_LM"),
 }
 _LAST_LAYERS = ("classifier", "score")  # what stock classes call the layer that Weft's heads fit
-_PROBE_ROWS, _PROBE_LENGTH = 16, 24
+_TRUNK = "base-of-adapters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,12 @@ class Exported:
     difference: float
 
 
-def export_plain(bundle: Bundle, out: Path, *, tasks: Sequence[str], tolerance: float = TOLERANCE) -> list[Exported]:
+def export_plain(
+    bundle: Bundle, out: Path, *, tasks: Sequence[str], tolerance: float = TOLERANCE
+) -> list[Exported]:
     """Write ``out/<task>`` for each of ``tasks``, and ``out/<task>-adapter`` where the bundle holds one adapter.
 
-    Every folder is loaded again by the stock class and compared on random token rows; it appears only if it agrees.
+    All or nothing: when one folder is refused, ``out`` stays as it was.
 
     Args:
         bundle: opened in fp32.
@@ -73,74 +73,96 @@ def export_plain(bundle: Bundle, out: Path, *, tasks: Sequence[str], tolerance: 
     """
     for name in tasks:
         if name not in bundle.tasks:
-            raise ExportError(f"{name}: must be a task of the bundle. {nearest(name, bundle.tasks)}")
-    out.mkdir(parents=True, exist_ok=True)
-    done = [_export_merged(bundle, out, name, tolerance) for name in tasks]
-    if len(bundle.parts.adapters) == 1:
-        base = _adapter_base(bundle, out)
-        done += [_export_adapter(bundle, out, name, base, tolerance) for name in tasks]
-    return done
+            raise ExportError(
+                f"{name}: must be a task of the bundle, but is not. {nearest(name, bundle.tasks)}"
+            )
+    with _aside(out) as home:
+        writer = _Writer(bundle, home, out.resolve(), tolerance)
+        done = [writer.merged(name) for name in tasks]
+        if len(bundle.parts.adapters) == 1:
+            base = writer.adapter_base()
+            done += [writer.adapter(name, base) for name in tasks]
+    return [replace(one, folder=out / one.folder.name) for one in done]
 
 
-def _export_merged(bundle: Bundle, out: Path, name: str, tolerance: float) -> Exported:
-    auto_class, _ = _CLASSES[bundle.tasks[name].stock().form]
-    with _aside(out, check_name(name)) as home:
-        model = stock_model(bundle, name, _merged(bundle))
-        _save(model, bundle, home)
-        difference = _prove(bundle, name, _load(auto_class, home), home, tolerance)
-    return Exported(out / name, auto_class, difference)
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes folders of one bundle into ``home``, which will be moved to ``out``."""
 
+    bundle: Bundle
+    home: Path
+    out: Path
+    tolerance: float
 
-def _export_adapter(bundle: Bundle, out: Path, name: str, base: Path, tolerance: float) -> Exported:
-    from peft import PeftModel
+    def merged(self, name: str) -> Exported:
+        """Write one task with everything folded into the weights."""
+        auto_class, _ = _CLASSES[self.bundle.tasks[name].stock().form]
+        home = self.home / check_name(name)
+        self._save(stock_model(self.bundle, name, _merged(self.bundle)), home)
+        difference = prove(self.bundle, name, _load(auto_class, home), tolerance=self.tolerance)
+        return Exported(home, auto_class, difference)
 
-    auto_class, task_type = _CLASSES[bundle.tasks[name].stock().form]
-    sites = bundle.base.sites(bundle.base.network({}, device=torch.device("meta"))).view.sites
-    empty = stock_model(bundle, name, bundle.parts.delta)
-    with _aside(out, f"{name}-adapter") as home:
+    def adapter(self, name: str, base: Path) -> Exported:
+        """Write one task's adapter and last layer, to stand on ``base``."""
+        from peft import PeftModel
+
+        bundle, home = self.bundle, self.home / f"{check_name(name)}-adapter"
+        auto_class, task_type = _CLASSES[bundle.tasks[name].stock().form]
+        model = stock_model(bundle, name, bundle.parts.delta)
+        raw = {site.path: site.raw for site in _bare_sites(bundle)}
         peft_layout.write(
             home,
-            bundle.parts.adapters[0],
-            raw={site.path: site.raw for site in sites},
-            base=str(base),
+            _known_adapter(bundle, raw, model),
+            raw=raw,
+            base=str(self.out / base.name if base.is_relative_to(self.home) else base),
             task_type=task_type,
-            prefix=_prefix(bundle, empty),
-            modules_to_save=_last_layer_values(bundle, name, empty),
+            prefix=_prefix(bundle, model),
+            modules_to_save=_last_layer_values(bundle, name, model),
         )
         bundle.tokenizer.save(home)
-        loaded = PeftModel.from_pretrained(_load(auto_class, base, config=empty.config), str(home))
-        difference = _prove(bundle, name, loaded, home, tolerance)
-    return Exported(out / f"{name}-adapter", f"PeftModel on {auto_class}", difference)
+        with quiet():
+            loaded = PeftModel.from_pretrained(_load(auto_class, base, config=model.config), str(home))
+        difference = prove(bundle, name, loaded, tolerance=self.tolerance)
+        return Exported(home, f"PeftModel on {auto_class}", difference)
 
+    def adapter_base(self) -> Path:
+        """Return the model that adapters stand on: the base itself, or a copy where earlier stages changed it."""
+        bundle = self.bundle
+        if not bundle.parts.delta:
+            return bundle.base.folder.path
+        home = self.home / _TRUNK
+        model = _load(
+            "AutoModelForCausalLM" if bundle.base.wants_lm_head else "AutoModel", bundle.base.folder.path
+        )
+        _put(model, {_raw(bundle, path): value for path, value in bundle.parts.delta.items()})
+        self._save(model, home)
+        return home
 
-def _adapter_base(bundle: Bundle, out: Path) -> Path:
-    """Return the model that adapters stand on: the base itself, or ``out/trunk`` when earlier stages changed it."""
-    if not bundle.parts.delta:
-        return bundle.base.folder.path
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    with _aside(out, "trunk") as home:
-        loader = AutoModelForCausalLM if bundle.base.wants_lm_head else AutoModel
-        model = loader.from_pretrained(bundle.base.folder.path, local_files_only=True, dtype=torch.float32)
-        _put(model, _raw_values(bundle, bundle.parts.delta, prefix=""))
-        _save(model, bundle, home)
-    return out / "trunk"
+    def _save(self, model: Any, home: Path) -> None:
+        with quiet():
+            model.save_pretrained(home)
+        self.bundle.tokenizer.save(home)
+        for path in home.iterdir():
+            path.chmod(0o644)
 
 
 def stock_model(bundle: Bundle, name: str, trunk: Mapping[str, Tensor]) -> Any:
-    """Return the stock model of one task with the trunk values ``trunk`` (by canonical path) and the task's head."""
+    """Return the stock model of one task with the trunk values ``trunk`` (by canonical path) and the task's head.
+
+    Raises:
+        ExportError: no stock class of this architecture has a place for the head.
+    """
     stock = bundle.tasks[name].stock()
     model = _load(_CLASSES[stock.form][0], bundle.base.folder.path, config=_config(bundle, stock))
-    is_causal = stock.form is StockForm.CAUSAL
-    values = _raw_values(bundle, trunk, prefix=_prefix(bundle, model), with_lm_head=is_causal)
-    _put(model, {**values, **_last_layer_values(bundle, name, model)})
-    return model.eval()
+    _put(model, {**_known_values(bundle, trunk, model), **_last_layer_values(bundle, name, model)})
+    return model
 
 
 def _config(bundle: Bundle, stock: Stock) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(bundle.base.folder.path, local_files_only=True)
+    path = bundle.base.folder.path
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     config.pad_token_id = bundle.tokenizer.pad
     if stock.labels:
         config.id2label = dict(enumerate(stock.labels))
@@ -151,24 +173,28 @@ def _config(bundle: Bundle, stock: Stock) -> Any:
 
 
 def _load(auto_class: str, folder: Path, *, config: Any = None) -> Any:
+    """Return a stock model in fp32 and eval mode. A last layer that is new is no matter: it is filled next."""
     import transformers
 
     loader = getattr(transformers, auto_class)
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a new last layer is expected: it is filled next
+    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
-        model = loader.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
+        with quiet():
+            model = loader.from_pretrained(folder, config=config, dtype=torch.float32, **options)
     except ValueError as error:
-        raise ExportError(f"{folder.name}: {auto_class} must know this architecture, but {error}.") from error
-    finally:
-        transformers.logging.set_verbosity(level)
+        raise ExportError(f"{folder.name}: {auto_class} must know this architecture, but {error}") from error
     return model.eval()
 
 
 def _merged(bundle: Bundle) -> dict[str, Tensor]:
     """Return every changed trunk value with adapters folded in."""
-    sites = bundle.base.sites(bundle.base.network({}, device=bundle.network.device))
-    return merge(Parts(delta=bundle.parts.delta, adapters=bundle.parts.adapters), sites)
+    if not bundle.parts.adapters:
+        return dict(bundle.parts.delta)
+    return merge(bundle.parts, bundle.base.sites(bundle.base.network({}, device=bundle.network.device)))
+
+
+def _bare_sites(bundle: Bundle) -> Sequence[Any]:
+    return bundle.base.sites(bundle.base.network({}, device=META)).view.sites
 
 
 def _prefix(bundle: Bundle, model: Any) -> str:
@@ -176,15 +202,32 @@ def _prefix(bundle: Bundle, model: Any) -> str:
     return "" if bundle.base.wants_lm_head else f"{model.base_model_prefix}."
 
 
-def _raw_values(
-    bundle: Bundle, values: Mapping[str, Tensor], *, prefix: str, with_lm_head: bool = True
-) -> dict[str, Tensor]:
+def _known_values(bundle: Bundle, values: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Return trunk values under the stock model's names; those it has no place for (a pooler under tags) stay out.
+
+    Nothing is lost unseen: a value that matters and is missing shows in the proof.
+    """
+    known = model.state_dict().keys()
     raw: dict[str, Tensor] = {}
     for path, value in values.items():
-        site, _, local = path.rpartition(".")
-        if with_lm_head or site != "lm_head":
-            raw[f"{prefix}{bundle.sites.site(site).raw}.{local}"] = value
+        name = _prefix(bundle, model) + _raw(bundle, path)
+        if name in known:
+            raw[name] = value
     return raw
+
+
+def _raw(bundle: Bundle, path: str) -> str:
+    site, _, local = path.rpartition(".")
+    return f"{bundle.sites.site(site).raw}.{local}"
+
+
+def _known_adapter(bundle: Bundle, raw: Mapping[str, str], model: Any) -> AdapterState:
+    """Return the bundle's adapter at the sites that the stock model has."""
+    adapter = bundle.parts.adapters[0]
+    modules = {name.removeprefix(_prefix(bundle, model)) for name, _ in model.named_modules()}
+    options = {path: at_site for path, at_site in adapter.config["sites"].items() if raw[path] in modules}
+    tensors = {path: tensor for path, tensor in adapter.tensors.items() if path.rsplit(".", 2)[0] in options}
+    return replace(adapter, config={**adapter.config, "sites": options}, tensors=tensors)
 
 
 def _last_layer_values(bundle: Bundle, name: str, model: Any) -> dict[str, Tensor]:
@@ -195,88 +238,37 @@ def _last_layer_values(bundle: Bundle, name: str, model: Any) -> dict[str, Tenso
     values = cast(Mapping[str, Tensor], cast(Any, head).stock_weights())
     for layer in _LAST_LAYERS:
         found = getattr(model, layer, None)
-        if isinstance(found, nn.Linear) and set(dict(found.named_parameters())) == set(values):
+        if isinstance(found, nn.Linear) and {local for local, _ in found.named_parameters()} == set(values):
             return {f"{layer}.{local}": value for local, value in values.items()}
     raise ExportError(
         f"{name}: the head must fit the last layer of {type(model).__name__}, but that is not a plain linear layer. "
-        f"Use the bundle itself."
+        f"Use the bundle itself, or leave the task out with --task."
     )
 
 
 def _put(model: Any, values: Mapping[str, Tensor]) -> None:
     left = model.load_state_dict(values, strict=False)
     if left.unexpected_keys:
-        raise ExportError(f"{left.unexpected_keys[0]}: must be a parameter of {type(model).__name__}, but is not.")
-
-
-def _save(model: Any, bundle: Bundle, home: Path) -> None:
-    model.save_pretrained(home)
-    bundle.tokenizer.save(home)
-    for path in home.iterdir():
-        path.chmod(0o644)
-
-
-def _prove(bundle: Bundle, name: str, model: Any, home: Path, tolerance: float) -> float:
-    """Return the largest difference of a logit between ``model`` and the bundle; refuse more than ``tolerance``."""
-    batch = probe_batch(bundle)
-    ours = weft_logits(bundle, bundle.tasks[name], batch)
-    theirs = stock_logits(model, bundle.tasks[name], batch)
-    difference = float((ours - theirs).abs().max())
-    if not difference <= tolerance:
         raise ExportError(
-            f"{name}: the exported model must compute what the bundle computes, but a logit differs by "
-            f"{difference:.1e} (limit {tolerance:.0e}). {type(model).__name__} may pool in another way than the head: "
-            f"train with the default pooling, or use the bundle itself. {home.name} was not kept."
+            f"{left.unexpected_keys[0]}: must be a parameter of {type(model).__name__}, but is not."
         )
-    return difference
-
-
-def probe_batch(bundle: Bundle) -> Batch:
-    """Return random rows of ordinary tokens, padded; always the same for a model."""
-    random = np.random.default_rng(fold(0, "export"))
-    vocabulary = bundle.network.trunk.model.get_input_embeddings().weight.shape[0]  # pyright: ignore
-    ordinary = np.setdiff1d(np.arange(vocabulary), [bundle.tokenizer.pad])
-    lengths = [int(n) for n in random.integers(2, _PROBE_LENGTH + 1, size=_PROBE_ROWS)]
-    tokens_BL = torch.full((_PROBE_ROWS, max(lengths)), bundle.tokenizer.pad, dtype=torch.int64)
-    for row, length in enumerate(lengths):
-        tokens_BL[row, :length] = torch.from_numpy(random.choice(ordinary, size=length))
-    rows = tuple(f"probe:{row}" for row in range(_PROBE_ROWS))
-    return Batch(tokens=tokens_BL, segments=None, layout=Layout.padded(lengths), targets={}, ids=rows)
-
-
-def weft_logits(bundle: Bundle, task: Task, batch: Batch) -> Tensor:
-    """Return the outputs of the bundle's head for every row, (B, C), or every real token, (T, C)."""
-    layout = batch.layout
-    target = Target(
-        rows_R=torch.arange(layout.num_rows),
-        values={"positions": torch.arange(layout.num_tokens)},
-        weight=0.0,
-        num_examples=layout.num_rows,
-    )
-    device = bundle.network.device
-    with torch.inference_mode():
-        features = bundle.network.features(batch.to(device))
-        return cast(Head, bundle.network.heads[task.name])(features, target.to(device)).float().cpu()
-
-
-def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
-    """Return a stock model's logits for the same rows or tokens."""
-    with torch.inference_mode():
-        logits = model(input_ids=batch.tokens, attention_mask=batch.layout.mask_BL().long()).logits.float()
-    if task.stock().form is StockForm.SEQUENCE:
-        return logits
-    return logits.flatten(0, 1)[batch.layout.index_T]
 
 
 @contextmanager
-def _aside(out: Path, name: str) -> Iterator[Path]:
-    """Yield a folder that becomes ``out / name`` when all went well, and is removed when not."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+def _aside(out: Path) -> Generator[Path]:
+    """Yield a folder whose folders move into ``out`` when all went well; otherwise nothing is left of it."""
+    had_parents = [path for path in (out, *out.parents) if path.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".weft-export-", dir=out))
     try:
         yield aside
-        aside.chmod(0o755)
-        if (out / name).exists():
-            shutil.rmtree(out / name)
-        aside.rename(out / name)
+        for folder in sorted(aside.iterdir()):
+            target = out / folder.name
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        for path in (out, *out.parents):
+            if path not in had_parents and path.exists() and not any(path.iterdir()):
+                path.rmdir()

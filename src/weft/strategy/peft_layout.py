@@ -95,6 +95,7 @@ def write(
         key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in sorted(tensors.items())
     }
     save_file(plain, folder / TENSOR_FILE, metadata={"format": "pt", **_notes(names, options, config)})
+    (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

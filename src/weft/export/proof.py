@@ -1,0 +1,96 @@
+"""Proof that a stock model computes what a bundle computes: the same rows through both.
+
+Legend: B probe rows, L padded length, T real tokens, C outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.core.batch import Batch, Target
+from weft.core.layout import Layout
+from weft.core.network import Head, Network
+from weft.core.seeds import fold
+from weft.core.stock import StockForm
+from weft.errors import ExportError
+from weft.export.bundle import Bundle
+from weft.task.base import Task
+
+_NUM_ROWS, _LONGEST = 16, 24
+
+
+def prove(bundle: Bundle, name: str, model: Any, *, tolerance: float) -> float:
+    """Return the largest difference of a logit between ``model`` and the bundle, in fp32 on the probe rows.
+
+    Raises:
+        ExportError: it is beyond ``tolerance``, or not a number.
+    """
+    batch, task = probe_batch(bundle), bundle.tasks[name]
+    ours, theirs = weft_logits(bundle.network, task, batch), stock_logits(model, task, batch)
+    difference = float((ours - theirs).abs().max())
+    if not difference <= tolerance:
+        raise ExportError(
+            f"{name}: the exported model must compute what the bundle computes, but a logit differs by "
+            f"{difference:.1e} (limit {tolerance:.0e}), so nothing was kept. {type(model).__name__} may pool in another "
+            f"way than the head: train with the default pooling, use the bundle itself, or choose others with --task."
+        )
+    return difference
+
+
+def probe_batch(bundle: Bundle) -> Batch:
+    """Return rows of random tokens: as they are, and read as text by the tokenizer; always the same for a model."""
+    random = np.random.default_rng(fold(0, "export"))
+    vocabulary = cast(Any, bundle.network.trunk).model.get_input_embeddings().weight.shape[0]
+    ordinary = np.setdiff1d(np.arange(vocabulary), [bundle.tokenizer.pad])
+    longest = min(_LONGEST, bundle.tokenizer.max_tokens)
+    lengths = random.integers(2, longest + 1, size=_NUM_ROWS)
+    bare = [tuple(int(token) for token in random.choice(ordinary, size=length)) for length in lengths]
+    texts = [bundle.tokenizer.decode(row) or "a" for row in bare]
+    pieces = bundle.tokenizer.texts(texts, texts[::-1]) + bundle.tokenizer.texts(texts)
+    rows = bare + [piece.tokens for piece in pieces]
+    segments = [(0,) * len(row) for row in bare] + [piece.segments or () for piece in pieces]
+    width = max(map(len, rows))
+    has_segments = pieces[0].segments is not None
+    return Batch(
+        tokens=_padded(rows, width, bundle.tokenizer.pad),
+        segments=_padded(segments, width, 0) if has_segments else None,
+        layout=Layout.padded([len(row) for row in rows]),
+        targets={},
+        ids=tuple(f"probe:{index}" for index in range(len(rows))),
+    )
+
+
+def weft_logits(network: Network, task: Task, batch: Batch) -> Tensor:
+    """Return the outputs of the task's head for every row, (B, C), or every real token, (T, C)."""
+    layout = batch.layout
+    target = Target(
+        rows_R=torch.arange(layout.num_rows),
+        values={"positions": torch.arange(layout.num_tokens)},
+        weight=0.0,
+        num_examples=layout.num_rows,
+    )
+    device = network.device
+    with torch.inference_mode():
+        features = network.features(batch.to(device))
+        return cast(Head, network.heads[task.name])(features, target.to(device)).float().cpu()
+
+
+def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
+    """Return a stock model's logits for the same rows or tokens."""
+    inputs = {"input_ids": batch.tokens, "attention_mask": batch.layout.mask_BL().long()}
+    if batch.segments is not None:
+        inputs["token_type_ids"] = batch.segments
+    with torch.inference_mode():
+        logits = model(**inputs).logits.float()
+    if task.stock().form is StockForm.SEQUENCE:
+        return logits
+    assert batch.layout.index_T is not None
+    return logits.flatten(0, 1)[batch.layout.index_T]
+
+
+def _padded(rows: list[tuple[int, ...]], width: int, pad: int) -> Tensor:
+    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.int64)
