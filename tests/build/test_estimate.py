@@ -21,6 +21,11 @@ def only(opened, machine=MACHINE) -> StagePlan:
     return plan
 
 
+def seconds_of(plan: StagePlan) -> float:
+    assert plan.seconds is not None
+    return plan.seconds
+
+
 @pytest.mark.parametrize(
     ("length", "steps", "examples"),
     [
@@ -46,7 +51,7 @@ def test_tokens_are_those_that_pass_the_trunk(kit, open_kit):
     assert only(shared).tokens == only(one_task).tokens  # the same texts, in one step
     assert only(shared).examples == 24
     least = only(open_kit([{"name": "one", "length": "100 tokens", "batch": 2}]))
-    assert 100 <= least.tokens < 125
+    assert least.tokens in range(100, 125)
 
 
 def test_passes_follow_the_rates(open_kit):
@@ -102,7 +107,7 @@ def test_memory_and_time_follow_what_is_trained(open_kit):
         for name in ("full", "top 1", "lora", "head")
     }
     memory = {name: plan.memory_bytes for name, plan in by_strategy.items()}
-    seconds = {name: plan.seconds for name, plan in by_strategy.items()}
+    seconds = {name: seconds_of(plan) for name, plan in by_strategy.items()}
     assert memory["full"] > memory["top 1"] > memory["head"]
     assert memory["full"] > memory["lora"] > memory["head"]
     assert seconds["lora"] > seconds["head"]  # at this width factors of rank 8 cost what they spare
@@ -117,9 +122,9 @@ def test_time_is_that_of_the_matrices(kit, open_kit):
     opened = open_kit([{"name": "one", "strategy": "head", "length": "1 epoch"}], {"mood": kit.MOOD})
     layer = 4 * 32 * 32 + 2 * 32 * 64
     tokens = sum(len(row.tokens) for row in opened.data.tasks["mood"].train)
-    assert only(opened).seconds == pytest.approx(2 * (2 * layer + 32 * 32) * tokens / 1e9)
+    assert seconds_of(only(opened)) == pytest.approx(2 * (2 * layer + 32 * 32) * tokens / 1e9)
     faster = Machine(flops=2e9, dtype=torch.bfloat16)
-    assert only(opened, faster).seconds == pytest.approx(only(opened).seconds / 2)
+    assert seconds_of(only(opened, faster)) == pytest.approx(seconds_of(only(opened)) / 2)
 
 
 def test_memory_follows_the_pass_not_the_step(open_kit):

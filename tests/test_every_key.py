@@ -1,0 +1,451 @@
+"""Every key of a recipe changes something that can be seen.
+
+The keys are read off the pydantic classes, those of every registered family and method included, and each must have a
+case: two values, and something that a run does or writes which differs between them. What only echoes the recipe does
+not count. Each way of looking is first shown to see no difference between a recipe and itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from weft.build.catalogue import catalogue
+from weft.build.order import order_of
+from weft.core.parts import Parts
+from weft.evaluate.predict import answer_all
+from weft.model.device import pick_precision
+from weft.recipe.spec import Carry, MixtureSpec, ModelSpec, Recipe, StageSpec
+from weft.run.events import Evaluated, Finished, Saved
+from weft.run.folder import RunFolder
+from weft.run.session import train as run
+from weft.train.loop import Course, train
+from weft.train.progress import Progress
+
+Values = dict[str, Any]
+CPU = torch.device("cpu")
+SETTLED = {"none.lr"}  # keys that take one value only; what any other value does is tested by itself
+
+
+def all_keys() -> set[str]:
+    """Return every key of every part of a recipe as ``<part>.<key>``."""
+    members = catalogue()
+    parts = {"recipe": Recipe, "model": ModelSpec, "mixture": MixtureSpec, "stage": StageSpec, "carry": Carry}
+    parts |= {**members.tasks, **members.methods}
+    return {f"{part}.{key}" for part, kind in parts.items() for key in kind.model_fields}
+
+
+# ------------------------------------------------------------------------------------- ways to look
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where recipes are tried: a folder with data, two models, and the kit that opens recipes."""
+
+    kit: ModuleType
+    root: Path
+    seen: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+
+    def open(self, values: Values) -> Any:
+        recipe = Recipe.model_validate(values, context=catalogue())
+        return self.kit.open_kit(recipe, root=self.root)
+
+    def look(self, how: Callable[[Lab, Values], Any], values: Values) -> Any:
+        """Return what ``how`` sees of a recipe; looked at once, for many cases start from the same one."""
+        key = (how.__name__, Recipe.model_validate(values, context=catalogue()).digest())
+        if key not in self.seen:
+            self.seen[key] = how(self, values)
+        return self.seen[key]
+
+
+def digest(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what tells tensors apart bit by bit."""
+    return {
+        path: hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
+        for path, value in tensors.items()
+    }
+
+
+def rows(lab: Lab, values: Values) -> Any:
+    """What every task learns from and is judged on: tokens, targets and right answers."""
+    return {
+        name: [
+            [(one.tokens, repr(getattr(one.target, "labels", one.target)), one.gold) for one in split]
+            for split in (data.train, data.dev, data.test)
+        ]
+        for name, data in lab.open(dict(values)).data.tasks.items()
+        if name == "main"
+    }
+
+
+def tables(lab: Lab, values: Values) -> Any:
+    """Which parameters move in each stage, and at which rate."""
+    return [
+        [(row.path, row.shape, row.role, row.lr) for row in entered.table]
+        for _, entered in lab.open(values).rehearse()
+    ]
+
+
+def draws(lab: Lab, values: Values) -> Any:
+    """Which rows come into which step of two epochs."""
+    kit = lab.open(values)
+    order = order_of(kit.recipe, kit.recipe.stages[0], kit.data)
+    return [order.steps(epoch) for epoch in (0, 1)]
+
+
+def passes(lab: Lab, values: Values) -> Any:
+    """The shapes of the batches of the first step."""
+    kit = lab.open(values)
+    stage = kit.recipe.stages[0]
+    first = order_of(kit.recipe, stage, kit.data).steps(0)[0]
+    return [tuple(batch.tokens.shape) for batch in kit.feed(stage)(first)]
+
+
+def trained(lab: Lab, values: Values) -> tuple[Any, Any]:
+    """Return the recipe opened and its last stage entered and trained, every stage before it too."""
+    kit = lab.open(values)
+    handed = {"base": Parts()}
+    entered: Any = None
+    for stage in kit.recipe.stages:
+        parent = kit.recipe.parent_of(stage)
+        entered = kit.enter(stage.name, handed["base" if parent is None else parent.name])
+        engine = kit.engine(entered, stage)
+        engine.dtype = pick_precision(kit.recipe.precision, CPU)
+        order = order_of(kit.recipe, stage, kit.data)
+        course = Course(stage.length, stage.schedule, stage.warmup)
+        for _ in train(engine, order, kit.feed(stage), course=course, start=Progress()):
+            pass
+        handed[stage.name] = entered.leave()
+    return kit, entered
+
+
+def weights(lab: Lab, values: Values) -> Any:
+    """The weights after the last stage, bit by bit."""
+    _, entered = trained(lab, values)
+    return digest(dict(entered.sites.parameters()))
+
+
+def answers(lab: Lab, values: Values) -> Any:
+    """What the network answers on dev after the last stage."""
+    kit, entered = trained(lab, values)
+    dev = {name: kit.data.tasks[name].dev for name in entered.tasks if name == "main"}
+    entered.network.eval()
+    found = answer_all(
+        entered.network, kit.data.fitted, dev, pad=kit.tokenizer.pad, budget=4096, dtype=torch.float32
+    )
+    return [answer.to_json() for answer in found.answers["main"]]
+
+
+def whole_run(lab: Lab, values: Values) -> Any:
+    """What a run leaves and tells: stages, evaluations, checkpoints, scores and intervals, final weights."""
+    folder = Path(lab.root / "runs" / hashlib.sha256(repr(values).encode()).hexdigest()[:16])
+    seen: list[Any] = []
+    recipe = Recipe.model_validate(values, context=catalogue())
+    for event in run(recipe, RunFolder(folder), root=lab.root, overwrite=True):
+        match event:
+            case Evaluated():
+                seen.append(("evaluated", event.report.step))
+            case Saved():
+                seen.append(("saved", event.step, sum(one.is_dir() for one in event.path.parent.iterdir())))
+            case Finished():
+                scores = [score.model_dump() for task in event.report.final[0].tasks for score in task.scores]
+                seen.append([(one.name, one.stopped, one.steps) for one in event.report.stages])
+                seen.append(scores)
+            case _:
+                pass
+    for file in sorted((folder / "bundle").rglob("*.safetensors")):
+        seen.append((file.name, hashlib.sha256(file.read_bytes()).hexdigest()))
+    return seen
+
+
+# --------------------------------------------------------------------------------- recipes to start from
+
+
+def task(kind: str, **keys: Any) -> Values:
+    return {"kind": kind, "train": "all.jsonl[:12]", "dev": "all.jsonl[12:]", **keys}
+
+
+def recipe_of(kind: str = "classification", **keys: Any) -> Values:
+    """Return a recipe with a task ``main`` of ``kind`` and one beside it."""
+    model = "causal" if kind == "generation" else "bert"
+    return {
+        "model": {"path": model, "max_tokens": 64},
+        "tasks": {"main": task(kind, **keys), "beside": task("classification")},
+        "stages": [{"name": "one", "length": "2 steps", "batch": 6}],
+    }
+
+
+def two_stages(**carry: str) -> Values:
+    second = {"name": "two", "strategy": "lora", "length": "2 steps", "batch": 6, "carry": carry}
+    values = recipe_of()
+    values["stages"] = [{"name": "one", "strategy": "lora", "length": "2 steps", "batch": 6}, second]
+    return values
+
+
+def short_run() -> Values:
+    """Return a recipe whose run is quick: only a head moves, and it is judged after every step."""
+    values = recipe_of("regression", dev="all.jsonl")
+    del values["tasks"]["beside"]
+    stage = {"strategy": "head", "length": "4 steps", "evaluate": "2 steps", "save": "1 steps", "lr": 1e-9}
+    values["stages"] = [{"name": "one", "batch": 6, **stage}]
+    return {**values, "precision": "fp32", "bootstrap": 100}
+
+
+def put(values: Values, path: str, value: Any) -> Values:
+    """Return a copy of ``values`` with ``value`` at ``path``."""
+    changed = copy.deepcopy(values)
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split("/")]
+    at: Any = changed
+    for step in parents:
+        at = at.setdefault(step, {}) if isinstance(at, dict) else at[step]
+    at[last] = value
+    return changed
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two recipes that differ in one key, and the way to look that tells them apart."""
+
+    look: Callable[[Lab, Values], Any]
+    a: Values
+    b: Values
+
+
+def change(
+    look: Callable[[Lab, Values], Any], path: str, a: Any, b: Any, start: Values | None = None
+) -> Case:
+    values = recipe_of() if start is None else start
+    return Case(look, put(values, path, a), put(values, path, b))
+
+
+def of_family(kind: str, other: str, other_columns: Values) -> dict[str, Case]:
+    """Return the cases of the keys that every family has."""
+
+    def main(look: Callable[[Lab, Values], Any], key: str, a: Any, b: Any) -> Case:
+        return change(look, f"tasks/main/{key}", a, b, recipe_of(kind))
+
+    return {
+        f"{kind}.kind": main(rows, "kind", kind, other),
+        f"{kind}.train": main(rows, "train", "all.jsonl[:12]", "all.jsonl[:11]"),
+        f"{kind}.dev": main(rows, "dev", "all.jsonl[12:]", []),
+        f"{kind}.test": main(rows, "test", [], "all.jsonl[8:12]"),
+        f"{kind}.columns": main(rows, "columns", {}, other_columns),
+        f"{kind}.weight": main(weights, "weight", 1, 3),
+    }
+
+
+def of_rule(train_by: str, key: str, a: Any, b: Any, look: Callable[[Lab, Values], Any]) -> Case:
+    """Return the case of a rule's key; a second rule sees to it that something moves."""
+    values = recipe_of()
+    rules = [{"sites": "all", "train": "full"}] if train_by == "none" else []
+    rules.append({"sites": "layers[0].ffn", "train": train_by})
+    values["stages"][0]["strategy"] = rules
+    return change(look, f"stages/0/strategy/{len(rules) - 1}/{key}", a, b, values)
+
+
+ONE_RULE = [{"sites": "layers[0].ffn", "train": "full"}]
+FAMILIES = {
+    **of_family("classification", "regression", {"text": "other_text"}),
+    **of_family("regression", "classification", {"score": "other_score"}),
+    **of_family("tagging", "classification", {"tokens": "other_tokens"}),
+    **of_family("generation", "classification", {"output": "other_output"}),
+    "classification.labels": change(rows, "tasks/main/labels", ["1", "2"], ["2", "1"]),
+    "classification.multi_label": change(weights, "tasks/main/multi_label", False, True),
+    "classification.threshold": change(
+        answers, "tasks/main/threshold", 0.001, 0.999, recipe_of(multi_label=True)
+    ),
+    "classification.pooling": change(weights, "tasks/main/pooling", "cls", "mean"),
+    "regression.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("regression")),
+    "tagging.labels": change(
+        rows, "tasks/main/labels", ["O", "B-X", "I-X"], ["B-X", "I-X", "O"], recipe_of("tagging")
+    ),
+    "tagging.scheme": change(rows, "tasks/main/scheme", "bio", "plain", recipe_of("tagging")),
+    "tagging.repair": change(rows, "tasks/main/repair", True, False, recipe_of("tagging")),
+    "generation.max_new_tokens": change(answers, "tasks/main/max_new_tokens", 1, 6, recipe_of("generation")),
+    "generation.template": change(
+        rows, "tasks/main/template", "{instruction}", "Q: {instruction} A:", recipe_of("generation")
+    ),
+}
+RULES = {
+    "none.sites": of_rule("none", "sites", "layers[0]", "layers[1]", tables),
+    "none.train": of_rule("none", "train", "none", "full", tables),
+    "full.sites": of_rule("full", "sites", "layers[0]", "layers[1]", tables),
+    "full.train": of_rule("full", "train", "full", "lora", tables),
+    "full.lr": of_rule("full", "lr", 1e-4, 2e-4, weights),
+    "lora.sites": of_rule("lora", "sites", "layers[0]", "layers[1]", tables),
+    "lora.train": of_rule("lora", "train", "lora", "full", tables),
+    "lora.lr": of_rule("lora", "lr", 1e-4, 2e-4, weights),
+    "lora.rank": of_rule("lora", "rank", 2, 3, tables),
+    "lora.alpha": of_rule("lora", "alpha", 2, 40, weights),
+    "lora.dropout": of_rule("lora", "dropout", 0.0, 0.5, weights),
+}
+CARRY = {
+    "carry.trunk": Case(weights, two_stages(trunk="merge"), two_stages(trunk="drop")),
+    "carry.heads": Case(weights, two_stages(heads="keep"), two_stages(heads="new")),
+    "carry.optimizer": Case(
+        whole_run, two_stages(trunk="continue"), two_stages(trunk="continue", optimizer="continue")
+    ),
+}
+MIXTURE = {
+    "mixture.kind": change(draws, "stages/0/mixture/kind", "proportional", "round_robin"),
+    "mixture.temperature": change(
+        draws,
+        "stages/0/mixture",
+        {"kind": "temperature", "temperature": 1},
+        {"kind": "temperature", "temperature": 9},
+        recipe_of(train="all.jsonl[:3]"),
+    ),
+    "mixture.batches": change(draws, "stages/0/mixture/batches", "mixed", "homogeneous"),
+}
+STAGE = {
+    "stage.name": change(draws, "stages/0/name", "one", "uno"),
+    "stage.parent": change(weights, "stages/1/parent", "one", "base", two_stages()),
+    "stage.tasks": change(tables, "stages/0/tasks", ["main", "beside"], ["main"]),
+    "stage.mixture": change(draws, "stages/0/mixture", "proportional", "round_robin"),
+    "stage.strategy": change(tables, "stages/0/strategy", "full", "top 1"),
+    "stage.carry": Case(weights, two_stages(), two_stages(trunk="drop")),
+    "stage.length": change(weights, "stages/0/length", "1 step", "2 steps"),
+    "stage.lr": change(weights, "stages/0/lr", 1e-4, 2e-4),
+    "stage.batch": change(draws, "stages/0/batch", 4, 5),
+    "stage.budget": change(passes, "stages/0/budget", 16, 4096),
+    "stage.schedule": change(weights, "stages/0/schedule", "linear", "constant"),
+    "stage.warmup": change(weights, "stages/0/warmup", 0.0, 0.5),
+    "stage.decay": change(weights, "stages/0/decay", 0.0, 0.5),
+    "stage.clip": change(weights, "stages/0/clip", 100.0, 1e-6),
+    "stage.dropout": change(weights, "stages/0/dropout", 0.0, 0.5),
+    "stage.evaluate": change(whole_run, "stages/0/evaluate", "2 steps", "4 steps", short_run()),
+    "stage.patience": change(
+        whole_run, "stages/0/patience", None, 1, put(short_run(), "stages/0/evaluate", "1 step")
+    ),
+    "stage.save": change(whole_run, "stages/0/save", "1 steps", "3 steps", short_run()),
+}
+REST = {
+    "recipe.seed": change(weights, "seed", 0, 1),
+    "recipe.model": change(weights, "model", "bert", "bert2"),
+    "recipe.tasks": change(
+        tables, "tasks/more", task("regression"), task("classification", labels=["1", "2", "3"])
+    ),
+    "recipe.stages": Case(tables, recipe_of(), two_stages()),
+    "recipe.precision": change(weights, "precision", "fp32", "bf16"),
+    "recipe.keep": change(whole_run, "keep", 1, 3, short_run()),
+    "recipe.bootstrap": change(whole_run, "bootstrap", 100, 150, short_run()),
+    "model.path": change(weights, "model/path", "bert", "bert2"),
+    "model.revision": change(
+        weights, "model", {"path": "owner/hub", "revision": "a"}, {"path": "owner/hub", "revision": "b"}
+    ),
+    "model.max_tokens": change(rows, "model/max_tokens", 64, 8),
+}
+CASES = {**REST, **STAGE, **MIXTURE, **CARRY, **FAMILIES, **RULES}
+
+
+# ------------------------------------------------------------------------------------------------- tests
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_bert: Path, stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    root = tmp_path_factory.mktemp("every_key")
+    (root / "bert").symlink_to(tiny_bert)
+    (root / "causal").symlink_to(stories260k)
+    other_model(tiny_bert, root / "bert2")
+    (root / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records()), encoding="utf-8")
+    path = Path(__file__).parent / "build" / "kit.py"
+    spec = importlib.util.spec_from_file_location("weft_every_key_kit", path)
+    assert spec is not None
+    assert spec.loader is not None
+    kit = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = kit
+    spec.loader.exec_module(kit)
+    torch.set_num_threads(1)
+    return Lab(kit, root)
+
+
+def other_model(model: Path, folder: Path) -> None:
+    """Write a model like ``model`` with other weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(model / "model.safetensors")
+    save_file(
+        {name: tensor * 1.5 for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+
+
+def records() -> list[Values]:
+    """Return 16 rows with a text of two columns, a label, a score, tags that break their scheme, and an answer."""
+    words = ("good", "bad", "film", "cat", "paris", "john", "one", "two")
+    found: list[Values] = []
+    for number in range(16):
+        text = [words[number % 8], words[(3 * number + 1) % 8], words[(number // 2) % 8]] * (1 + number % 3)
+        found.append(
+            {
+                "text": " ".join(text),
+                "other_text": " ".join(reversed(text)) + " more",
+                "label": 1 + number % 2,
+                "score": number / 2,
+                "other_score": number / 3,
+                "tokens": text,
+                "other_tokens": text[::-1],
+                "tags": (["B-X", "I-X", "O"] if number % 4 else ["I-X", "O", "O"]) * (1 + number % 3),
+                "instruction": f"say {text[0]}",
+                "output": text[1],
+                "other_output": text[2],
+            }
+        )
+    return found
+
+
+@pytest.fixture
+def hub(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand for the Hub: ``owner/hub`` has two commits."""
+    commits = {"a": lab.root / "bert", "b": lab.root / "bert2"}
+
+    def snapshot(name: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert name == "owner/hub"
+        return str(commits[revision].resolve())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+
+
+def test_every_key_has_a_case() -> None:
+    keys = all_keys()
+    assert len(keys) > 70
+    assert CASES.keys() | SETTLED == keys
+    assert not CASES.keys() & SETTLED
+
+
+@pytest.mark.parametrize("look", sorted({case.look for case in CASES.values()}, key=lambda one: one.__name__))
+def test_no_way_of_looking_sees_a_difference_where_there_is_none(lab: Lab, look: Any) -> None:
+    values = (
+        short_run() if look is whole_run else recipe_of("generation" if look is answers else "classification")
+    )
+    assert look(lab, values) == lab.look(look, copy.deepcopy(values))
+
+
+@pytest.mark.parametrize("key", sorted(CASES))
+@pytest.mark.usefixtures("hub")
+def test_changing_the_key_changes_something(lab: Lab, key: str) -> None:
+    case = CASES[key]
+    assert lab.look(case.look, case.a) != lab.look(case.look, case.b)
+
+
+def test_a_rate_on_what_does_not_move_is_refused(lab: Lab) -> None:
+    values = recipe_of()
+    values["stages"][0]["strategy"] = [{"train": "none", "lr": 1e-3}]
+    with pytest.raises(ValueError, match="lr"):
+        lab.open(values)
