@@ -23,7 +23,10 @@ def run(
     """Read the recipe, its data and its model's shapes, and enter every stage without weights."""
     opened = open_all(recipe, tuple(overrides or ()))
     if is_json:
-        report = {"recipe": opened.recipe.model_dump(mode="json"), "data": opened.data.report.model_dump(mode="json")}
+        report = {
+            "recipe": opened.recipe.model_dump(mode="json"),
+            "data": opened.data.report.model_dump(mode="json"),
+        }
         sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
         return
     console = out()

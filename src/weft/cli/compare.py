@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from weft.build.catalogue import open_recipe
 from weft.cli.console import out
@@ -15,7 +17,7 @@ from weft.cli.show import table
 from weft.errors import DataError
 from weft.evaluate.compare import Candidate, compare
 from weft.evaluate.predictions import read_predictions
-from weft.report.records import CompareReport
+from weft.report.records import CompareReport, TaskComparison
 from weft.report.tables import is_share
 from weft.report.tables import number as metric_number
 from weft.run.folder import RunFolder
@@ -52,24 +54,49 @@ def candidate(folder: RunFolder) -> Candidate:
     """
     paths = sorted(folder.path.glob("predictions/*/*.jsonl"))
     if not paths or not folder.recipe.is_file():
-        raise DataError(f"{folder.path}: must be a finished run with saved answers, but has none. Train or resume it.")
+        raise DataError(
+            f"{folder.path}: must be a finished run with saved answers, but has none. Train or resume it."
+        )
     values = open_recipe(folder.recipe).model_dump(mode="json")
     return Candidate(str(folder.path), values, {path.stem: read_predictions(path) for path in paths})
 
 
 def show(report: CompareReport) -> None:
-    """Print the comparison as a table and what the recipes differ in."""
+    """Print the comparison as a table, the rows that changed most and what the recipes differ in."""
     console = out()
-    rows = table(*(say(f"compare.{key}") for key in ("task", "metric", "one", "other", "difference", "p", "verdict")))
+    console.print(_scores(report))
     for task in report.tasks:
-        for metric in task.metrics:
-            hundredths = is_share(1.0 if metric.higher_is_better else 0.0, higher_is_better=metric.higher_is_better)
-            texts = [
+        _show_rows(console, task)
+    for run_name, tasks in ((report.a, report.only_a), (report.b, report.only_b)):
+        if tasks:
+            console.print(say("compare.only", run=run_name, tasks=", ".join(tasks)))
+    if report.recipe:
+        console.print(say("compare.recipes"))
+    for difference in report.recipe:
+        console.print(f"  {difference.key}: {difference.a or '–'} → {difference.b or '–'}")
+
+
+def _scores(report: CompareReport) -> Table:
+    keys = ("task", "metric", "one", "other", "difference", "p", "verdict")
+    rows = table(*(say(f"compare.{key}") for key in keys), right=(2, 3))
+    for task in report.tasks:
+        for index, metric in enumerate(task.metrics):
+            hundredths = is_share(metric.best, higher_is_better=metric.higher_is_better)
+            a, b, difference, low, high = (
                 metric_number(value, hundredths=hundredths)
                 for value in (metric.a, metric.b, metric.difference, metric.low, metric.high)
-            ]
-            span = f"{texts[2]} [{texts[3]}, {texts[4]}]"
-            rows.add_row(task.task, metric.metric, texts[0], texts[1], span, f"{metric.p:.3f}", metric.verdict)
-    console.print(rows)
-    for difference in report.recipe:
-        console.print(f"  {difference.key}: {difference.a} → {difference.b}")
+            )
+            verdict = say(f"compare.is.{metric.verdict}")
+            name = task.task if index == 0 else ""
+            rows.add_row(
+                name, metric.metric, a, b, f"{difference} [{low}, {high}]", f"{metric.p:.3f}", verdict
+            )
+    return rows
+
+
+def _show_rows(console: Console, task: TaskComparison) -> None:
+    console.print(say("compare.rows", task=task.task, better=task.rows_better, worse=task.rows_worse))
+    for row in task.changed:
+        mark = "+" if row.is_better else "-"
+        line = say("compare.row", mark=mark, where=row.where, gold=row.gold, a=row.a, b=row.b)
+        console.print(f"  {line}")

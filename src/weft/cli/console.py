@@ -26,7 +26,9 @@ def out() -> Console:
 
 def err() -> Console:
     """Return the console of messages and progress (stderr)."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, width=_width(sys.stderr))
+    return Console(
+        stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, width=_width(sys.stderr)
+    )
 
 
 def bars(console: Console) -> Progress:

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, TypeGuard
 
 import typer
 
 from weft.build.catalogue import open_recipe
 from weft.build.data import read_data
-from weft.cli.console import out
+from weft.cli.console import err, out
 from weft.cli.messages import say
 from weft.cli.show import show_scores
-from weft.core.example import Encoded, Purpose
+from weft.core.example import Dropped, Encoded, Purpose
+from weft.core.seeds import fold
 from weft.data.sources import read
 from weft.errors import DataError, nearest
 from weft.evaluate.judge import judge
 from weft.evaluate.predict import answer_all
 from weft.evaluate.selection import selection_score
 from weft.export.bundle import Bundle, open_bundle
+from weft.export.parts import read_json
 from weft.report.records import EvalReport
 from weft.run.folder import RunFolder
 from weft.run.judging import TEST, split_rows
+from weft.task.base import Task
 
 _BUDGET_TOKENS = 8192
 _RESAMPLES = 1000
-
-
-class Split(NamedTuple):
-    """Rows to judge one task on: the split's name, the rows, and the answers that a baseline may learn from."""
-
-    name: str
-    rows: tuple[Encoded, ...]
-    golds: list[object]
+_GIVEN = "given"
 
 
 def run(
@@ -44,61 +42,111 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help=say("env.json"))] = False,
 ) -> None:
     """Print every metric with its 95 % interval, its baseline and its n."""
-    opened = open_bundle(bundle, base=base)
-    splits = _given(opened, data) if data else _of_run(opened, bundle)
-    report = evaluate(opened, splits)
+    report = _on_files(open_bundle(bundle, base=base), data) if data else _of_run(bundle, base)
     if is_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
         show_scores(out(), report)
 
 
-def evaluate(bundle: Bundle, splits: dict[str, Split]) -> EvalReport:
-    """Return the scores of ``bundle`` on ``splits``."""
-    rows = {name: split.rows for name, split in splits.items()}
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The rows to judge one task on.
+
+    Attributes:
+        name: of the split.
+        rows: with right answers.
+        golds: the answers that a baseline may learn from.
+        seed: of the resampling.
+    """
+
+    name: str
+    rows: tuple[Encoded, ...]
+    golds: Sequence[object]
+    seed: int = 0
+
+
+def _report(bundle: Bundle, splits: Mapping[str, _Split], *, split: str, resamples: int) -> EvalReport:
+    rows = {name: one.rows for name, one in splits.items()}
     found = answer_all(
-        bundle.network, bundle.tasks, rows, pad=bundle.tokenizer.pad, budget=_BUDGET_TOKENS, dtype=bundle.dtype
+        bundle.network,
+        bundle.tasks,
+        rows,
+        pad=bundle.tokenizer.pad,
+        budget=_BUDGET_TOKENS,
+        dtype=bundle.dtype,
     )
     reports = tuple(
         judge(
             bundle.tasks[name],
-            split.rows,
+            one.rows,
             found.answers[name],
-            split=split.name,
-            train_golds=split.golds,
-            resamples=_RESAMPLES,
-            seed=0,
+            split=one.name,
+            train_golds=one.golds,
+            resamples=resamples,
+            seed=one.seed,
             loss=found.loss(name),
         )
-        for name, split in splits.items()
+        for name, one in splits.items()
     )
-    return EvalReport(split=TEST, tasks=reports, selection=selection_score(reports))
+    return EvalReport(split=split, tasks=reports, selection=selection_score(reports))
 
 
-def _given(bundle: Bundle, data: list[str]) -> dict[str, Split]:
-    """Return the files named as ``task=file``; their own answers are all that a baseline can learn from."""
-    splits: dict[str, Split] = {}
-    for argument in data:
-        name, _, reference = argument.partition("=")
-        if name not in bundle.tasks or not reference:
-            raise DataError(f"{argument}: must be task=file. {nearest(name, bundle.tasks)}")
-        rows = read(reference, root=Path.cwd()).rows
-        results = bundle.tasks[name].encode(rows, bundle.tokenizer, Purpose.ANSWER)
-        usable = tuple(one for one in results if isinstance(one, Encoded) and one.gold is not None)
-        splits[name] = Split(reference, usable, [one.gold for one in usable])
-    return splits
+def _on_files(bundle: Bundle, data: Sequence[str]) -> EvalReport:
+    """Return the scores on files named as ``task=file``; their own answers are all that a baseline can learn from."""
+    files = dict(_task_and_file(bundle, argument) for argument in data)
+    splits = {name: _file_split(bundle, bundle.tasks[name], reference) for name, reference in files.items()}
+    return _report(bundle, splits, split=_GIVEN, resamples=_RESAMPLES)
 
 
-def _of_run(bundle: Bundle, given: Path) -> dict[str, Split]:
-    """Return the test rows (dev rows where a task has none) of the run that the bundle lies in."""
-    folder = RunFolder(bundle.folder.parent)
+def _task_and_file(bundle: Bundle, argument: str) -> tuple[str, str]:
+    name, _, reference = argument.partition("=")
+    if name not in bundle.tasks or not reference:
+        hint = nearest(name, bundle.tasks)
+        raise DataError(f"{argument}: must be task=file with a task of the bundle, but is not. {hint}")
+    return name, reference
+
+
+def _file_split(bundle: Bundle, task: Task, reference: str) -> _Split:
+    results = task.encode(read(reference, root=Path.cwd()).rows, bundle.tokenizer, Purpose.ANSWER)
+    usable = tuple(one for one in results if _is_usable(one))
+    reasons = (
+        one.reason if isinstance(one, Dropped) else "no label" for one in results if not _is_usable(one)
+    )
+    dropped = Counter(reasons)
+    if not usable:
+        columns = {role: column for role, column in task.config()["columns"].items() if column}
+        raise DataError(
+            f"{reference}: must hold a row that {task.name} can be judged on, but none of {len(results)} is "
+            f"({', '.join(dropped)}). It reads the columns {columns}."
+        )
+    if dropped:
+        words = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        err().print(say("eval.dropped", file=reference, reasons=words))
+    return _Split(reference, usable, [one.gold for one in usable])
+
+
+def _is_usable(result: Encoded | Dropped) -> TypeGuard[Encoded]:
+    return isinstance(result, Encoded) and result.gold is not None
+
+
+def _of_run(given: Path, base: Path | None) -> EvalReport:
+    """Return the scores on the run's own test rows (dev rows where a task has none), as the run itself takes them."""
+    folder = RunFolder(given.resolve().parent if (given / "weft.json").is_file() else given)
     if not folder.origin.is_file():
-        raise DataError(f"{given}: a bundle outside its run needs data, but none is given. Name it: task=file.")
+        open_bundle(given, base=base)  # what is wrong with it as a bundle goes first
+        raise DataError(
+            f"{given}: a bundle outside its run needs data, but none is given. Name it: task=file."
+        )
     recipe = open_recipe(folder.recipe)
-    root = Path(json.loads(folder.origin.read_text(encoding="utf-8"))["root"])
-    read_again = read_data(recipe, bundle.tokenizer, root=root).tasks
-    splits: dict[str, Split] = {}
+    bundle = open_bundle(given, base=base, precision=recipe.precision)
+    origin = read_json(folder.origin)
+    data = read_data(recipe, bundle.tokenizer, root=Path(origin["root"]))
+    if dict(data.digests) != origin["data"]:
+        err().print(say("eval.changed"))
+    splits: dict[str, _Split] = {}
     for name in bundle.tasks:
-        split, rows = split_rows(read_again[name], TEST)
-        splits[name] = Split(split, tuple(rows), read_again[name].train_golds)
-    return splits
+        split, rows = split_rows(data.tasks[name], TEST)
+        seed = fold(recipe.seed, "judge", name)
+        splits[name] = _Split(split, tuple(rows), data.tasks[name].train_golds, seed)
+    return _report(bundle, splits, split=TEST, resamples=recipe.bootstrap)

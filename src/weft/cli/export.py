@@ -21,16 +21,23 @@ def run(
     folder: Annotated[Path, typer.Argument(help=say("export.folder"))],
     task: Annotated[list[str] | None, typer.Option("--task", help=say("export.task"))] = None,
     base: Annotated[Path | None, typer.Option("--base", help=say("arg.base"))] = None,
-    tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help=say("export.tolerance"))] = TOLERANCE,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0.0, help=say("export.tolerance"))
+    ] = TOLERANCE,
     is_json: Annotated[bool, typer.Option("--json", help=say("env.json"))] = False,
 ) -> None:
     """Write one folder a task (and one adapter folder a task where adapters are not merged), and say how near they are."""
     opened = open_bundle(bundle, base=base, precision=Precision.FP32)
     results = export_plain(opened, folder, tasks=tuple(task or opened.tasks), tolerance=tolerance)
     if is_json:
-        values = [{"folder": str(one.folder), "loads_with": one.loads_with, "difference": one.difference} for one in results]
+        values = [
+            {"folder": str(one.folder), "loads_with": one.loads_with, "difference": one.difference}
+            for one in results
+        ]
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
         return
     console = out()
     for one in results:
-        console.print(say("export.done", folder=one.folder, loader=one.loads_with, difference=f"{one.difference:.1e}"))
+        console.print(
+            say("export.done", folder=one.folder, loader=one.loads_with, difference=f"{one.difference:.1e}")
+        )

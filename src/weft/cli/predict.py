@@ -4,94 +4,204 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, BinaryIO, TextIO
 
 import typer
 
+from weft.cli.console import err
 from weft.cli.messages import say
-from weft.core.example import Answer, Dropped, Row
+from weft.core.example import Answer, Dropped
+from weft.data.folder import DATA_SUFFIXES, suffix
+from weft.data.reference import parse
 from weft.data.sources import read
 from weft.errors import DataError, nearest
-from weft.evaluate.ask import Asked, ask, questions
+from weft.evaluate.ask import Asked, Questions, ask, from_rows, from_texts
 from weft.export.bundle import Bundle, open_bundle
 
 _BUDGET_TOKENS = 8192
-_CHUNK_ROWS = 2048  # answered and written before the next are read from standard input
+_READ_BYTES = 2**20
 
 
 def run(
     bundle: Annotated[Path, typer.Argument(help=say("arg.bundle"))],
     inputs: Annotated[list[str], typer.Argument(help=say("predict.inputs"))],
-    task: Annotated[list[str] | None, typer.Option("--task", help=say("predict.task"))] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help=say("predict.task"))] = None,
     pair: Annotated[str | None, typer.Option("--pair", help=say("predict.pair"))] = None,
+    column: Annotated[list[str] | None, typer.Option("--column", help=say("predict.column"))] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=say("predict.output"))] = None,
     base: Annotated[Path | None, typer.Option("--base", help=say("arg.base"))] = None,
     is_json: Annotated[bool, typer.Option("--json", help=say("predict.json"))] = False,
 ) -> None:
     """Print the answers of every task, or of those named, in the order of the inputs."""
     opened = open_bundle(bundle, base=base)
-    asker = _Asker(opened, _chosen(opened, task), pair)
-    for name in inputs:
-        if name == "-":
-            for texts in _chunks(sys.stdin):
-                _write(texts, asker.texts(texts), is_json=is_json)
-        elif Path(name.partition("[")[0]).exists():
-            rows = read(name, root=Path.cwd()).rows
-            _write([row.where for row in rows], asker.rows(rows), is_json=True)
-        else:
-            _write([name], asker.texts([name]), is_json=is_json)
+    asker = _Asker(opened, _chosen(opened, task), is_named=bool(task), pair=pair, renamed=_renamed(column))
+    given = [_Given.of(text) for text in inputs]
+    _refuse_overwriting(output, given)
+    with _opened(output) as out:
+        for one in given:
+            for names, asked in _answered(asker, one):
+                _write(out, names, asked, is_json=is_json or one.is_file)
+                out.flush()
 
 
 @dataclass(frozen=True, slots=True)
+class _Given:
+    """One input: a file's reference, ``-``, or a sentence."""
+
+    text: str
+    file: Path | None = None
+    is_file: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> _Given:
+        """Return what ``text`` means. What looks like a file is one, so that a slip is not answered as a sentence.
+
+        Raises:
+            DataError: it looks like a file, but there is none.
+        """
+        if text == "-":
+            return cls(text)
+        try:
+            path = parse(text, root=Path.cwd()).path
+        except DataError:
+            path = None
+        if path is None and _is_like_file(text):
+            raise DataError(_reason(text))
+        return cls(text, path, is_file=path is not None)
+
+
+def _is_like_file(text: str) -> bool:
+    is_path = "/" in text or not any(map(str.isspace, text))
+    return is_path and suffix(Path(text.partition("[")[0])) in DATA_SUFFIXES
+
+
+def _reason(reference: str) -> str:
+    try:
+        parse(reference, root=Path.cwd())
+    except DataError as error:
+        return str(error)
+    return f"{reference}: must be a file that exists, but is not. Correct the path."
+
+
+@dataclass(slots=True)
 class _Asker:
     bundle: Bundle
     names: tuple[str, ...]
+    is_named: bool  # whether the user named the tasks: then each of them must be able to answer
     pair: str | None
+    renamed: Mapping[str, str]
+    said: set[str] = field(default_factory=set[str])
 
     def texts(self, texts: Sequence[str]) -> list[Asked]:
-        tasks = {name: self.bundle.tasks[name] for name in self.names}
-        return self._ask(questions(tasks, texts, self.pair))
+        return self._ask(from_texts(self._tasks, texts, self.pair))
 
-    def rows(self, rows: Sequence[Row]) -> list[Asked]:
-        return self._ask(dict.fromkeys(self.names, rows))
+    def file(self, reference: str) -> tuple[list[str], list[Asked]]:
+        rows = read(reference, root=Path.cwd()).rows
+        asked = self._ask(from_rows(self._tasks, rows, self.renamed, what=reference))
+        return [row.where for row in rows], asked
 
-    def _ask(self, rows: dict[str, Any]) -> list[Asked]:
+    @property
+    def _tasks(self) -> dict[str, Any]:
+        return {name: self.bundle.tasks[name] for name in self.names}
+
+    def _ask(self, questions: Questions) -> list[Asked]:
+        if questions.left_out and (self.is_named or not questions.rows):
+            raise DataError("\n".join(questions.left_out.values()))
+        for reason in sorted(set(questions.left_out.values()) - self.said):
+            err().print(say("predict.left_out", reason=reason))
+        self.said.update(questions.left_out.values())
         opened = self.bundle
-        return ask(opened.network, opened.tasks, opened.tokenizer, rows, budget=_BUDGET_TOKENS, dtype=opened.dtype)
+        rows = questions.rows
+        return ask(
+            opened.network, opened.tasks, opened.tokenizer, rows, budget=_BUDGET_TOKENS, dtype=opened.dtype
+        )
+
+
+def _answered(asker: _Asker, given: _Given) -> Iterator[tuple[list[str], list[Asked]]]:
+    """Yield inputs and answers, piece by piece where they come through a pipe."""
+    if given.is_file:
+        yield asker.file(given.text)
+    elif given.text == "-":
+        for lines in _chunks(sys.stdin.buffer):
+            yield lines, asker.texts(lines)
+    else:
+        yield [given.text], asker.texts([given.text])
+
+
+def _chunks(stream: BinaryIO) -> Iterator[list[str]]:
+    """Yield the lines that are there, without blank ones, as soon as they are: a slow pipe is answered line by line."""
+    rest, number = b"", 0
+    while block := stream.read1(_READ_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
+        *lines, rest = (rest + block).split(b"\n")
+        if chunk := _decoded(lines, number):
+            yield chunk
+        number += len(lines)
+    if chunk := _decoded([rest], number):
+        yield chunk
+
+
+def _decoded(lines: Sequence[bytes], start: int) -> list[str]:
+    texts: list[str] = []
+    for number, line in enumerate(lines, start=start + 1):
+        try:
+            texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8").strip())
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input, line {number}: must be UTF-8, but {error.reason}.") from error
+    return [text for text in texts if text]
 
 
 def _chosen(bundle: Bundle, names: list[str] | None) -> tuple[str, ...]:
     for name in names or ():
         if name not in bundle.tasks:
-            raise DataError(f"--task {name}: must be a task of the bundle. {nearest(name, bundle.tasks)}")
-    return tuple(names or bundle.tasks)
+            raise DataError(
+                f"--task {name}: must be a task of the bundle, but is not. {nearest(name, bundle.tasks)}"
+            )
+    return tuple(dict.fromkeys(names or bundle.tasks))
 
 
-def _chunks(lines: TextIO) -> Iterator[list[str]]:
-    """Yield the lines without blank ones, as many at a time as are answered together."""
-    chunk: list[str] = []
-    for line in lines:
-        if line.strip():
-            chunk.append(line.rstrip("\r\n"))
-        if len(chunk) == _CHUNK_ROWS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _renamed(columns: list[str] | None) -> dict[str, str]:
+    renamed: dict[str, str] = {}
+    for argument in columns or ():
+        role, _, column = argument.partition("=")
+        if not role or not column:
+            raise DataError(
+                f"--column {argument}: must be role=column, but is not. Example: --column text=review."
+            )
+        renamed[role] = column
+    return renamed
 
 
-def _write(inputs: Sequence[str], asked: Sequence[Asked], *, is_json: bool) -> None:
+def _refuse_overwriting(output: Path | None, given: Sequence[_Given]) -> None:
+    for one in given:
+        if output is not None and one.file is not None and output.resolve() == one.file.resolve():
+            raise DataError(
+                f"{output}: answers must not replace their questions, but would. Choose another -o."
+            )
+
+
+@contextmanager
+def _opened(output: Path | None) -> Generator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    with output.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _write(out: TextIO, inputs: Sequence[str], asked: Sequence[Asked], *, is_json: bool) -> None:
     for given, answers in zip(inputs, asked, strict=True):
         if is_json:
             values = {name: _json(answer) for name, answer in answers.items()}
-            sys.stdout.write(json.dumps({"input": given, "answers": values}, ensure_ascii=False) + "\n")
+            out.write(json.dumps({"input": given, "answers": values}, ensure_ascii=False) + "\n")
             continue
-        sys.stdout.write(f"{given}\n")
+        out.write(f"{given}\n")
         width = max(len(name) for name in answers)
         for name, answer in answers.items():
-            sys.stdout.write(f"  {name:{width}}  {_words(answer)}\n")
+            out.write(f"  {name:{width}}  {_words(answer)}\n")
 
 
 def _json(answer: Answer | Dropped) -> dict[str, Any]:
@@ -103,11 +213,18 @@ def _words(answer: Answer | Dropped) -> str:
     if isinstance(answer, Dropped):
         return say("predict.dropped", reason=answer.reason)
     if answer.text is not None:
-        return answer.text
+        return answer.text.replace("\n", "\n    ")
     if answer.spans is not None:
         return ", ".join(f"{span['text']} [{span['type']}]" for span in answer.spans) or say("env.none")
+    if answer.tags is not None:
+        return " ".join(answer.tags)
     if answer.value is not None:
         return f"{answer.value:.3f}"
-    if isinstance(answer.label, str) and answer.probabilities:
-        return f"{answer.label} ({answer.probabilities[answer.label]:.1%})"
-    return ", ".join(answer.label or ()) or say("env.none")
+    return _label_words(answer)
+
+
+def _label_words(answer: Answer) -> str:
+    labels = [answer.label] if isinstance(answer.label, str) else answer.label or []
+    shares = answer.probabilities or {}
+    texts = [f"{label} ({shares[label]:.1%})" if label in shares else label for label in labels]
+    return ", ".join(texts) or say("env.none")
