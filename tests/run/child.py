@@ -1,0 +1,65 @@
+"""A run in a process of its own that can be killed: ``runpy.run_path(child.py, {"ARGUMENTS": (...)})``.
+
+Arguments: folder of the run; recipe; what to do. Nothing is said on stdout or stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weft.build.catalogue import open_recipe
+from weft.errors import WeftError
+from weft.run import session
+from weft.run.folder import RunFolder
+from weft.train import checkpoint
+
+
+def work(folder: Path, recipe: Path) -> None:
+    """Start the run, or take it up."""
+    home = RunFolder(folder)
+    if home.origin.is_file():
+        events = session.resume(home)
+    else:
+        events = session.train(open_recipe(recipe), home, root=recipe.parent)
+    for _ in events:
+        pass
+
+
+def kill_in_writer(number: int, place: str) -> None:
+    """Die inside the ``number``-th checkpoint, just after ``place`` is on disk."""
+    count = iter(range(10_000))
+    save = checkpoint.save
+
+    @functools.wraps(save)
+    def deadly(*arguments: Any, **options: Any) -> Path:
+        mine = next(count)
+
+        def die(name: str) -> None:
+            if (mine, name) == (number, place):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return save(*arguments, **options, on_file=die)
+
+    checkpoint.save = deadly
+
+
+def main(folder: str, recipe: str, *fault: str) -> int:
+    torch.set_num_threads(1)
+    if fault:
+        kill_in_writer(int(fault[0]), fault[1])
+    try:
+        work(Path(folder), Path(recipe))
+    except WeftError as error:
+        return error.exit_code
+    return 0
+
+
+if __name__ == "weft_child":
+    sys.exit(main(*globals()["ARGUMENTS"]))
