@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ SCORED = [(text, 5 - 0.5 * len(text.split()) + 0.25 * row) for row, (text, _) in
 
 MOOD = {"kind": "classification", "train": "reviews.csv", "dev": "dev.csv"}
 NAMES = {"kind": "tagging", "train": "ner.conll", "dev": "ner.dev.conll"}
+SAY = {"kind": "generation", "train": "say.jsonl", "dev": "say.jsonl"}
 LENGTH = {"kind": "regression", "train": "scores.csv", "dev": "scores.dev.csv"}
 
 
@@ -158,7 +160,7 @@ class Trunks:
 
 
 def write_files(folder: Path) -> Path:
-    """Write reviews.csv, dev.csv, scores.csv, scores.dev.csv, ner.conll and ner.dev.conll; return ``folder``."""
+    """Write reviews.csv, dev.csv, scores.csv, scores.dev.csv, ner.conll, ner.dev.conll and say.jsonl; return ``folder``."""
 
     def csv(name: str, header: str, rows: Sequence[tuple[Any, ...]]) -> None:
         lines = [header, *(",".join(map(str, row)) for row in rows)]
@@ -174,4 +176,6 @@ def write_files(folder: Path) -> Path:
     csv("scores.dev.csv", "text,score", [("a happy city", 3.5), ("the dog is sad", 2.0)])
     conll("ner.conll", TAGGED)
     conll("ner.dev.conll", [[("mary", "B-PER"), ("eats", "O")], [("london", "B-LOC")]])
+    said = [{"instruction": "say", "output": "a"}, {"instruction": "b", "output": "c"}]
+    (folder / "say.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in said), encoding="utf-8")
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weft.build.estimate import Machine, measure, plan_stage, stage_plans
+from weft.build.estimate import PROCESS_BYTES, Machine, measure, plan_stage, stage_plans
 from weft.report.records import StagePlan
 
 MACHINE = Machine(flops=1e9, dtype=torch.float32)
@@ -112,7 +112,7 @@ def test_memory_and_time_follow_what_is_trained(open_kit):
     assert memory["full"] > memory["lora"] > memory["head"]
     assert seconds["lora"] > seconds["head"]  # at this width factors of rank 8 cost what they spare
     assert seconds["full"] > seconds["top 1"] > seconds["head"]
-    assert 350 * MIB < memory["head"] < 360 * MIB  # next to nothing beside the process
+    assert PROCESS_BYTES < memory["head"] < PROCESS_BYTES + 10 * MIB  # next to nothing beside the process
     assert seconds["full"] == pytest.approx(
         3 * seconds["head"], rel=0.02
     )  # forward, and twice as much backward
@@ -140,15 +140,12 @@ def test_memory_follows_the_pass_not_the_step(open_kit):
 
 
 def test_a_vocabulary_costs_logits(kit, files, stories260k):
-    (files / "talk.jsonl").write_text(
-        '{"instruction": "say", "output": "a"}\n{"instruction": "b", "output": "c"}\n'
-    )
-    tasks = {"say": {"kind": "generation", "train": "talk.jsonl", "dev": "talk.jsonl"}}
+    tasks = {"say": kit.SAY}
     opened = kit.open_kit(
         kit.make_recipe(stories260k, [{"name": "one", "strategy": "lora"}], tasks), root=files
     )
     plan = only(opened)
-    assert 350 * MIB < plan.memory_bytes < 380 * MIB
+    assert PROCESS_BYTES < plan.memory_bytes < PROCESS_BYTES + 30 * MIB
     assert plan.num_values > 260_000 > plan.num_trained > 0
 
 

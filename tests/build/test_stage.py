@@ -122,10 +122,7 @@ def test_a_model_that_is_not_there_is_an_error_of_the_model(kit, tmp_path):
 
 
 def test_generation_wants_a_causal_model_and_gets_its_output_embedding(kit, files, stories260k, open_kit):
-    (files / "say.jsonl").write_text(
-        '{"instruction": "say", "output": "a"}\n{"instruction": "b", "output": "c"}\n'
-    )
-    tasks = {"say": {"kind": "generation", "train": "say.jsonl", "dev": "say.jsonl"}}
+    tasks = {"say": kit.SAY}
     assert not open_kit(ONE).base.wants_lm_head
     causal = kit.open_kit(kit.make_recipe(stories260k, ONE, tasks), root=files)
     assert causal.base.wants_lm_head

@@ -30,7 +30,7 @@ _ACTIVATION_BYTES = {torch.float32: 80, torch.bfloat16: 56}
 # The same source, per pair of tokens and attention head: scores and their softmax.
 _SCORE_BYTES = {torch.float32: 8, torch.bfloat16: 6}
 _HEAD_WIDTH = 64  # of nearly all pretrained models
-_PROCESS_BYTES = 350 * 2**20  # interpreter, torch and transformers after import
+PROCESS_BYTES = 480 * 2**20  # interpreter, torch, transformers and a tokenizer, on Linux x86
 _UTILISATION = 0.3  # share of the matrix rate that a whole step reaches (docs/experiments.md)
 _MEASURED = (1024, 384, 1536)  # rows, inputs, outputs: a feed-forward layer of a small encoder
 
@@ -144,7 +144,7 @@ def _memory(entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.
     a_layer += _SCORE_BYTES[dtype] * longest * max(1, info.width // _HEAD_WIDTH)
     kept = {_layer_of(site.path) for site, has_gradient in _trunk_sites(entered) if has_gradient}
     layers = max(1, len(kept - {None}))  # without a gradient, one at a time
-    return round(_PROCESS_BYTES + weights + state + tokens * (layers * a_layer + 8 * info.vocabulary))
+    return round(PROCESS_BYTES + weights + state + tokens * (layers * a_layer + 8 * info.vocabulary))
 
 
 def _layer_of(path: str) -> str | None:
