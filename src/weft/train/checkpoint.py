@@ -231,7 +231,7 @@ def newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
         reason = verify(path)
         if reason is None:
             return path, rejected
-        rejected.append((_set_aside(path), reason))
+        rejected.append((set_aside(path), reason))
     return None, rejected
 
 
@@ -242,7 +242,8 @@ def _listing(folder: Path) -> list[Path]:
     return sorted(folders, key=lambda path: (int((re.findall(r"\d+", path.name) or ["-1"])[-1]), path.name))
 
 
-def _set_aside(path: Path) -> Path:
+def set_aside(path: Path) -> Path:
+    """Rename the checkpoint at ``path`` so that it counts no more, and return its new path; nothing is deleted."""
     taken = {other.name for other in path.parent.iterdir()}
     suffixes = (_CORRUPT if number == 1 else f"{_CORRUPT}-{number}" for number in range(1, len(taken) + 2))
     return path.rename(
