@@ -63,6 +63,12 @@ def first_stages(with_stages):
 
 
 @pytest.fixture(scope="module")
+def last_stage(with_stages):
+    """Return a recipe whose last stage takes over everything as it is and adds nothing."""
+    return with_stages({"name": "first"}, {"name": "last", "strategy": "head", "carry": {"trunk": "stack"}})
+
+
+@pytest.fixture(scope="module")
 def base_states(with_stages):
     return probe(with_stages({"name": "first", "strategy": "head"}).enter("first").sites)
 
@@ -88,12 +94,11 @@ def moved_heads_equal(parts: Parts, entered) -> bool:
 
 @pytest.mark.parametrize(("carry", "a", "b"), CELLS, ids=lambda value: str(value))
 def test_entering_keeps_the_function_or_is_refused(
-    with_stages, first_stages, base_states, tmp_path, carry, a, b
+    with_stages, first_stages, last_stage, base_states, tmp_path, carry, a, b
 ):
     opened = with_stages(
         {"name": "first", "strategy": STRATEGIES[a]},
         {"name": "second", "strategy": STRATEGIES[b], "carry": {"trunk": carry}},
-        {"name": "third", "strategy": "head", "carry": {"trunk": "stack"}},
     )
     parts, states = first_stages[a]
     if (str(carry), a, b) in REFUSED:
@@ -126,6 +131,6 @@ def test_entering_keeps_the_function_or_is_refused(
     ]
     view = opened.base.sites(opened.base.network({}, device=torch.device("meta"))).view
     save_parts(tmp_path, left, view, base="tiny")
-    third = opened.enter("third", load_parts(tmp_path, view))
+    third = last_stage.enter("last", load_parts(tmp_path, view))
     assert difference(after, probe(third.sites)) <= 1e-5
     assert moved_heads_equal(left, third)
