@@ -52,7 +52,9 @@ def choose(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def main() -> None:
     """Write three files and print their sizes."""
-    parser = argparse.ArgumentParser(description="Cut short instruction data out of the self-instruct seed tasks.")
+    parser = argparse.ArgumentParser(
+        description="Cut short instruction data out of the self-instruct seed tasks."
+    )
     parser.add_argument("data_root", type=Path)
     parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT)
     args = parser.parse_args()

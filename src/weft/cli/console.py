@@ -13,10 +13,12 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
+
+_BAR_WIDTH = 16
 
 
 def out() -> Console:
@@ -34,13 +36,13 @@ def err() -> Console:
 def bars(console: Console) -> Progress:
     """Return progress bars with count, rate and time left on ``console``; they show nothing where it is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=_BAR_WIDTH),
         MofNCompleteColumn(),
         _RateColumn(),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        expand=True,  # the description gives way where the terminal is narrow, the numbers stay whole
         disable=not console.is_terminal,
         transient=True,
     )
