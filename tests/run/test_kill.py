@@ -40,7 +40,7 @@ Start = Callable[..., Any]
 def start(unbroken: Path) -> Start:
     """Return a function that starts ``child.py``; processes are forked off one that has imported what a run needs."""
     assert unbroken.is_dir()  # a run was made here, so what it imports is known
-    rooms = ("weft.", "transformers.models.", "sklearn.metrics", "seqeval.", "scipy.stats")
+    rooms = ("weft.", "transformers.models.bert", "sklearn.metrics", "seqeval.", "scipy.stats")
     needed = sorted(
         name for name in sys.modules if name.startswith(rooms) and "transformers_modules" not in name
     )

@@ -72,6 +72,7 @@ class TestEvents:
     def test_entering_the_second_stage_changed_nothing(self, events: list[Any]):
         first, second = (event for event in events if isinstance(event, StageStarted))
         assert first.entry_difference is None
+        assert second.entry_difference is not None
         assert second.entry_difference < 1e-5
         assert first.rejected == second.rejected == ()
         assert first.step == second.step == 0

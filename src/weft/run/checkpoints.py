@@ -112,7 +112,9 @@ class Checkpoints:
         }
         checkpoint.save(self.folder, path.name, files, about=self.context.identity())
         pinned = () if history.best.step is None else (_name(history.best.step),)
-        checkpoint.rotate(self.folder, keep=self.context.recipe.keep, pinned=pinned)
+        rotation = checkpoint.rotate(self.folder, keep=self.context.recipe.keep, pinned=pinned)
+        for old, reason in rotation.failed:  # costs room, nothing else
+            self.context.log.append("not removed", {"path": str(old), "reason": reason})
         return path
 
     def newest(self) -> tuple[Path | None, tuple[str, ...]]:

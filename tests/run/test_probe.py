@@ -1,0 +1,89 @@
+"""The probe sees a change of the function, and only that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from weft.build.catalogue import open_recipe
+from weft.build.network import open_base
+from weft.core.sites import SiteMap
+from weft.core.view import ModelView, ParamInfo, Site, SiteKind
+from weft.errors import HandOverError
+from weft.run import probe as module
+from weft.run.probe import TOLERANCE, check_entry, difference, probe, probe_batch
+
+
+@pytest.fixture
+def sites(job: Path) -> SiteMap:
+    base = open_base(open_recipe(job), root=job.parent)
+    return base.sites(base.network({}, device=torch.device("cpu"), dropout=0.5))
+
+
+def test_states_are_those_of_every_token_and_the_same_each_time(sites: SiteMap):
+    sites.network.train()
+    states_TD = probe(sites)
+    assert states_TD.shape == (probe_batch(100).layout.num_tokens, 32)
+    assert torch.equal(states_TD, probe(sites))  # dropout is off
+    assert sites.network.training
+
+
+def test_a_changed_weight_shows(sites: SiteMap):
+    before_TD = probe(sites)
+    with torch.no_grad():
+        dict(sites.parameters())["layers.1.ffn.down.weight"][0, 0] += 0.5
+    assert difference(before_TD, probe(sites)) > TOLERANCE
+
+
+def test_difference_is_relative_to_the_largest_state():
+    before_TD = torch.tensor([[4.0, -8.0]])
+    assert difference(before_TD, before_TD + 0.5) == 0.5 / 8
+
+
+@pytest.mark.parametrize(
+    ("factor", "is_refused"), [(1 + 1e-5, False), (1 + 1e-3, True), (float("nan"), True)]
+)
+def test_entry_is_refused_beyond_rounding(factor: float, is_refused: bool):
+    before_TD = torch.ones(3, 2)
+    if not is_refused:
+        assert check_entry("two", before_TD, before_TD * factor) < TOLERANCE
+        return
+    with pytest.raises(HandOverError, match="stage two: entering must not change what the network computes"):
+        check_entry("two", before_TD, before_TD * factor)
+
+
+def table(path: str, rows: int) -> Site:
+    return Site(path, SiteKind.EMBEDDING, path, (ParamInfo(f"{path}.weight", (rows, 4)),))
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (
+            (table("embeddings.word", 60), table("embeddings.position", 512), table("embeddings.segment", 2)),
+            60,
+        ),
+        ((table("encoder.embeddings.word", 70), table("decoder.embeddings.word", 60)), 60),
+        ((table("raw.tokens", 60), table("raw.places", 32)), 32),
+    ],
+)
+def test_tokens_are_in_every_vocabulary(tables: tuple[Site, ...], expected: int):
+    view = ModelView("any", tables, {"": 1})
+    assert module._vocabulary(view) == expected
+    assert int(probe_batch(expected).tokens.max()) < expected
+
+
+def test_rows_fit_a_trunk_of_few_positions():
+    assert probe_batch(50, longest=3).tokens.shape[1] <= 3
+    assert probe_batch(50).tokens.shape[1] <= 32
+
+
+def test_little_model_keeps_its_function_over_the_stages(little: ModuleType, unbroken: Path):
+    states = {
+        stage: little.load_file(unbroken / "stages" / stage / "final" / "probe.safetensors")["states"]
+        for stage in little.STAGES
+    }
+    assert difference(states["together"], states["alone"]) > TOLERANCE  # training did something
