@@ -67,7 +67,9 @@ def compare(
         a=a.name,
         b=b.name,
         tasks=tuple(
-            _compare_task(tasks[name], a.predictions[name], b.predictions[name], resamples=resamples, seed=seed)
+            _compare_task(
+                tasks[name], a.predictions[name], b.predictions[name], resamples=resamples, seed=seed
+            )
             for name in names
         ),
         only_a=tuple(name for name in a.predictions if name not in b.predictions),
@@ -115,7 +117,12 @@ def _compare_task(
     from_a, from_b = [left.answer for left, _ in pairs], [right.answer for _, right in pairs]
     metrics = tuple(
         _compare_metric(
-            metric, golds, from_a, from_b, resamples=resamples, seed=fold(seed, "paired", task.name, metric.name)
+            metric,
+            golds,
+            from_a,
+            from_b,
+            resamples=resamples,
+            seed=fold(seed, "paired", task.name, metric.name),
         )
         for metric in task.metrics
     )
@@ -138,7 +145,13 @@ def _compare_task(
 
 
 def _compare_metric(
-    metric: Metric, golds: Sequence[Any], a: Sequence[Answer], b: Sequence[Answer], *, resamples: int, seed: int
+    metric: Metric,
+    golds: Sequence[Any],
+    a: Sequence[Answer],
+    b: Sequence[Answer],
+    *,
+    resamples: int,
+    seed: int,
 ) -> MetricComparison:
     difference, low, high, p = paired(metric, golds, a, b, resamples=resamples, seed=seed)
     return MetricComparison(
@@ -180,7 +193,9 @@ def _matched(a: PredictionFile, b: PredictionFile) -> list[tuple[PredictedRow, P
         )
     pairs = [(left[where], right[where]) for where in left if left[where].gold is not None]
     if not pairs:
-        raise DataError(f"task {a.task}: must have rows with gold answers to compare, but has none of {len(left)}.")
+        raise DataError(
+            f"task {a.task}: must have rows with gold answers to compare, but has none of {len(left)}."
+        )
     return pairs
 
 

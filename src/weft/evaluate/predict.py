@@ -31,6 +31,7 @@ class LossSum:
 
     @property
     def mean(self) -> float:
+        """The loss per unit of weight."""
         return self.total / self.weight
 
 
@@ -113,7 +114,9 @@ def answer_all(
     groups = _texts(encoded)
     lengths = [len(group.tokens) for group in groups]
     answers: dict[str, list[Answer | None]] = {name: [None] * len(rows) for name, rows in encoded.items()}
-    judged = {name for name, rows in encoded.items() if losses and rows and all(r.gold is not None for r in rows)}
+    judged = {
+        name for name, rows in encoded.items() if losses and rows and all(r.gold is not None for r in rows)
+    }
     sums: dict[str, tuple[Tensor, float]] = {}
     num_rows, num_done, num_padded = sum(map(len, answers.values())), 0, 0
     with _answering(network, dtype):

@@ -93,7 +93,9 @@ def _plain(value: object) -> Any:
     """Return what JSON has no word for as what it has one for."""
     if isinstance(value, set | frozenset):
         return sorted(value)
-    raise TypeError(f"{type(value).__name__}: a gold answer must be made of JSON values, but {value!r} is not.")
+    raise TypeError(
+        f"{type(value).__name__}: a gold answer must be made of JSON values, but {value!r} is not."
+    )
 
 
 def _parse(path: Path, number: int, line: str) -> Mapping[str, Any]:
@@ -111,4 +113,6 @@ def _row(path: Path, number: int, value: Mapping[str, Any]) -> PredictedRow:
         found: Sequence[str] = sorted(value)
         raise DataError(f"{path}:{number}: must have where, gold and answer, but has {', '.join(found)}.")
     gold = value["gold"]
-    return PredictedRow(value["where"], tuple(gold) if isinstance(gold, list) else gold, answer_from_json(value["answer"]))
+    return PredictedRow(
+        value["where"], tuple(gold) if isinstance(gold, list) else gold, answer_from_json(value["answer"])
+    )

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 
 _VOID = frozenset({"br", "meta", "hr", "line", "rect", "circle", "path", "polyline", "polygon"})
 # Characters that HTML does not allow in a document even when escaped, and the ones that turn the reading direction.
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
+_FORBIDDEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
+)
 
 
 class Html(str):
@@ -37,7 +39,9 @@ def tag(name: str, *children: object, attrs: Mapping[str, object] | None = None)
         >>> tag("td", "<b>", attrs={"class": "n"})
         '<td class="n">&lt;b&gt;</td>'
     """
-    pairs = "".join(f' {key}="{text(_attribute(value))}"' for key, value in (attrs or {}).items() if value is not None)
+    pairs = "".join(
+        f' {key}="{text(_attribute(value))}"' for key, value in (attrs or {}).items() if value is not None
+    )
     if not children and name in _VOID:
         return Html(f"<{name}{pairs}>" if name in {"br", "meta", "hr"} else f"<{name}{pairs}/>")
     inner = "".join(text(child) for child in children if child is not None)

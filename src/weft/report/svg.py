@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from weft.report.markup import Html, decimal, join, tag
@@ -139,7 +139,7 @@ def line_chart(series: Sequence[Series], axes: Axes, frame: Frame | None = None)
     return tag(
         "svg",
         _grid(x, y, y_ticks, axes=axes, frame=frame),
-        *(_cut(x.at(at), label, frame) for at, label in axes.cuts),
+        *_cuts(axes, x, frame),
         _level(axes, y, frame) if axes.level is not None and math.isfinite(axes.level) else None,
         *drawn,
         attrs={
@@ -161,15 +161,15 @@ def _grid(x: Scale, y: Scale, y_ticks: Sequence[float], *, axes: Axes, frame: Fr
     x_ticks = [at for at in ticks(x.low, x.high) if at <= x.high]
     bottom = frame.height - frame.bottom
     rows = [
-        _line(frame.left, y.at(at), frame.width - frame.right, y.at(at), "axis" if at == y.low else "grid")
+        line(frame.left, y.at(at), frame.width - frame.right, y.at(at), "axis" if at == y.low else "grid")
         for at in y_ticks
     ]
-    labels = [_label(frame.left - 8, y.at(at) + 4, axes.format_y(at), "tick end") for at in y_ticks]
-    marks = [_line(x.at(at), bottom, x.at(at), bottom + 4, "axis") for at in x_ticks]
-    below = [_label(x.at(at), bottom + 17, axes.format_x(at), "tick mid") for at in x_ticks]
+    labels = [label(frame.left - 8, y.at(at) + 4, axes.format_y(at), "tick end") for at in y_ticks]
+    marks = [line(x.at(at), bottom, x.at(at), bottom + 4, "axis") for at in x_ticks]
+    below = [label(x.at(at), bottom + 17, axes.format_x(at), "tick mid") for at in x_ticks]
     names = [
-        _label(0.0, 11.0, axes.y_label, "name"),
-        _label(frame.width - frame.right, frame.height - 4, axes.x_label, "name end"),
+        label(0.0, 11.0, axes.y_label, "name"),
+        label(frame.width - frame.right, frame.height - 4, axes.x_label, "name end"),
     ]
     return join((*rows, *labels, *marks, *below, *names))
 
@@ -181,26 +181,31 @@ def _level(axes: Axes, y: Scale, frame: Frame) -> Html:
     above = height - 5 if height - 14 > frame.top else height + 13
     return join(
         (
-            _line(frame.left, height, frame.width - frame.right, height, "level"),
-            _label(frame.width - frame.right, above, axes.level_label, "tick end"),
+            line(frame.left, height, frame.width - frame.right, height, "level"),
+            label(frame.width - frame.right, above, axes.level_label, "tick end"),
         )
     )
 
 
-def _cut(at: float, label: str, frame: Frame) -> Html:
-    return join(
-        (
-            _line(at, frame.top - 8, at, frame.height - frame.bottom, "cut"),
-            _label(at + 4, frame.top - 1, clip(label, 130, size=11), "tick"),
+def _cuts(axes: Axes, x: Scale, frame: Frame) -> list[Html]:
+    """Return the vertical lines, each label cut to the room before the next line."""
+    ends = [*(x.at(at) for at, _ in axes.cuts[1:]), frame.width][: len(axes.cuts)]
+    return [
+        join(
+            (
+                line(x.at(at), frame.top - 8, x.at(at), frame.height - frame.bottom, "cut"),
+                label(x.at(at) + 4, frame.top - 1, clip(name, end - x.at(at) - 6, size=11.5), "tick"),
+            )
         )
-    )
+        for (at, name), end in zip(axes.cuts, ends, strict=True)
+    ]
 
 
 def _series(series: Series, points: Sequence[Point], x: Scale, y: Scale) -> Html:
     places = [(x.at(point.x), y.at(point.y)) for point in points]
     parts: list[Html | None] = [_band(points, x, y)]
     if len(places) > 1:
-        parts.append(tag("polyline", attrs={"points": _path(places), "class": "line"}))
+        parts.append(tag("polyline", attrs={"points": coordinates(places), "class": "line"}))
     if series.has_markers or len(places) == 1:
         for point, (left, top) in zip(points, places, strict=True):
             is_best = series.best is not None and point is series.points[series.best]
@@ -208,7 +213,9 @@ def _series(series: Series, points: Sequence[Point], x: Scale, y: Scale) -> Html
             radius = 4.5 if is_best else 2.75
             attrs = {"cx": left, "cy": top, "r": radius, "class": "dot best" if is_best else "dot"}
             parts.append(tag("circle", note, attrs=attrs))
-    return tag("g", *parts, attrs={"class": f"series c{series.colour % NUM_COLOURS}", "data-name": series.name})
+    return tag(
+        "g", *parts, attrs={"class": f"series c{series.colour % NUM_COLOURS}", "data-name": series.name}
+    )
 
 
 def _band(points: Sequence[Point], x: Scale, y: Scale) -> Html | None:
@@ -220,8 +227,8 @@ def _band(points: Sequence[Point], x: Scale, y: Scale) -> Html | None:
     ]
     if len(ends) > 1:
         outline = [(at, high) for at, _, high in ends] + [(at, low) for at, low, _ in reversed(ends)]
-        return tag("polygon", attrs={"points": _path(outline), "class": "band"})
-    return _line(ends[0][0], ends[0][1], ends[0][0], ends[0][2], "whisker") if ends else None
+        return tag("polygon", attrs={"points": coordinates(outline), "class": "band"})
+    return line(ends[0][0], ends[0][1], ends[0][0], ends[0][2], "whisker") if ends else None
 
 
 def interval_bar(
@@ -247,8 +254,8 @@ def interval_bar(
     attrs = {"x": left, "y": height / 2 - 4, "width": max(right - left, 2.0), "height": 8.0, "rx": 4.0}
     return tag(
         "svg",
-        _line(pad, height / 2, width - pad, height / 2, "track"),
-        _line(at(baseline), 3.0, at(baseline), height - 3, "base"),
+        line(pad, height / 2, width - pad, height / 2, "track"),
+        line(at(baseline), 3.0, at(baseline), height - 3, "base"),
         tag("rect", attrs={**attrs, "class": "range"}),
         tag("circle", attrs={"cx": at(value), "cy": height / 2, "r": 3.5, "class": "value"}),
         attrs={"class": f"bar {standing}", "viewBox": f"0 0 {width:.0f} {height:.0f}", "aria-hidden": "true"},
@@ -266,110 +273,6 @@ def bar_ends(values: Sequence[float], best: float) -> tuple[float, float]:
     return min([0.0, *finite]), best
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One box of the stage graph.
-
-    Attributes:
-        name: unique; drawn in bold.
-        parent: name of the box it starts from, None for the first.
-        lines: what stands under the name.
-        share: trained share of the parameters, drawn as a bar at the bottom; None for no bar.
-    """
-
-    name: str
-    parent: str | None
-    lines: tuple[str, ...]
-    share: float | None = None
-
-
-BOX_WIDTH, BOX_HEIGHT, BOX_GAP = 218.0, 104.0, 46.0
-
-
-def places(nodes: Sequence[Node], *, is_upright: bool) -> dict[str, tuple[float, float]]:
-    """Return the top left corner of each box: generations in one direction, siblings in the other.
-
-    A node's first child stays in its lane, so that a chain is a straight line.
-    """
-    depths: dict[str, int] = {}
-    lanes: dict[str, int] = {}
-    taken: set[tuple[int, int]] = set()
-    for node in nodes:
-        depth = 0 if node.parent is None else depths[node.parent] + 1
-        lane = 0 if node.parent is None else lanes[node.parent]
-        while (depth, lane) in taken:
-            lane += 1
-        taken.add((depth, lane))
-        depths[node.name], lanes[node.name] = depth, lane
-    wide, high, between = BOX_WIDTH + BOX_GAP, BOX_HEIGHT + 34.0, BOX_WIDTH + 20.0
-    if is_upright:
-        return {name: (lanes[name] * between, depth * high) for name, depth in depths.items()}
-    return {name: (depth * wide, lanes[name] * (BOX_HEIGHT + 20.0)) for name, depth in depths.items()}
-
-
-def stage_graph(nodes: Sequence[Node], *, title: str, is_upright: bool = False) -> Html:
-    """Return boxes joined by edges from parent to child, left to right or (``is_upright``) top down."""
-    corners = places(nodes, is_upright=is_upright)
-    width = max(left for left, _ in corners.values()) + BOX_WIDTH + 2
-    height = max(top for _, top in corners.values()) + BOX_HEIGHT + 2
-    edges = [_edge(corners, node, is_upright=is_upright) for node in nodes if node.parent is not None]
-    boxes = [_box(node, *corners[node.name]) for node in nodes]
-    return tag(
-        "svg",
-        *edges,
-        *boxes,
-        attrs={
-            "class": "graph upright" if is_upright else "graph level",
-            "viewBox": f"-1 -1 {decimal(width)} {decimal(height)}",
-            "style": f"width:{decimal(width)}px",
-            "role": "img",
-            "aria-label": title,
-        },
-    )
-
-
-def _edge(corners: Mapping[str, tuple[float, float]], node: Node, *, is_upright: bool) -> Html:
-    """Return the curve from the parent's box with an arrow head at the child's."""
-    assert node.parent is not None
-    (left, top), (to_left, to_top) = corners[node.parent], corners[node.name]
-    if is_upright:
-        x1, y1, x2, y2 = left + BOX_WIDTH / 2, top + BOX_HEIGHT, to_left + BOX_WIDTH / 2, to_top - 5
-        bend, head = (y1 + y2) / 2, [(x2 - 4, y2 - 3), (x2 + 4, y2 - 3), (x2, y2 + 4)]
-        curve = (x1, bend, x2, bend)
-    else:
-        x1, y1, x2, y2 = left + BOX_WIDTH, top + BOX_HEIGHT / 2, to_left - 5, to_top + BOX_HEIGHT / 2
-        bend, head = (x1 + x2) / 2, [(x2 - 3, y2 - 4), (x2 - 3, y2 + 4), (x2 + 4, y2)]
-        curve = (bend, y1, bend, y2)
-    c1x, c1y, c2x, c2y = map(decimal, curve)
-    d = f"M{decimal(x1)} {decimal(y1)} C{c1x} {c1y} {c2x} {c2y} {decimal(x2)} {decimal(y2)}"
-    return tag(
-        "g",
-        tag("path", attrs={"d": d, "class": "edge"}),
-        tag("polygon", attrs={"points": _path(head), "class": "head"}),
-        attrs={"data-from": node.parent, "data-to": node.name},
-    )
-
-
-def _box(node: Node, left: float, top: float) -> Html:
-    attrs = {"x": left, "y": top, "width": BOX_WIDTH, "height": BOX_HEIGHT, "rx": 10.0}
-    lines = [
-        _label(left + 14, top + 46 + 17 * at, clip(line, BOX_WIDTH - 28, size=12), "small")
-        for at, line in enumerate(node.lines)
-    ]
-    parts: list[Html | None] = [
-        tag("title", "\n".join((node.name, *node.lines))),
-        tag("rect", attrs={**attrs, "class": "box" if node.parent is not None else "box root"}),
-        _label(left + 14, top + 26, clip(node.name, BOX_WIDTH - 28, size=15), "strong"),
-        *lines,
-    ]
-    if node.share is not None:
-        room, height = BOX_WIDTH - 28, top + BOX_HEIGHT - 10
-        filled = max(2.0, room * min(node.share, 1.0))
-        parts.append(_line(left + 14, height, left + 14 + room, height, "share"))
-        parts.append(_line(left + 14, height, left + 14 + filled, height, "share filled"))
-    return tag("g", *parts, attrs={"class": "node", "data-name": node.name})
-
-
 def clip(line: str, room: float, *, size: float) -> str:
     """Return ``line`` cut with an ellipsis to about ``room`` px at font size ``size``."""
     if _width(line) * size <= room:
@@ -384,13 +287,16 @@ def _width(line: str) -> float:
     return sum(1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.54 for sign in line)
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def coordinates(points: Sequence[tuple[float, float]]) -> str:
+    """Return ``x,y x,y`` for lines and polygons."""
     return " ".join(f"{decimal(x)},{decimal(y)}" for x, y in points)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
+    """Return a straight line; ``kind`` is its class in the style sheet."""
     return tag("line", attrs={"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": kind})
 
 
-def _label(x: float, y: float, content: str, kind: str) -> Html:
+def label(x: float, y: float, content: str, kind: str) -> Html:
+    """Return a line of text on the baseline ``y``; ``kind`` is its class in the style sheet."""
     return tag("text", content, attrs={"x": x, "y": y, "class": kind})

@@ -1,0 +1,241 @@
+"""Tables of a run as plain text, derived once and drawn as Markdown, as HTML or on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from weft.report import tables
+from weft.report.records import (
+    EvalReport,
+    GroupRow,
+    RunReport,
+    Score,
+    StageReport,
+    TaskDataReport,
+    TaskReport,
+)
+from weft.report.words import Words
+
+
+class Kind(StrEnum):
+    """What a column holds, which decides how a page sets it."""
+
+    TEXT = "t"
+    NUMBER = "n"
+    PATH = "p"
+    SOFT = "s"
+    ROLE = "role"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of texts.
+
+    Attributes:
+        columns: label and kind of each column.
+        rows: one text a column.
+        dim: numbers of rows that matter less.
+        has_total: whether the last row sums up the others.
+    """
+
+    columns: tuple[tuple[str, Kind], ...]
+    rows: tuple[tuple[str, ...], ...]
+    dim: frozenset[int] = field(default_factory=frozenset[int])
+    has_total: bool = False
+
+
+def final_scores(report: RunReport) -> tuple[tuple[TaskReport, Score], ...]:
+    """Return each final score with its task, in order; the first of a task is its primary one."""
+    return tuple((task, score) for one in report.final for task in one.tasks for score in task.scores)
+
+
+def final_tasks(report: RunReport) -> tuple[TaskReport, ...]:
+    """Return the final report of each task and split."""
+    return tuple(task for one in report.final for task in one.tasks)
+
+
+def verdict(report: RunReport, words: Words) -> str:
+    """Return in one sentence how the final primary scores stand to their baselines."""
+    primary = [task.scores[0] for task in final_tasks(report)]
+    if not primary:
+        return words.no_final
+    above = sum(tables.standing(score) == "above" for score in primary)
+    return words.all_beat if above == len(primary) else words.some_beat.format(above, len(primary))
+
+
+def score_grid(report: RunReport, words: Words) -> Grid:
+    """Return all final scores."""
+    rows = [
+        (
+            task.task,
+            task.split,
+            score.metric,
+            tables.score_value(score),
+            f"[{_value(score, score.low)}, {_value(score, score.high)}]",
+            _value(score, score.baseline),
+            tables.whole(score.n),
+        )
+        for task, score in final_scores(report)
+    ]
+    labels = (words.task, words.split, words.metric, words.value, words.interval, words.baseline, words.rows)
+    return _grid(labels, rows, {3: Kind.NUMBER, 4: Kind.NUMBER, 5: Kind.NUMBER, 6: Kind.NUMBER})
+
+
+def _value(score: Score, value: float) -> str:
+    return tables.number(
+        value, hundredths=tables.is_share(score.best, higher_is_better=score.higher_is_better)
+    )
+
+
+def mixture_grid(report: RunReport, words: Words) -> Grid:
+    """Return for each stage and task the share wanted, the share drawn and the passes made over its rows."""
+    used = {
+        task.task: split.used for task in report.data.tasks for split in task.splits if split.split == "train"
+    }
+    rows: list[tuple[str, ...]] = []
+    for stage in report.stages:
+        total = sum(stage.examples.values())
+        for name in dict.fromkeys((*stage.plan.tasks, *stage.examples)):
+            drawn = stage.examples.get(name, 0)
+            rows.append(
+                (
+                    stage.name,
+                    name,
+                    tables.percent(stage.plan.tasks.get(name, 0.0)),
+                    tables.percent(drawn / total) if total else "–",
+                    tables.whole(drawn),
+                    f"{drawn / used[name]:.2f}" if used.get(name) else "–",
+                )
+            )
+    labels = (words.stage, words.task, words.rate_wanted, words.rate_drawn, words.drawn, words.passes)
+    return _grid(labels, rows, dict.fromkeys(range(2, 6), Kind.NUMBER))
+
+
+def parameter_grid(table: Iterable[GroupRow], words: Words) -> Grid:
+    """Return the condensed parameter table of one stage; frozen rows are dim."""
+    groups = tuple(table)
+    rows = [
+        (
+            row.paths,
+            _role(row, words),
+            row.owner,
+            row.why,
+            tables.whole(row.num_tensors),
+            tables.short(row.num_values),
+            tables.rate(row.lr),
+        )
+        for row in groups
+    ]
+    labels = (words.paths, words.role, words.owner, words.why, words.tensors, words.values, words.lr)
+    kinds = {0: Kind.PATH, 1: Kind.ROLE, 3: Kind.SOFT, 4: Kind.NUMBER, 5: Kind.NUMBER, 6: Kind.NUMBER}
+    dim = frozenset(at for at, row in enumerate(groups) if row.role != "trained")
+    return _grid(labels, rows, kinds, dim=dim)
+
+
+def _role(row: GroupRow, words: Words) -> str:
+    return {"trained": words.trained, "frozen": words.frozen}.get(row.role, row.role)
+
+
+def split_grid(task: TaskDataReport, words: Words) -> Grid:
+    """Return the splits of one task: rows read, used and dropped, lengths, truncation, duplicates."""
+    rows = [
+        (
+            split.split,
+            tables.whole(split.read),
+            tables.whole(split.used),
+            counts(split.dropped) or "–",
+            f"{split.tokens_mean:.1f} · {split.tokens_p95} · {split.tokens_max}",
+            tables.percent(split.cut_share),
+            tables.whole(split.duplicates),
+            f"{', '.join(split.sources)} ({split.encoding})",
+        )
+        for split in task.splits
+    ]
+    labels = (
+        words.split,
+        words.read,
+        words.used,
+        words.dropped,
+        words.length,
+        words.cut,
+        words.duplicates,
+        words.sources,
+    )
+    kinds = {1: Kind.NUMBER, 2: Kind.NUMBER, 4: Kind.NUMBER, 5: Kind.NUMBER, 6: Kind.NUMBER, 7: Kind.SOFT}
+    return _grid(labels, rows, kinds)
+
+
+def counts(found: Mapping[str, int]) -> str:
+    """Return ``no label 3, empty text 1``, largest first."""
+    ordered = sorted(found.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {tables.whole(number)}" for name, number in ordered)
+
+
+def cost_grid(report: RunReport, words: Words) -> Grid:
+    """Return what each stage cost, and what all cost together."""
+    rows = [_cost(stage.name, [stage]) for stage in report.stages]
+    if len(report.stages) > 1:
+        rows.append(_cost(words.total, report.stages))
+    labels = (
+        words.stage,
+        words.training,
+        words.evaluating,
+        words.steps.format("").strip(),
+        words.examples,
+        words.tokens,
+        words.tokens_per_s,
+        words.padding,
+        words.peak_memory,
+        words.skipped,
+    )
+    kinds = dict.fromkeys(range(1, 10), Kind.NUMBER)
+    return _grid(labels, rows, kinds, has_total=len(report.stages) > 1)
+
+
+def _cost(name: str, stages: Iterable[StageReport]) -> tuple[str, ...]:
+    found = tuple(stages)
+    seconds, tokens = sum(s.seconds for s in found), sum(s.tokens for s in found)
+    padded = sum(s.padded_tokens for s in found)
+    return (
+        name,
+        tables.duration(seconds),
+        tables.duration(sum(s.seconds_evaluating for s in found)),
+        tables.whole(sum(s.steps for s in found)),
+        tables.whole(sum(sum(s.examples.values()) for s in found)),
+        tables.short(tokens),
+        tables.whole(round(tokens / seconds)) if seconds > 0 else "–",
+        tables.percent(1 - tokens / padded) if padded else "–",
+        tables.memory(max(s.peak_memory_bytes for s in found)),
+        tables.whole(sum(s.skipped for s in found)),
+    )
+
+
+def stage_lines(stage: StageReport, words: Words) -> tuple[str, str, str]:
+    """Return three short lines about a stage: its strategy, what is trained, what it takes over."""
+    trained = tables.percent(stage.plan.num_trained / stage.plan.num_values if stage.plan.num_values else 0.0)
+    length = words.steps.format(tables.whole(stage.steps))
+    carried = " · ".join(f"{part} {what}" for part, what in stage.plan.carry.items())
+    return (
+        f"{stage.plan.strategy} · {length}",
+        f"{words.trained} {trained}",
+        f"{words.carry} {carried or '–'}",
+    )
+
+
+def evaluations_of(stage: StageReport, task: str) -> tuple[tuple[EvalReport, TaskReport], ...]:
+    """Return the evaluations of ``task`` during ``stage``, in order."""
+    return tuple((one, found) for one in stage.evaluations for found in one.tasks if found.task == task)
+
+
+def _grid(
+    labels: Iterable[str],
+    rows: Iterable[tuple[str, ...]],
+    kinds: Mapping[int, Kind],
+    *,
+    dim: frozenset[int] = frozenset(),
+    has_total: bool = False,
+) -> Grid:
+    columns = tuple((label, kinds.get(at, Kind.TEXT)) for at, label in enumerate(labels))
+    return Grid(columns, tuple(rows), dim, has_total)
