@@ -209,6 +209,17 @@ def test_an_unknown_task_is_answered_with_the_nearest(merged_bert: Made, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_folders_of_one_name_are_refused(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
+):
+    tasks = {"mood": encoder_tasks["mood"], "mood-adapter": encoder_tasks["names"]}
+    bundle = make(tiny_bert, tasks, {"strategy": "lora"}).open()
+    with pytest.raises(ExportError, match="mood-adapter: must have a folder of its own"):
+        export_plain(bundle, tmp_path, tasks=["mood", "mood-adapter"])
+    results = export_plain(bundle, tmp_path, tasks=["mood-adapter"])
+    assert [result.folder.name for result in results] == ["mood-adapter", "mood-adapter-adapter"]
+
+
 def test_a_file_in_the_way_is_an_error_of_the_system(merged_bert: Made, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from weft.cli.console import out
@@ -27,7 +28,7 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help=say("env.json"))] = False,
 ) -> None:
     """Write one folder a task (and one adapter folder a task where adapters are not merged), and say how near they are."""
-    opened = open_bundle(bundle, base=base, precision=Precision.FP32)
+    opened = open_bundle(bundle, base=base, device=torch.device("cpu"), precision=Precision.FP32)
     results = export_plain(opened, folder, tasks=tuple(task or opened.tasks), tolerance=tolerance)
     if is_json:
         values = [

@@ -63,7 +63,7 @@ def export_plain(
     All or nothing: when one folder is refused, ``out`` stays as it was.
 
     Args:
-        bundle: opened in fp32.
+        bundle: opened in fp32 on the CPU, where stock models are loaded.
         out: made if need be; folders of the same name are replaced.
         tasks: names of tasks in the bundle.
         tolerance: largest accepted difference of a logit.
@@ -76,10 +76,16 @@ def export_plain(
             raise ExportError(
                 f"{name}: must be a task of the bundle, but is not. {nearest(name, bundle.tasks)}"
             )
+    has_adapter = len(bundle.parts.adapters) == 1
+    reserved = {_TRUNK, *(f"{name}-adapter" for name in tasks)} if has_adapter else set[str]()
+    for name in reserved.intersection(tasks):
+        raise ExportError(
+            f"{name}: must have a folder of its own, but an adapter needs it. Export it alone (--task)."
+        )
     with _aside(out) as home:
         writer = _Writer(bundle, home, out.resolve(), tolerance)
         done = [writer.merged(name) for name in tasks]
-        if len(bundle.parts.adapters) == 1:
+        if has_adapter:
             base = writer.adapter_base()
             done += [writer.adapter(name, base) for name in tasks]
     return [replace(one, folder=out / one.folder.name) for one in done]
