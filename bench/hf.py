@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 import torch
+
 from bench.job import BATCH, MAX_TOKENS, RANK, Job, parse, report, sentences
 
 

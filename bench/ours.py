@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from bench.job import BATCH, MAX_TOKENS, Job, parse, report, sentences
 
+from bench.job import BATCH, MAX_TOKENS, Job, parse, report, sentences
 from weft.build.catalogue import open_recipe
 from weft.evaluate.predictions import read_predictions
+from weft.run.events import Finished
 from weft.run.folder import RunFolder
 from weft.run.session import train
 
@@ -28,8 +29,8 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     path = prepare(job)
     folder = RunFolder(job.work / "run")
-    reports = [event.report for event in train(open_recipe(path), folder, root=job.work) if event.kind == "finished"]
-    stage = reports[-1].stages[0]
+    finished = next(event for event in train(open_recipe(path), folder, root=job.work) if isinstance(event, Finished))
+    stage = finished.report.stages[0]
     rows = read_predictions(folder.predictions("dev", "sentiment")).rows
     correct = [row.gold == row.answer.label for row in rows]
     report(seconds=stage.seconds, examples=sum(stage.examples.values()), correct=correct)

@@ -95,7 +95,7 @@ class Tagging:
         keep = [np.flatnonzero(row != -100) for row in labels]
         gold = [[self.labels[labels[i, j]] for j in row] for i, row in enumerate(keep)]
         said = [[self.labels[guesses[i, j]] for j in row] for i, row in enumerate(keep)]
-        return float(f1_score(gold, said))
+        return float(np.mean(f1_score(gold, said)))
 
 
 def run(model: Any, job: Sentences | Tagging, stage: str, *, rows: tuple[Row, ...], work: Path, seed: int) -> Any:
@@ -107,7 +107,7 @@ def run(model: Any, job: Sentences | Tagging, stage: str, *, rows: tuple[Row, ..
         kind = TaskType.TOKEN_CLS if isinstance(job, Tagging) else TaskType.SEQ_CLS
         model = get_peft_model(model, LoraConfig(task_type=kind, r=8, lora_alpha=16, target_modules=LINEAR))
     settings = arguments(work / "trainer", rate=RATES[stage], passes=PASSES[stage], seed=seed)
-    data = [job.encode(row) for row in rows]
+    data: Any = [job.encode(row) for row in rows]
     Trainer(model=model, args=settings, train_dataset=data, data_collator=job.collate).train()
     return model.merge_and_unload() if stage == "lora" else model
 
@@ -117,7 +117,8 @@ def predict(model: Any, job: Sentences | Tagging, dev: tuple[Row, ...]) -> tuple
     from transformers import Trainer
 
     settings = arguments(Path("unused"), rate=1.0, passes=1, seed=0)
-    found = Trainer(model=model, args=settings, data_collator=job.collate).predict([job.encode(row) for row in dev])
+    data: Any = [job.encode(row) for row in dev]
+    found = Trainer(model=model, args=settings, data_collator=job.collate).predict(data)
     return found.predictions, found.label_ids
 
 

@@ -56,7 +56,7 @@ def _imported(*, late: bool) -> dict[str, set[str]]:
 
 
 def _module(requirement: Requirement) -> str:
-    return MODULES.get(requirement.name, requirement.name)
+    return MODULES.get(requirement.name, requirement.name.replace("-", "_"))
 
 
 def test_early_imports_are_core_dependencies():

@@ -134,7 +134,7 @@ def make_stage(plan: StagePlan, *, entry: float | None, levels: tuple[float, ...
         make_evaluation(
             plan.name,
             round(steps * (at + 1) / len(levels)),
-            {name: CEILINGS[name] * level for name, level in zip(plan.tasks, (level, level * 0.99, level * 0.97))},
+            {name: CEILINGS[name] * level for name, level in zip(plan.tasks, (level, level * 0.99, level * 0.97), strict=False)},
             epoch=at + 1.0,
         )
         for at, level in enumerate(levels)

@@ -153,7 +153,8 @@ def _compare_metric(
     resamples: int,
     seed: int,
 ) -> MetricComparison:
-    difference, low, high, p = paired(metric, golds, a, b, resamples=resamples, seed=seed)
+    # The record says b - a, and paired() takes the second from the first.
+    difference, low, high, p = paired(metric, golds, b, a, resamples=resamples, seed=seed)
     return MetricComparison(
         metric=metric.name,
         a=float(metric.value(golds, a)),

@@ -5,7 +5,7 @@ Legend: rows are examples of a task; texts are distinct token sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -198,7 +198,7 @@ def _add_losses(
 
 
 @contextmanager
-def _answering(network: Network, dtype: torch.dtype) -> Iterator[None]:
+def _answering(network: Network, dtype: torch.dtype) -> Generator[None]:
     """Put ``network`` in eval mode without gradients, and every module back to its own mode afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

@@ -64,10 +64,10 @@ def read_predictions(path: Path) -> PredictionFile:
     """
     if not path.is_file():
         raise DataError(f"{path}: must be a file of predictions, but there is none.")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         values = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
     head = values[0] if values else {}
-    if head.get("format") != FORMAT or not {"task", "kind", "split", "config"} <= head.keys():
+    if head.get("format") != FORMAT or not {"task", "kind", "split", "config"} <= set(head):
         raise DataError(
             f"{path}:1: must say 'format': {FORMAT}, task, kind, split and config, but says {_line(head).strip()[:200]}. "
             f"Write it again with this version of Weft."
@@ -98,18 +98,18 @@ def _plain(value: object) -> Any:
     )
 
 
-def _parse(path: Path, number: int, line: str) -> Mapping[str, Any]:
+def _parse(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not UTF-8
         raise DataError(f"{path}:{number}: must be one JSON object a line, but {error}.") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}:{number}: must be one JSON object a line, but is {line.strip()[:80]}.")
+        raise DataError(f"{path}:{number}: must be one JSON object a line, but is {json.dumps(value)[:80]}.")
     return value
 
 
 def _row(path: Path, number: int, value: Mapping[str, Any]) -> PredictedRow:
-    if value.keys() != {"where", "gold", "answer"} or not isinstance(value["answer"], dict):
+    if set(value) != {"where", "gold", "answer"} or not isinstance(value["answer"], dict):
         found: Sequence[str] = sorted(value)
         raise DataError(f"{path}:{number}: must have where, gold and answer, but has {', '.join(found)}.")
     gold = value["gold"]

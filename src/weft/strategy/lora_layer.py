@@ -33,8 +33,8 @@ class LoraSite(nn.Module):
     The base's parameters keep their names, objects (so ties stay ties) and ``isinstance`` answers.
     """
 
-    lora_A: Factors  # noqa: N815 (PEFT's name)
-    lora_B: Factors  # noqa: N815
+    lora_A: Factors
+    lora_B: Factors
     lora_options: dict[str, dict[str, Any]]
 
     def forward(self, inputs: Tensor) -> Tensor:
