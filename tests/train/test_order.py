@@ -75,8 +75,8 @@ def test_an_epoch_holds_exactly_the_mixtures_draws(toy, sizes, batch, homogeneou
 def test_order_is_as_it_was_when_it_was_released(toy):
     steps = make_order(toy, {"classify": 4, "score": 3}, batch=3).steps(0)
     assert [[f"{draw.task[0]}{draw.row}" for draw in step] for step in steps] == [
-        ["c2", "c3", "c1"],
-        ["s0", "s2", "c0"],
+        ["c0", "c3", "c1"],
+        ["s0", "s2", "c2"],
         ["s1"],
     ]
 
@@ -202,3 +202,12 @@ def test_text_keys_know_tokens_and_segments_only(toy):
     texts = Texts.of([one, segmented])
     assert texts.lengths_R.tolist() == [3, 3]
     assert texts.keys_R.tolist() == [text_key(one), text_key(segmented)]
+
+
+def test_small_data_meets_in_other_steps_in_every_epoch(toy):
+    """One window holds all rows: the steps must differ in what they hold, not only in their order."""
+    order = make_order(toy, {"classify": 64}, batch=4)
+    held = [{frozenset(draw.row for draw in step) for step in order.steps(epoch)} for epoch in range(3)]
+    assert all(len(steps) == 16 for steps in held)
+    assert len(held[0] & held[1]) < 8
+    assert len(held[1] & held[2]) < 8

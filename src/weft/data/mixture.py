@@ -179,10 +179,10 @@ class Mixture:
     def _pass(self, task: str, number: int) -> Ints:
         """Return the order of one pass over the task's rows: sorted by a hash of pass and key, shape (R,)."""
         salt = np.uint64(fold(self.seed, self.stage, "rows", number))
-        return np.argsort(_mixed(self.keys[task] ^ salt), kind="stable").astype(np.int64)
+        return np.argsort(mixed(self.keys[task] ^ salt), kind="stable").astype(np.int64)
 
 
-def _mixed(values: Keys) -> Keys:
+def mixed(values: Keys) -> Keys:
     """Return SplitMix64's finaliser of each value, a bijection (Steele, Lea & Flood 2014, section 4)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

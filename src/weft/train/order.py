@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from weft.core.example import Encoded
 from weft.core.seeds import fold
-from weft.data.mixture import Mixture
+from weft.data.mixture import Mixture, mixed
 from weft.recipe.spec import MixtureKind
 
 Ints = NDArray[np.int64]
 
+LENGTH_NOISE = 0.1  # share of a length, at most, that chance adds before rows are sorted
 WINDOW_STEPS = 16  # rows of so many steps are sorted by length together: little padding, order still random
 
 
@@ -131,13 +132,19 @@ class EpochOrder:
             if short:
                 # Anywhere in the order of lengths: otherwise the longest rows would always be the ones that count most.
                 sizes.insert(int(self._random(epoch, "short", task, number).integers(len(sizes) + 1)), short)
-            yield from _cut(self._same_texts(window), sizes)
+            yield from _cut(self._same_texts(window, epoch), sizes)
 
-    def _same_texts(self, window: Sequence[Draw]) -> list[list[Draw]]:
-        """Return the draws of a window by length and text, those of one text together."""
+    def _same_texts(self, window: Sequence[Draw], epoch: int) -> list[list[Draw]]:
+        """Return the draws of a window by length, about, and text, those of one text together.
+
+        Lengths are taken a little too long by chance, anew in every epoch: otherwise rows that a window holds again
+        would meet the same rows in their step again, and small data, one window, would have the same steps for ever.
+        """
         lengths_W = np.array([self.texts[draw.task].lengths_R[draw.row] for draw in window])
         keys_W = np.array([self.texts[draw.task].keys_R[draw.row] for draw in window])
-        order = np.lexsort((keys_W, lengths_W)).tolist()
+        salt = np.uint64(fold(self.mixture.seed, self.mixture.stage, "lengths", epoch))
+        chance_W = mixed(keys_W ^ salt) / 2.0**64
+        order = np.lexsort((keys_W, lengths_W * (1 + LENGTH_NOISE * chance_W))).tolist()
         return [[window[i] for i in group] for _, group in groupby(order, key=lambda i: keys_W[i])]
 
     def _shuffled(self, steps: list[Step], epoch: int, task: str = "") -> list[Step]:
