@@ -28,7 +28,10 @@ Figures = dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder that holds sst2/{train,dev}.jsonl"
+        "--data",
+        type=Path,
+        default=ROOT.parent / "shared" / "data",
+        help="folder that holds sst2/{train,dev}.jsonl",
     )
     parser.add_argument("--rows", type=int, default=6920)
     parser.add_argument("--rounds", type=int, default=5)
@@ -36,9 +39,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     choices = parser.parse_args()
     if not (choices.data / "sst2" / "train.jsonl").is_file():
-        sys.exit(f"{choices.data}: must hold sst2/train.jsonl and sst2/dev.jsonl, but does not. Name the folder by --data.")
-    say(", ".join(f"{name} {version(name)}" for name in ("weft", "torch", "transformers", "peft", "accelerate")))
-    say(f"{choices.rows} sentences, 1 epoch, {choices.threads} threads, {choices.rounds} rounds, order rotates")
+        sys.exit(
+            f"{choices.data}: must hold sst2/train.jsonl and sst2/dev.jsonl, but does not. Name the folder by --data."
+        )
+    say(
+        ", ".join(
+            f"{name} {version(name)}" for name in ("weft", "torch", "transformers", "peft", "accelerate")
+        )
+    )
+    say(
+        f"{choices.rows} sentences, 1 epoch, {choices.threads} threads, {choices.rounds} rounds, order rotates"
+    )
     for method in choices.methods:
         results: dict[str, list[Figures]] = defaultdict(list)
         for round_number in range(choices.rounds):
@@ -54,7 +65,12 @@ def run(name: str, method: str, choices: argparse.Namespace, *, seed: int) -> Fi
     """Return one contestant's figures, measured in a process of its own."""
     script, *extra = CONTESTANTS[name]
     threads = str(choices.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     with tempfile.TemporaryDirectory() as work:
         words = [sys.executable, "-m", script, *extra, "--method", method]
         words += ["--data", str((choices.data / "sst2").resolve())]
@@ -68,7 +84,11 @@ def run(name: str, method: str, choices: argparse.Namespace, *, seed: int) -> Fi
 
 def table(method: str, results: dict[str, list[Figures]]) -> str:
     """Return the medians as a Markdown table; ratios are medians over rounds of that round's ratio."""
-    lines = [f"\n### {method}\n", "| | seconds | examples/s | x weft | peak MiB | accuracy (95 %) |", "|---|--:|--:|--:|--:|---|"]
+    lines = [
+        f"\n### {method}\n",
+        "| | seconds | examples/s | x weft | peak MiB | accuracy (95 %) |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
     for name, rounds in results.items():
         seconds = [figures["seconds"] for figures in rounds]
         speed = statistics.median(figures["examples"] / figures["seconds"] for figures in rounds)
@@ -78,7 +98,9 @@ def table(method: str, results: dict[str, list[Figures]]) -> str:
         share = sum(figures["correct"] for figures in rounds) / sum(figures["n"] for figures in rounds)
         error = 1.96 * math.sqrt(share * (1 - share) / rounds[0]["n"])
         spread = f"{statistics.median(seconds):.1f} [{min(seconds):.1f}-{max(seconds):.1f}]"
-        lines.append(f"| {name} | {spread} | {speed:.0f} | {ratio:.2f} | {memory:.0f} | {share:.2%} ± {error:.2%} |")
+        lines.append(
+            f"| {name} | {spread} | {speed:.0f} | {ratio:.2f} | {memory:.0f} | {share:.2%} ± {error:.2%} |"
+        )
     return "\n".join(lines)
 
 

@@ -30,7 +30,8 @@ def main() -> None:
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     seconds = trainer.train().metrics["train_runtime"]
-    guesses = trainer.predict(dev).predictions.argmax(-1).tolist()
+    logits: Any = trainer.predict(dev).predictions
+    guesses = logits.argmax(-1).tolist()
     correct = [guess == row["labels"] for guess, row in zip(guesses, dev, strict=True)]
     report(seconds=seconds, examples=len(train), correct=correct)
 
@@ -42,7 +43,9 @@ def encoded(tokenizer: Any, job: Job, split: str) -> Any:
     rows = sentences(job.data / f"{split}.jsonl", job.rows if split == "train" else None)
     pieces = tokenizer([row["text"] for row in rows], truncation=True, max_length=MAX_TOKENS)
     labels = [int(row["label"] == "positive") for row in rows]
-    return Dataset.from_dict({**pieces, "labels": labels, "length": [len(ids) for ids in pieces["input_ids"]]})
+    return Dataset.from_dict(
+        {**pieces, "labels": labels, "length": [len(ids) for ids in pieces["input_ids"]]}
+    )
 
 
 def network(job: Job, base: str, *, tuned: bool) -> Any:
@@ -51,7 +54,11 @@ def network(job: Job, base: str, *, tuned: bool) -> Any:
 
     choices: dict[str, Any] = {"num_labels": 2}
     if tuned:
-        choices |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}
+        choices |= {
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "attn_implementation": "eager",
+        }
     model = AutoModelForSequenceClassification.from_pretrained(base, **choices)
     if job.method == "full":
         return model

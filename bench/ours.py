@@ -29,7 +29,9 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     path = prepare(job)
     folder = RunFolder(job.work / "run")
-    finished = next(event for event in train(open_recipe(path), folder, root=job.work) if isinstance(event, Finished))
+    finished = next(
+        event for event in train(open_recipe(path), folder, root=job.work) if isinstance(event, Finished)
+    )
     stage = finished.report.stages[0]
     rows = read_predictions(folder.predictions("dev", "sentiment")).rows
     correct = [row.gold == row.answer.label for row in rows]
@@ -42,7 +44,13 @@ def prepare(job: Job) -> Path:
         lines = [json.dumps(row) for row in sentences(job.data / f"{split}.jsonl", limit)]
         (job.work / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     path = job.work / "recipe.yaml"
-    values = {"seed": job.seed, "max_tokens": MAX_TOKENS, "method": job.method, "rate": job.rate, "batch": BATCH}
+    values = {
+        "seed": job.seed,
+        "max_tokens": MAX_TOKENS,
+        "method": job.method,
+        "rate": job.rate,
+        "batch": BATCH,
+    }
     path.write_text(RECIPE.format(**values), encoding="utf-8")
     return path
 

@@ -24,7 +24,10 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_conll(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write ``token tag`` lines, a blank line between sentences."""
-    sentences = ("\n".join(f"{token} {tag}" for token, tag in zip(row["tokens"], row["tags"], strict=True)) for row in rows)
+    sentences = (
+        "\n".join(f"{token} {tag}" for token, tag in zip(row["tokens"], row["tags"], strict=True))
+        for row in rows
+    )
     path.write_text("\n\n".join(sentences) + "\n", encoding="utf-8")
 
 

@@ -81,10 +81,17 @@ class Tagging:
         return AutoModelForTokenClassification.from_pretrained(self.base, num_labels=len(self.labels))
 
     def encode(self, row: Row) -> dict[str, Any]:
-        pieces = self.tokenizer(list(row.values["tokens"]), is_split_into_words=True, truncation=True, max_length=256)
+        pieces = self.tokenizer(
+            list(row.values["tokens"]), is_split_into_words=True, truncation=True, max_length=256
+        )
         words, tags = pieces.word_ids(), row.values["tags"]
-        first = [word is not None and word != before for word, before in zip(words, [None, *words], strict=False)]
-        labels = [self.labels.index(tags[word]) if is_first else -100 for word, is_first in zip(words, first, strict=True)]
+        first = [
+            word is not None and word != before for word, before in zip(words, [None, *words], strict=False)
+        ]
+        labels = [
+            self.labels.index(tags[word]) if is_first else -100
+            for word, is_first in zip(words, first, strict=True)
+        ]
         return {**pieces, "labels": labels}
 
     def score(self, model: Any, dev: tuple[Row, ...]) -> float:
@@ -98,7 +105,9 @@ class Tagging:
         return float(np.mean(f1_score(gold, said)))
 
 
-def run(model: Any, job: Sentences | Tagging, stage: str, *, rows: tuple[Row, ...], work: Path, seed: int) -> Any:
+def run(
+    model: Any, job: Sentences | Tagging, stage: str, *, rows: tuple[Row, ...], work: Path, seed: int
+) -> Any:
     """Return the model after one stage; LoRA is merged at its end."""
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import Trainer

@@ -55,7 +55,10 @@ def write_files(data: Path, work: Path, limit: int) -> None:
 def run(name: str, tasks: list[str], choices: argparse.Namespace) -> dict[str, Any]:
     """Train ``tasks`` in one run; return its report, whole time and the size of its bundle."""
     lines = [f"seed: {choices.seed}", "model: {path: minilm, max_tokens: 128}", "tasks:"]
-    lines += [f"  {task}: {{kind: {KINDS[task]}, train: {task}.train.jsonl, test: {task}.dev.jsonl}}" for task in tasks]
+    lines += [
+        f"  {task}: {{kind: {KINDS[task]}, train: {task}.train.jsonl, test: {task}.dev.jsonl}}"
+        for task in tasks
+    ]
     stage = f"strategy: {choices.strategy}, lr: {choices.lr}, length: {choices.epochs} epochs"
     lines += ["stages:", f"  - {{name: only, {stage}}}", ""]
     recipe = choices.work / f"{name}.yaml"

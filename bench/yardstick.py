@@ -60,7 +60,16 @@ def weft(work: Path) -> dict[str, Any]:
     """Train the recipe by the command line; return seconds and test scores after each stage."""
     start = time.perf_counter()
     run = work / "run"
-    command = [sys.executable, "-m", "weft", "train", str(work / "recipe.yaml"), "--run", str(run), "--overwrite"]
+    command = [
+        sys.executable,
+        "-m",
+        "weft",
+        "train",
+        str(work / "recipe.yaml"),
+        "--run",
+        str(run),
+        "--overwrite",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     seconds = time.perf_counter() - start
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
@@ -73,7 +82,9 @@ def scores(evaluation: dict[str, Any]) -> dict[str, str]:
     found = {}
     for task in evaluation["tasks"]:
         score = task["scores"][0]
-        found[task["task"]] = f"{score['metric']} {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}] n={score['n']}"
+        found[task["task"]] = (
+            f"{score['metric']} {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}] n={score['n']}"
+        )
     return found
 
 

@@ -42,10 +42,14 @@ def make_score(name: str, value: float, *, n: int | None = None) -> Score:
 
 def make_evaluation(stage: str, step: int, values: dict[str, float], *, epoch: float) -> EvalReport:
     tasks = tuple(
-        TaskReport(task=name, kind=KINDS[name], split="dev", scores=(make_score(name, value),), loss=1 - value)
+        TaskReport(
+            task=name, kind=KINDS[name], split="dev", scores=(make_score(name, value),), loss=1 - value
+        )
         for name, value in values.items()
     )
-    return EvalReport(split="dev", tasks=tasks, selection=0.8, step=step, epoch=epoch, stage=stage, seconds=3.1)
+    return EvalReport(
+        split="dev", tasks=tasks, selection=0.8, step=step, epoch=epoch, stage=stage, seconds=3.1
+    )
 
 
 def make_curve(stage: str, steps: int, start: dict[str, float], *, lr: float) -> tuple[StepReport, ...]:
@@ -70,7 +74,9 @@ def make_curve(stage: str, steps: int, start: dict[str, float], *, lr: float) ->
     return tuple(found)
 
 
-def make_plan(name: str, parent: str, strategy: str, tasks: dict[str, float], *, trained: int, steps: int) -> StagePlan:
+def make_plan(
+    name: str, parent: str, strategy: str, tasks: dict[str, float], *, trained: int, steps: int
+) -> StagePlan:
     table = (
         GroupRow(
             paths="embeddings.{word,position,segment}.weight, embeddings.norm.{weight,bias}",
@@ -134,7 +140,10 @@ def make_stage(plan: StagePlan, *, entry: float | None, levels: tuple[float, ...
         make_evaluation(
             plan.name,
             round(steps * (at + 1) / len(levels)),
-            {name: CEILINGS[name] * level for name, level in zip(plan.tasks, (level, level * 0.99, level * 0.97), strict=False)},
+            {
+                name: CEILINGS[name] * level
+                for name, level in zip(plan.tasks, (level, level * 0.99, level * 0.97), strict=False)
+            },
             epoch=at + 1.0,
         )
         for at, level in enumerate(levels)

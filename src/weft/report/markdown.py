@@ -57,7 +57,11 @@ def _honesty(report: RunReport) -> str:
 
 def _stage(stage: StageReport) -> str:
     plan = stage.plan
-    entry = "" if stage.entry_difference is None else f", function kept within {stage.entry_difference:.0e} at entry"
+    entry = (
+        ""
+        if stage.entry_difference is None
+        else f", function kept within {stage.entry_difference:.0e} at entry"
+    )
     lines = [
         f"### {_text(stage.name)}",
         f"From {_text(stage.parent)}: {_text(plan.strategy)}; {short(plan.num_trained)} of {short(plan.num_values)} values "

@@ -19,22 +19,27 @@ class ParamRowLike(Protocol):
     def path(self) -> str:
         """Canonical path."""
         ...
+
     @property
     def size(self) -> int:
         """Number of values."""
         ...
+
     @property
     def role(self) -> str:
         """``frozen`` or ``trained``."""
         ...
+
     @property
     def owner(self) -> str:
         """Who brought it in."""
         ...
+
     @property
     def why(self) -> str:
         """The rule that decided."""
         ...
+
     @property
     def lr(self) -> float:
         """Peak learning rate, 0 for frozen rows."""
