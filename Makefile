@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setup: done"
 
 quickstart: setup  ## train the shipped recipe, judge it, answer three sentences
-	@$(BIN)/weft train recipes/quickstart.yaml
+	@$(BIN)/weft train recipes/quickstart.yaml --run $(RUN) --overwrite
 	@$(BIN)/weft eval $(RUN)/bundle
 	@printf '%s\n' \
 	  "the plot is thin , but the two leads are a joy to watch" \
