@@ -89,6 +89,20 @@ def _value(score: Score, value: float) -> str:
     )
 
 
+def leaving_grid(report: RunReport, words: Words) -> Grid:
+    """Return the primary dev score of each task at the end of each stage that handed its head on."""
+    stages = [stage for stage in report.stages if stage.leaving is not None]
+    names = dict.fromkeys(task.task for stage in stages if stage.leaving for task in stage.leaving.tasks)
+    rows = [(name, *(_at_end(stage, name) for stage in stages)) for name in names]
+    labels = (words.task, *(stage.name for stage in stages))
+    return _grid(labels, rows, dict.fromkeys(range(1, len(labels)), Kind.NUMBER))
+
+
+def _at_end(stage: StageReport, task: str) -> str:
+    found = [one for one in stage.leaving.tasks if one.task == task] if stage.leaving else []
+    return f"{found[0].scores[0].metric} {tables.score_interval(found[0].scores[0])}" if found else "–"
+
+
 def mixture_grid(report: RunReport, words: Words) -> Grid:
     """Return for each stage and task the share wanted, the share drawn and the passes made over its rows."""
     used = {

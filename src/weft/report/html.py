@@ -65,6 +65,15 @@ def _sections(report: RunReport, words: Words) -> list[tuple[str, str, str, Html
             if_any(report.final, lambda r, w: panel(sections.scores(r, w))),
         ),
         (
+            "leaving",
+            words.leaving,
+            words.leaving_lead,
+            if_any(
+                any(stage.leaving for stage in report.stages),
+                lambda r, w: panel(sections.grid_table(grids.leaving_grid(r, w))),
+            ),
+        ),
+        (
             "mixture",
             words.mixture,
             words.mixture_lead,

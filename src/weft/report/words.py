@@ -43,6 +43,8 @@ class Words:
     best: str
     scores: str
     scores_lead: str
+    leaving: str
+    leaving_lead: str
     task: str
     kind: str
     split: str
@@ -135,6 +137,8 @@ EN = Words(
     step="step",
     best="best",
     scores="Final scores",
+    leaving="After each stage",
+    leaving_lead="Dev scores, with intervals, of every head that a stage handed on, whether the stage trained it or not.",
     scores_lead="Intervals: 95 % bootstrap over the rows. The upright tick is the baseline: majority or mean of the "
     "training labels.",
     task="task",
@@ -229,6 +233,8 @@ ZH = Words(
     step="步",
     best="最佳",
     scores="最终得分",
+    leaving="各阶段结束时",
+    leaving_lead="每个阶段交出的所有头在开发集上的得分和区间，不论该阶段是否训练过它。",
     scores_lead="区间：按行重采样的 95 % 自助法置信区间。竖线为基线：训练标签的多数类或均值。",
     task="任务",
     kind="类型",
