@@ -16,6 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.rawfiles import rows_of, whole_sentences, write_conll, write_csv
+from weft.build.catalogue import open_recipe
+from weft.export.bundle import put_parts
+from weft.run.context import open_context
+from weft.run.folder import RunFolder
+from weft.run.judging import TEST, evaluate
+from weft.run.stopping import StopFlag
 
 ROOT = Path(__file__).parent.parent
 RECIPE = """\
@@ -72,9 +78,20 @@ def weft(work: Path) -> dict[str, Any]:
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     seconds = time.perf_counter() - start
-    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    stages = {stage["name"]: scores(stage["leaving"]) for stage in report["stages"]}
-    return {"seconds": seconds, "final": scores(report["final"][0]), "dev after": stages}
+    after = {stage: scores(test_scores(work, stage)) for stage in ("together", "expert")}
+    return {"seconds": seconds, "test after": after}
+
+
+def test_scores(work: Path, stage: str) -> dict[str, Any]:
+    """Return the test scores of what ``stage`` of the run in ``work`` handed on."""
+    recipe = open_recipe(work / "recipe.yaml")
+    context = open_context(recipe, RunFolder(work / "run"), root=work, stop=StopFlag())
+    parts = context.parts_of(recipe.stage(stage))
+    tasks = {name: context.data.fitted[name] for name in parts.heads}
+    network = context.base.network(tasks, device=context.device)
+    put_parts(context.base, network, parts)
+    judged = evaluate(context, recipe.stage(stage), network, tuple(tasks), split=TEST)
+    return judged.report.model_dump(mode="json")
 
 
 def scores(evaluation: dict[str, Any]) -> dict[str, str]:
