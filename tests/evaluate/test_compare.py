@@ -83,7 +83,9 @@ class TestCompare:
         assert accuracy.verdict is Verdict.BETTER
         assert contest(toy, b, a).tasks[0].metrics[0].verdict is Verdict.WORSE
         assert (task.rows_better, task.rows_worse) == (20, 0)
-        assert all(row.is_better and row.gold == "bad" and (row.a, row.b) == ("good", "bad") for row in task.changed)
+        assert all(
+            row.is_better and row.gold == "bad" and (row.a, row.b) == ("good", "bad") for row in task.changed
+        )
         assert [(one.key, one.a, one.b) for one in report.recipe] == [("seed", "0", "1")]
 
     def test_a_difference_inside_the_noise_is_a_tie(self, toy, tmp_path):

@@ -48,7 +48,9 @@ def test_batched_equals_single_and_keeps_the_order(toy):
 @pytest.mark.parametrize("budget", [1, 6, 1000])
 def test_the_budget_changes_batches_and_no_answer(toy, budget):
     values = [answer.value for answer in ask(toy, rows(toy), budget=budget).answers["score"]]
-    assert values == pytest.approx([answer.value for answer in ask(toy, rows(toy)).answers["score"]], abs=1e-6)
+    assert values == pytest.approx(
+        [answer.value for answer in ask(toy, rows(toy)).answers["score"]], abs=1e-6
+    )
 
 
 def test_losses_are_sums_over_their_weight(toy):

@@ -57,7 +57,9 @@ def with_leaving(report: RunReport) -> RunReport:
 def renamed(report: RunReport, name: str) -> RunReport:
     """Return the report with its first task, and much else that people write, called ``name``."""
     text = report.model_dump_json()
-    text = text.replace('"sentiment"', f'"{name}"').replace('"no label"', f'"{name}"').replace("positive", name)
+    text = (
+        text.replace('"sentiment"', f'"{name}"').replace('"no label"', f'"{name}"').replace("positive", name)
+    )
     text = text.replace("data/train.csv", name).replace('"minilm"', f'"{name}"').replace("lora", name)
     return RunReport.model_validate_json(text)
 

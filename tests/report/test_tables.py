@@ -25,7 +25,12 @@ def test_neighbours_of_one_fate_become_one_line():
 
 
 def test_another_rate_owner_or_reason_opens_a_line():
-    rows = [row("a.weight"), row("b.weight", lr=1e-3), row("c.weight", lr=1e-3, why="rule 2"), row("d.weight", owner="x")]
+    rows = [
+        row("a.weight"),
+        row("b.weight", lr=1e-3),
+        row("c.weight", lr=1e-3, why="rule 2"),
+        row("d.weight", owner="x"),
+    ]
     assert [group.num_tensors for group in tables.condense(rows)] == [1, 1, 1, 1]
 
 
@@ -48,7 +53,14 @@ def test_short_counts(value, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.085, "85 ms"), (12.4, "12.4 s"), (59.96, "1 min 00 s"), (221, "3 min 41 s"), (3840, "1 h 04 min"), (183_600, "2 d 03 h")],
+    [
+        (0.085, "85 ms"),
+        (12.4, "12.4 s"),
+        (59.96, "1 min 00 s"),
+        (221, "3 min 41 s"),
+        (3840, "1 h 04 min"),
+        (183_600, "2 d 03 h"),
+    ],
 )
 def test_durations(seconds, text):
     assert tables.duration(seconds) == text
@@ -80,7 +92,9 @@ def score(**changes):
 
 def test_scores_in_hundredths_and_errors_in_their_unit():
     assert tables.score_interval(score()) == "86.4 [85.1, 87.6]"
-    rmse = score(metric="rmse", value=0.358, low=0.336, high=0.38, baseline=0.41, best=0.0, higher_is_better=False)
+    rmse = score(
+        metric="rmse", value=0.358, low=0.336, high=0.38, baseline=0.41, best=0.0, higher_is_better=False
+    )
     assert tables.score_interval(rmse) == "0.358 [0.336, 0.380]"
 
 

@@ -8,7 +8,9 @@ from weft.report.records import RunReport, StageReport
 from weft.report.tables import duration, percent, short
 from weft.report.words import EN, Words
 
-_MARKUP = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{sign: f"\\{sign}" for sign in "\\|`*_[]#"}})
+_MARKUP = str.maketrans(
+    {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{sign: f"\\{sign}" for sign in "\\|`*_[]#"}}
+)
 
 
 def render_markdown(report: RunReport) -> str:
@@ -56,7 +58,11 @@ def escape(text: str) -> str:
 
 def _stage(stage: StageReport, words: Words) -> list[str]:
     plan = stage.plan
-    kept = "" if stage.entry_difference is None else f" Function kept within {stage.entry_difference:.0e} at entry."
+    kept = (
+        ""
+        if stage.entry_difference is None
+        else f" Function kept within {stage.entry_difference:.0e} at entry."
+    )
     return [
         f"### {escape(stage.name)}",
         f"From {escape(stage.parent)}: {escape(plan.strategy)}. Trained {short(plan.num_trained)} of "
@@ -72,4 +78,6 @@ def _chosen_by_dev(report: RunReport) -> str:
     names = [escape(task.task) for task in grids.final_tasks(report) if task.split != "test"]
     if not names:
         return ""
-    return f"The rows that judge {', '.join(names)} also chose the checkpoint, so these scores are optimistic."
+    return (
+        f"The rows that judge {', '.join(names)} also chose the checkpoint, so these scores are optimistic."
+    )
