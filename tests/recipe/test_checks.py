@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from weft.recipe.spec import Recipe
+
 StageRefused = Callable[..., tuple[str, ...]]
 FIRST = "{name: one}"
 
@@ -59,9 +61,9 @@ def test_the_first_stage_has_nothing_to_carry(stage_refused: StageRefused):
         "{name: two, mixture: round_robin, patience: 2}",
     ],
 )
-def test_what_fits(stage: str, read: Callable[..., object]):
+def test_what_fits(stage: str, read: Callable[..., Recipe]):
     text = "model: m\ntasks: {a: {kind: tagging, train: a}, b: {kind: tagging, train: b}}\nstages:\n"
-    read(f"{text}  - {FIRST}\n  - {stage}\n")
+    assert [one.name for one in read(f"{text}  - {FIRST}\n  - {stage}\n").stages] == ["one", "two"]
 
 
 def test_rates_without_a_kind_make_the_mixture_fixed(read: Callable[..., object]):
