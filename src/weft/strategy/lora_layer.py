@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.core import linear
 from weft.core.view import SiteKind
+from weft.strategy.low_rank import is_uniform, low_rank
 
 
 class Factors(nn.ParameterDict):
@@ -36,16 +38,46 @@ class LoraSite(nn.Module):
     lora_A: Factors
     lora_B: Factors
     lora_options: dict[str, dict[str, Any]]
+    is_plain: ClassVar[bool]  # whether the base computes nothing but its product
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., O) for ``inputs`` (..., I)."""
+        names = tuple(self.lora_options)
+        if self._is_fused(inputs, names):
+            A_RI, B_OR, scale = self._stacked(names)
+            return low_rank(self, inputs, A_RI, B_OR, scale=scale)
         outputs = super().forward(inputs)
-        for name, options in self.lora_options.items():
-            hidden = F.dropout(inputs, options["dropout"], self.training) if options["dropout"] else inputs
-            # The scale goes onto the narrow middle: R values a token instead of O.
-            narrow = F.linear(hidden, self.lora_A[name]) * (options["alpha"] / options["rank"])
-            outputs = outputs + F.linear(narrow, self.lora_B[name])
+        for name in names:
+            outputs = outputs + self._update(inputs, name)
         return outputs
+
+    def scale(self, name: str) -> float:
+        """Return the factor of one adapter's update: alpha / rank."""
+        options = self.lora_options[name]
+        return options["alpha"] / options["rank"]
+
+    def _is_fused(self, inputs: Tensor, names: tuple[str, ...]) -> bool:
+        """Return whether the updates of ``names`` and the base's product may be one function."""
+        if not names or not self.is_plain:
+            return False
+        if self.training and any(self.lora_options[name]["dropout"] for name in names):
+            return False
+        factors = (factors[name] for factors in (self.lora_A, self.lora_B) for name in names)
+        return is_uniform(inputs, cast(Tensor, self.weight), *factors)
+
+    def _stacked(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor, float]:
+        """Return A (R, I), B (O, R) and the scale of all ``names`` together."""
+        if len(names) == 1:
+            return self.lora_A[names[0]], self.lora_B[names[0]], self.scale(names[0])
+        A_RI = torch.cat([self.lora_A[name] for name in names])
+        return A_RI, torch.cat([self.lora_B[name] * self.scale(name) for name in names], 1), 1.0
+
+    def _update(self, inputs: Tensor, name: str) -> Tensor:
+        dropout = self.lora_options[name]["dropout"]
+        hidden = F.dropout(inputs, dropout, self.training) if dropout else inputs
+        # The scale goes onto the narrow middle: R values a token instead of O.
+        narrow = F.linear(hidden, self.lora_A[name]) * self.scale(name)
+        return F.linear(narrow, self.lora_B[name])
 
     def add(self, name: str, options: dict[str, Any], A_RI: Tensor, B_OR: Tensor) -> None:
         """Add one adapter with copies of its factors; frozen until a table says otherwise."""
@@ -71,7 +103,8 @@ def lora_site(module: nn.Module) -> LoraSite:
 @cache
 def _lora_class(base: type[nn.Module]) -> type[nn.Module]:
     """Return ``base`` with the mixin in front, as FSDP2 does: GPT-2's Conv1D needs no import of transformers."""
-    return type(f"Lora{base.__name__}", (LoraSite, base), {"__doc__": LoraSite.__doc__})
+    own = {"__doc__": LoraSite.__doc__, "is_plain": linear.is_plain(base)}
+    return type(f"Lora{base.__name__}", (LoraSite, base), own)
 
 
 def widths(weight_shape: tuple[int, ...], kind: SiteKind) -> tuple[int, int]:

@@ -1,0 +1,81 @@
+"""The plain product of a linear module, and its gradient with respect to the input, in one replaceable place.
+
+A frozen weight may be laid out once in the order in which the machine's kernels read it. Whoever did that puts a
+``Packed`` into the module's ``__dict__`` under ``packed``; everything that multiplies with the weight asks here.
+
+Legend: T tokens, I input width, O output width.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Packed(Protocol):
+    """A frozen weight in the machine's own order; both methods take and give any leading dimensions."""
+
+    def forward(self, inputs: Tensor, bias: Tensor | None, /) -> Tensor:
+        """Return outputs (..., O) for ``inputs`` (..., I)."""
+        ...
+
+    def backward(self, gradients: Tensor, /) -> Tensor:
+        """Return the gradient (..., I) of the inputs for ``gradients`` (..., O) of the outputs."""
+        ...
+
+
+def packed(module: nn.Module) -> Packed | None:
+    """Return what stands in for the weight of ``module`` at present, None for the weight itself."""
+    return module.__dict__.get("packed")
+
+
+def is_plain(kind: type[nn.Module]) -> bool:
+    """Return whether modules of class ``kind`` compute nothing but ``x W + b``: nn.Linear, or GPT-2's Conv1D."""
+    return kind.forward is nn.Linear.forward or is_transposed(kind)
+
+
+def is_transposed(kind: type[nn.Module]) -> bool:
+    """Return whether modules of class ``kind`` keep their weight as (I, O): by name, as transformers is not ours."""
+    return not issubclass(kind, nn.Linear) and any(base.__name__ == "Conv1D" for base in kind.__mro__)
+
+
+def forward(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return what a plain linear ``module`` gives, shape (..., O), for ``inputs`` (..., I)."""
+    stand_in = packed(module)
+    weight, bias = _values(module)
+    if stand_in is not None:
+        return stand_in.forward(inputs, bias)
+    return F.linear(inputs, weight.t() if is_transposed(type(module)) else weight, bias)
+
+
+def backward_input(module: nn.Module, gradients: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Return the gradient (..., I) of the input for ``gradients`` (..., O) of the output.
+
+    Args:
+        module: a plain linear module.
+        gradients: of its output.
+        weight: as it was in the forward pass; default: what stands in the module now, packed or not.
+    """
+    stand_in = packed(module)
+    if weight is None and stand_in is not None:
+        return stand_in.backward(gradients)
+    weight = _values(module)[0] if weight is None else weight
+    return torch.matmul(gradients, weight.t() if is_transposed(type(module)) else weight)
+
+
+def backward_weight(module: nn.Module, gradients_TO: Tensor, inputs_TI: Tensor) -> Tensor:
+    """Return the gradient of the weight, in the orientation in which ``module`` keeps it."""
+    if is_transposed(type(module)):
+        return inputs_TI.t() @ gradients_TO
+    return gradients_TO.t() @ inputs_TI
+
+
+def _values(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    # Straight from the table: nn.Module looks a parameter up only after all else has failed.
+    parameters = module._parameters
+    weight = parameters["weight"]
+    assert weight is not None
+    return weight, parameters.get("bias")
