@@ -101,7 +101,7 @@ def tables(lab: Lab, values: Values) -> Any:
 def draws(lab: Lab, values: Values) -> Any:
     """Which rows come into which step of two epochs."""
     kit = lab.open(values)
-    order = order_of(kit.recipe, kit.recipe.stages[0], kit.data)
+    order = order_of(kit.recipe, kit.recipe.stages[0], kit.data, by_length=True)
     return [order.steps(epoch) for epoch in (0, 1)]
 
 
@@ -109,7 +109,7 @@ def passes(lab: Lab, values: Values) -> Any:
     """The shapes of the batches of the first step."""
     kit = lab.open(values)
     stage = kit.recipe.stages[0]
-    first = order_of(kit.recipe, stage, kit.data).steps(0)[0]
+    first = order_of(kit.recipe, stage, kit.data, by_length=True).steps(0)[0]
     return [tuple(batch.tokens.shape) for batch in kit.feed(stage)(first)]
 
 
@@ -123,7 +123,7 @@ def trained(lab: Lab, values: Values) -> tuple[Any, Any]:
         entered = kit.enter(stage.name, handed["base" if parent is None else parent.name])
         engine = kit.engine(entered, stage)
         engine.dtype = pick_precision(kit.recipe.precision, CPU)
-        order = order_of(kit.recipe, stage, kit.data)
+        order = order_of(kit.recipe, stage, kit.data, by_length=True)
         course = Course(stage.length, stage.schedule, stage.warmup)
         for _ in train(engine, order, kit.feed(stage), course=course, start=Progress()):
             pass

@@ -86,7 +86,7 @@ class Kit:
     def trained(self, entered: Entered, stage: str, *, num_steps: int = 3) -> list[StepResult]:
         """Take the first steps of ``stage`` as a run does: data -> order -> feed -> engine."""
         spec = self.recipe.stage(stage)
-        order = order_of(self.recipe, spec, self.data)
+        order = order_of(self.recipe, spec, self.data, by_length=True)
         engine, feed = self.engine(entered, spec), self.feed(spec)
         steps = [step for epoch in range(num_steps) for step in order.steps(epoch)][:num_steps]
         return [engine.step(feed(step), step=number, lr_factor=1.0) for number, step in enumerate(steps)]

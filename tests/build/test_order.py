@@ -120,7 +120,7 @@ def test_the_order_of_a_stage_is_made_of_its_recipe_and_data(kit, open_kit):
         "mixture": {"batches": "homogeneous"},
     }
     opened = open_kit([stage])
-    order = order_of(opened.recipe, opened.recipe.stages[0], opened.data)
+    order = order_of(opened.recipe, opened.recipe.stages[0], opened.data, by_length=True)
     assert order.mixture.shares == {"mood": 0.75, "names": 0.25}
     assert (order.epoch_size, order.batch, order.homogeneous) == (18, 5, True)
     assert order.mixture.quotas() == {"mood": 14, "names": 4}

@@ -290,7 +290,7 @@ def test_the_gradient_does_not_depend_on_the_cut_also_where_texts_are_shared(kit
     entered = opened.enter("one")
     if strategy == "lora":  # B is zero at first, and A without gradient
         opened.trained(entered, "one", num_steps=1)
-    step = order_of(opened.recipe, opened.recipe.stages[0], opened.data).steps(0)[0]
+    step = order_of(opened.recipe, opened.recipe.stages[0], opened.data, by_length=True).steps(0)[0]
     assert len(step) == 30
     num_small, small_batches, small = gradient(opened, entered, step, 64)
     num_large, large_batches, large = gradient(opened, entered, step, 100_000)

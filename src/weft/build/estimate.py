@@ -71,7 +71,7 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         data: the encoded data.
         machine: rate of the machine; see ``measure``.
     """
-    order = order_of(recipe, stage, data)
+    order = order_of(recipe, stage, data, by_length=not cast(Trunk, entered.network.trunk).packs)
     end = foresee(stage.length, order)
     parent = recipe.parent_of(stage)
     return StagePlan(

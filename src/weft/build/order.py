@@ -13,8 +13,14 @@ from weft.train.order import EpochOrder, Step, Texts
 from weft.train.progress import Progress, fraction_done, is_over
 
 
-def order_of(recipe: Recipe, stage: StageSpec, data: Data) -> EpochOrder:
+def order_of(recipe: Recipe, stage: StageSpec, data: Data, *, by_length: bool) -> EpochOrder:
     """Return which rows make up which step of ``stage``.
+
+    Args:
+        recipe: the whole recipe.
+        stage: one of its stages.
+        data: the encoded data.
+        by_length: whether rows of like length are to meet in a step.
 
     Raises:
         DataError: a task that is to be drawn has no rows, or so small a share that it would not be drawn at all.
@@ -37,6 +43,7 @@ def order_of(recipe: Recipe, stage: StageSpec, data: Data) -> EpochOrder:
         texts={name: Texts.of(rows[name]) for name in mixture.tasks},
         batch=stage.batch,
         homogeneous=stage.mixture.batches == "homogeneous",
+        by_length=by_length,
     )
 
 

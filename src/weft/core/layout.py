@@ -71,6 +71,15 @@ class Layout:
         flat_T = torch.arange(self.num_tokens, device=self.lengths_B.device)
         return flat_T - self.starts_B[self.row_T()]
 
+    def cumulative(self, extra: int = 0) -> Tensor:
+        """Return the flat position of each row's first token and the end, int32, shape (B + 1,), on the layout's device.
+
+        Args:
+            extra: tokens of one more row behind the last; none where it is 0.
+        """
+        ends = [self.num_tokens] + ([self.num_tokens + extra] if extra else [])
+        return torch.cat([self.starts_B, self.starts_B.new_tensor(ends)]).to(torch.int32)
+
     def to(self, device: torch.device) -> Layout:
         """Return the same layout with its tensors on ``device``."""
         index_T = None if self.index_T is None else self.index_T.to(device, non_blocking=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, Self, cast
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from weft.core.batch import Batch, Target
 from weft.core.features import Features, Pooling
+from weft.core.outputs import Outputs
+from weft.core.twins import Twins
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Trunk(Protocol):
 
     info: TrunkInfo
 
+    @property
+    def packs(self) -> bool:
+        """Whether packed batches are computed as they are, so that padding and rows of like length gain nothing."""
+        ...
+
     def __call__(self, batch: Batch, /, *, perturb: Tensor | None = None) -> Features:
         """Return features of ``batch``; ``perturb`` is added to the input embeddings (same shape)."""
         ...
@@ -58,7 +66,7 @@ class Trunk(Protocol):
 class Head(Protocol):
     """Maps features to a task's outputs for the rows or tokens that ``target`` addresses."""
 
-    def __call__(self, features: Features, target: Target, /) -> Tensor:
+    def __call__(self, features: Features, target: Target, /) -> Outputs:
         """Return the outputs, one row for each unit that the target addresses."""
         ...
 
@@ -89,6 +97,29 @@ class Network(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.heads = Heads(dict(heads))
+        self._twins: Twins | None = None
+
+    @contextmanager
+    def computing(self, dtype: torch.dtype) -> Generator[Twins | None]:
+        """Run the trunk in ``dtype`` within the block, also its backward pass; heads stay in fp32.
+
+        Parameters that are looked at outside of the block are the fp32 ones, always. Modules must not be replaced any
+        more once a block was entered.
+
+        Args:
+            dtype: float32 for the parameters themselves, else that of their twins.
+
+        Yields:
+            The twins in use, None in fp32.
+        """
+        if dtype is torch.float32:
+            yield None
+            return
+        if self._twins is None or self._twins.dtype is not dtype:
+            with torch.inference_mode(mode=False):
+                self._twins = Twins(self.trunk, dtype)
+        with self._twins.standing_in():
+            yield self._twins
 
     def features(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the trunk's features of ``batch``: one pass."""
@@ -96,7 +127,7 @@ class Network(nn.Module):
 
     def forward(
         self, batch: Batch, *, tasks: Iterable[str] | None = None, perturb: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Outputs]:
         """Return each task's outputs (default: every task in ``batch.targets``) from one trunk pass."""
         features = self.features(batch, perturb=perturb)
         names = batch.targets if tasks is None else tasks
@@ -120,8 +151,8 @@ class Inference:
         """The trunk's features of the batch."""
         return self.network.features(self.batch)
 
-    def outputs(self, task: str) -> Tensor:
-        """Return the outputs of one task's head for its target in the batch."""
+    def outputs(self, task: str) -> Any:
+        """Return the outputs of one task's head for its target in the batch; the task knows their type."""
         return cast(Any, self.network.heads[task])(self.features, self.batch.targets[task])
 
     @property

@@ -103,7 +103,7 @@ def answer_all(
         encoded: the rows of each task.
         pad: padding token.
         budget: most tokens of one trunk pass, padding included; a longer single text passes alone.
-        dtype: arithmetic of matrix products; anything but bfloat16 means the network's own.
+        dtype: of the trunk while it computes.
         losses: whether to sum losses too, for tasks whose rows all have a gold answer.
         watch: told of progress, and asked whether to stop.
 
@@ -123,7 +123,7 @@ def answer_all(
         for chunk in batches_by_length(lengths, budget):
             watch.check()
             rows = [(name, at, encoded[name][at]) for index in chunk for name, at in groups[index].items]
-            batch = make_batch([(name, row) for name, _, row in rows], tasks, pad=pad)
+            batch = make_batch([(name, row) for name, _, row in rows], tasks, pad=pad, packed=True)
             inference = Inference(network, batch.to(network.device))
             _add_answers(answers, tasks, inference, rows)
             _add_losses(sums, tasks, inference, names=judged)
@@ -202,9 +202,8 @@ def _answering(network: Network, dtype: torch.dtype) -> Generator[None]:
     """Put ``network`` in eval mode without gradients, and every module back to its own mode afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    autocast = torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
     try:
-        with torch.inference_mode(), autocast:
+        with network.computing(dtype), torch.inference_mode():
             yield
     finally:
         for module, was_training in modes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -19,9 +20,12 @@ from weft.core.features import Features
 from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
+from weft.model import attention
 from weft.model.quiet import quiet
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
+_PADDED_STEPS = 8  # widths an octave: at most an eighth too wide, 3 % on average
+_PACKED_STEPS = 16  # token counts an octave
 
 
 class HFTrunk(nn.Module):
@@ -39,15 +43,19 @@ class HFTrunk(nn.Module):
         backbone = self._backbone
         self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
         self._first_position = first_position(backbone)
+        self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
     @property
     def _backbone(self) -> Any:
         return cast(Any, self.model).base_model if self.info.vocabulary else self.model
 
+    @property
+    def packs(self) -> bool:
+        """Whether packed batches are computed as they are; else on a padded grid."""
+        return self._backbone.config.model_type in attention.PACKS
+
     def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the last hidden states of ``batch`` from one pass; padded in, padded out; packed in, packed out.
-
-        Packed batches are computed on a padded grid inside: attention of these backbones knows rows only as a grid.
 
         Args:
             batch: tokens (B, L) with padding on the right, or (T,).
@@ -58,24 +66,46 @@ class HFTrunk(nn.Module):
         """
         layout = batch.layout
         self._check_length(layout.max_length)
-        if layout.is_packed:
-            tokens_BL = to_grid(batch.tokens, layout)
-            segments_BL = None if batch.segments is None else to_grid(batch.segments, layout)
-            perturb = None if perturb is None else to_grid(perturb, layout)
+        if not layout.is_packed:
+            hidden = self._padded_BLD(batch, perturb)
+        elif self.packs:
+            hidden = self._packed_TD(batch, perturb)
         else:
-            tokens_BL, segments_BL = batch.tokens, batch.segments
-        hidden_BLD = self._hidden(tokens_BL, segments_BL, layout=layout, perturb_BLD=perturb)
-        hidden = (
-            hidden_BLD.flatten(0, 1).index_select(0, grid_positions(layout))
-            if layout.is_packed
-            else hidden_BLD
-        )
+            hidden = self._unpacked_TD(batch, perturb)
         return Features(
             hidden,
             layout,
             pooler=self._pool if self.info.has_pooler else None,
-            project=self._project if self.info.vocabulary else None,
+            project=cast(Any, self.model).get_output_embeddings() if self.info.vocabulary else None,
         )
+
+    def _packed_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
+        """Return states (T, D) of rows that pass the model end to end, as one sequence without padding."""
+        layout = batch.layout
+        extra = self._even(layout.num_tokens, steps=_PACKED_STEPS) - layout.num_tokens  # a row nobody reads
+        inputs = self._inputs(_longer(batch.tokens, extra)[None], batch.segments, perturb_TD, extra)
+        inputs["position_ids"] = _longer(layout.position_T(), extra)[None] + self._first_position
+        starts, longest = layout.cumulative(extra), max(layout.max_length, extra)
+        with self._attending(attention.register()):
+            states_1TD = self._backbone(
+                **inputs,
+                cu_seq_lens_q=starts,
+                cu_seq_lens_k=starts,
+                max_length_q=longest,
+                max_length_k=longest,
+            ).last_hidden_state
+        return states_1TD[0, : layout.num_tokens]
+
+    def _unpacked_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
+        """Return states (T, D) of packed rows from a padded grid: attention of this backbone knows nothing else."""
+        layout = batch.layout
+        grid = replace(
+            batch,
+            tokens=to_grid(batch.tokens, layout),
+            segments=None if batch.segments is None else to_grid(batch.segments, layout),
+        )
+        hidden_BLD = self._padded_BLD(grid, None if perturb_TD is None else to_grid(perturb_TD, layout))
+        return hidden_BLD.flatten(0, 1).index_select(0, grid_positions(layout))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
@@ -133,49 +163,59 @@ class HFTrunk(nn.Module):
         answers: list[list[int]] = grown[:, width:].tolist()
         return [answer[: answer.index(stop_token)] if stop_token in answer else answer for answer in answers]
 
-    def _hidden(
-        self, tokens_BL: Tensor, segments_BL: Tensor | None, *, layout: Layout, perturb_BLD: Tensor | None
-    ) -> Tensor:
-        width = tokens_BL.shape[1]
-        extra = self._even_width(width, tokens_BL.device) - width
-        mask_BL = layout.mask_BL()
-        if extra:
-            tokens_BL, mask_BL = functional.pad(tokens_BL, (0, extra)), functional.pad(mask_BL, (0, extra))
-            segments_BL = None if segments_BL is None else functional.pad(segments_BL, (0, extra))
-            perturb_BLD = None if perturb_BLD is None else functional.pad(perturb_BLD, (0, 0, 0, extra))
-        inputs: dict[str, Any] = {}
-        if perturb_BLD is None:
-            inputs["input_ids"] = tokens_BL
-        else:
-            inputs["inputs_embeds"] = self._backbone.get_input_embeddings()(tokens_BL) + perturb_BLD
+    def _padded_BLD(self, batch: Batch, perturb_BLD: Tensor | None) -> Tensor:
+        """Return states (B, L, D) of a padded batch."""
+        layout, width = batch.layout, batch.tokens.shape[1]
+        extra = min(self._even(width, steps=_PADDED_STEPS), self.info.max_positions) - width
+        tokens_BL = _longer(batch.tokens, extra)
+        inputs = self._inputs(tokens_BL, batch.segments, perturb_BLD, extra)
         if layout.num_tokens != tokens_BL.numel():
-            inputs["attention_mask"] = mask_BL.to(torch.int64)
-        if segments_BL is not None and "token_type_ids" in self._accepted:
-            inputs["token_type_ids"] = segments_BL
+            inputs["attention_mask"] = _longer(layout.mask_BL(), extra).to(torch.int64)
         if self._first_position:
             # Such models find positions by comparing tokens with the padding token, which a real token may equal.
             last = self._first_position + tokens_BL.shape[1]
             positions_L = torch.arange(self._first_position, last, device=tokens_BL.device)
             inputs["position_ids"] = positions_L.expand_as(tokens_BL)
-        if self.info.is_causal:
-            inputs["use_cache"] = False
         return self._backbone(**inputs).last_hidden_state[:, :width]
 
-    def _even_width(self, width: int, device: torch.device) -> int:
-        """Return the width to compute at: under autocast one of eight an octave, else ``width`` itself.
+    def _inputs(self, tokens_BL: Tensor, segments: Tensor | None, perturb: Tensor | None, extra: int) -> dict[str, Any]:
+        """Return what every call of the backbone gets; ``segments`` and ``perturb`` lack ``extra`` tokens a row."""
+        inputs: dict[str, Any] = {}
+        if perturb is None:
+            inputs["input_ids"] = tokens_BL
+        else:
+            words = self._backbone.get_input_embeddings()(tokens_BL)
+            inputs["inputs_embeds"] = words + functional.pad(perturb, (0, 0, 0, extra)).to(words.dtype)
+        if segments is not None and "token_type_ids" in self._accepted:
+            inputs["token_type_ids"] = _longer(segments, extra).view_as(tokens_BL)
+        elif self._has_segments:  # the model's own default is as long as its positions, a packed row may be longer
+            inputs["token_type_ids"] = torch.zeros_like(tokens_BL)
+        if self.info.is_causal:
+            inputs["use_cache"] = False
+        return inputs
+
+    def _even(self, count: int, *, steps: int) -> int:
+        """Return the number of tokens to compute: in bf16 one of ``steps`` an octave, else ``count`` itself.
 
         Every new shape of a bf16 product makes oneDNN build and keep primitives of one to two MiB (measured; see
         docs/experiments.md); on a GPU few shapes are what graphs and tensor cores like.
         """
-        if not torch.is_autocast_enabled(device.type):
-            return width
-        return min(even_width(width), self.info.max_positions)
+        is_narrow = next(self.model.parameters()).dtype is not torch.float32
+        return even(count, steps=steps) if is_narrow else count
+
+    @contextmanager
+    def _attending(self, implementation: str) -> Generator[None]:
+        """Look attention up under another name within the block."""
+        config = self._backbone.config
+        usual = config._attn_implementation
+        config._attn_implementation = implementation
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
 
     def _pool(self, first_BD: Tensor) -> Tensor:
         return self._backbone.pooler(first_BD[:, None])
-
-    def _project(self, hidden_MD: Tensor) -> Tensor:
-        return cast(Any, self.model).get_output_embeddings()(hidden_MD)
 
     def _check_length(self, length: int) -> None:
         if length > self.info.max_positions:
@@ -185,15 +225,20 @@ class HFTrunk(nn.Module):
             )
 
 
-def even_width(width: int) -> int:
-    """Return ``width`` rounded up to one of eight values an octave: at most an eighth more, 3 % on average.
+def even(count: int, *, steps: int) -> int:
+    """Return ``count`` rounded up to one of ``steps`` (a power of 2) values an octave.
 
     Example:
-        >>> [even_width(width) for width in (7, 17, 33, 100, 512)]
+        >>> [even(count, steps=8) for count in (7, 17, 33, 100, 512)]
         [7, 18, 36, 104, 512]
     """
-    step = 1 << max(0, width.bit_length() - 4)
-    return -(-width // step) * step
+    step = 1 << max(0, count.bit_length() - steps.bit_length())
+    return -(-count // step) * step
+
+
+def _longer(values: Tensor, extra: int) -> Tensor:
+    """Return ``values`` (..., L) with ``extra`` zeros behind."""
+    return functional.pad(values, (0, extra)) if extra else values
 
 
 def first_position(backbone: nn.Module) -> int:

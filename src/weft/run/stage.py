@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from weft.build.estimate import plan_stage
 from weft.build.order import order_of
 from weft.build.stage import Entered, enter
+from weft.core.network import Trunk
 from weft.core.parts import Parts
 from weft.evaluate.selection import selection_score
 from weft.recipe.spec import OptimizerCarry, StageSpec, TrunkCarry
@@ -118,7 +119,9 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         entered=entered,
         plan=plan_stage(context.recipe, stage, entered, context.data, context.machine),
         optimizer=make_optimizer(entered.table, entered.sites, decay=stage.decay),
-        order=order_of(context.recipe, stage, context.data),
+        order=order_of(
+            context.recipe, stage, context.data, by_length=not cast(Trunk, entered.network.trunk).packs
+        ),
     )
     path, rejected = run.checkpoints.newest()
     run.checkpoints.preflight(entered.table)

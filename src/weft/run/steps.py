@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import cast
 
+from weft.core.network import Trunk
 from weft.errors import DivergenceError, Interrupted
 from weft.objective.supervised import Supervised
 from weft.run.events import Evaluated, Event, Saved, Stepped
@@ -105,6 +107,7 @@ def _steps(run: StageRun) -> Generator[StepEvent]:
         rows={name: task_data.train for name, task_data in data.items()},
         pad=context.tokenizer.pad,
         budget=stage.budget,
+        packed=cast(Trunk, run.entered.network.trunk).packs,
     )
     course = Course(stage.length, stage.schedule, stage.warmup)
     return train(engine, run.order, feed, course=course, start=run.progress)

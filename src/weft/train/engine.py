@@ -92,7 +92,7 @@ class Engine:
         optimizer: over the trained parameters.
         weights: how strongly each task's loss counts; a task of weight 0 is measured and trains nothing.
         device: of the network.
-        dtype: of matrix products: bfloat16 runs the forward pass under autocast, float32 as it is.
+        dtype: of the trunk while it computes; the parameters stay fp32.
         clip: largest norm of all gradients together.
         seed: the recipe's seed and the stage's name, from which each step's random numbers (dropout) follow.
     """
@@ -134,11 +134,14 @@ class Engine:
         denominators = denominators_of(micro_batches)
         totals = {name: torch.zeros((), device=self.device) for name in denominators}
         objective = torch.zeros((), device=self.device)
-        for batch in micro_batches:
-            losses = self._losses(batch.to(self.device))
-            for name, loss in losses.items():
-                totals[name] += loss.total.detach()
-            objective += self._backward(losses, denominators)
+        with self.network.computing(self.dtype) as twins:
+            for batch in micro_batches:
+                losses = self.objective(batch.to(self.device), self.network)
+                for name, loss in losses.items():
+                    totals[name] += loss.total.detach()
+                objective += self._backward(losses, denominators)
+                if twins is not None:
+                    twins.collect()
         grad_norm, skipped = self._update(objective, lr_factor)
         return StepResult(
             step=step,
@@ -152,10 +155,6 @@ class Engine:
             padded_tokens=sum(batch.tokens.numel() for batch in micro_batches),
             ids=tuple(row for batch in micro_batches for row in batch.ids),
         )
-
-    def _losses(self, batch: Batch) -> Mapping[str, Loss]:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-            return self.objective(batch, self.network)
 
     def _backward(self, losses: Mapping[str, Loss], denominators: Mapping[str, float]) -> Tensor:
         """Add the gradient of one micro-batch's share of the step; return that share, a scalar."""

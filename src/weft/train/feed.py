@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from weft.core.batch import Batch
 from weft.core.example import Encoded
@@ -21,7 +22,7 @@ class Feed:
         rows: encoded training rows by task.
         pad: the token that fills padded batches.
         budget: most tokens, padding included, in one batch.
-        packed: whether batches are packed rather than padded.
+        packed: whether rows are laid end to end rather than padded.
     """
 
     tasks: Mapping[str, Task]
@@ -38,7 +39,8 @@ class Feed:
             by_text.setdefault(text_key(row), []).append((draw.task, row))
         units = list(by_text.values())
         lengths = [len(unit[0][1].tokens) for unit in units]
-        groups = group_by_length(lengths, budget=self.budget, in_order=False)
+        cut = filled if self.packed else partial(group_by_length, in_order=False)
+        groups = cut(lengths, budget=self.budget)
         return [
             make_batch(
                 [item for index in group for item in units[index]],
@@ -48,3 +50,21 @@ class Feed:
             )
             for group in groups
         ]
+
+
+def filled(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
+    """Return the positions of ``lengths`` in order, cut where the tokens of a group would exceed ``budget``.
+
+    Example:
+        >>> filled([3, 9, 3, 3], budget=12)
+        [[0, 1], [2, 3]]
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for index, length in enumerate(lengths):
+        if not groups or length > room:
+            groups.append([])
+            room = budget
+        groups[-1].append(index)
+        room -= length
+    return groups

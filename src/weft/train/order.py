@@ -68,9 +68,9 @@ def text_key(row: Encoded) -> int:
 class EpochOrder:
     """The steps of every epoch of a stage.
 
-    The draws of ``window`` steps are sorted by length, cut into steps of ``batch`` draws, and the steps of the whole
-    epoch are shuffled; a step that is short comes last. Rows of one text in a window come into one step, where they
-    cost one trunk pass, as far as full steps allow it.
+    The draws of ``window`` steps are put in random order, or sorted by length where batches are padded, and cut into
+    steps of ``batch`` draws; the steps of the whole epoch are shuffled, a step that is short comes last. Rows of one
+    text in a window come into one step, where they cost one trunk pass, as far as full steps allow it.
 
     Args:
         mixture: the draws.
@@ -79,6 +79,7 @@ class EpochOrder:
         homogeneous: whether a step holds rows of one task only. The rows of each task are then cut by themselves, so
             each task may have a short step, anywhere.
         window: in steps.
+        by_length: whether rows of like length meet in a step: for trunks that compute padding.
     """
 
     mixture: Mixture
@@ -86,6 +87,7 @@ class EpochOrder:
     batch: int
     homogeneous: bool = False
     window: int = WINDOW_STEPS
+    by_length: bool = True
 
     @property
     def epoch_size(self) -> int:
@@ -135,16 +137,18 @@ class EpochOrder:
             yield from _cut(self._same_texts(window, epoch), sizes)
 
     def _same_texts(self, window: Sequence[Draw], epoch: int) -> list[list[Draw]]:
-        """Return the draws of a window by length, about, and text, those of one text together.
+        """Return the draws of a window by chance, or by length, about; those of one text together.
 
         Lengths are taken a little too long by chance, anew in every epoch: otherwise rows that a window holds again
         would meet the same rows in their step again, and small data, one window, would have the same steps for ever.
         """
-        lengths_W = np.array([self.texts[draw.task].lengths_R[draw.row] for draw in window])
         keys_W = np.array([self.texts[draw.task].keys_R[draw.row] for draw in window])
         salt = np.uint64(fold(self.mixture.seed, self.mixture.stage, "lengths", epoch))
         chance_W = mixed(keys_W ^ salt) / 2.0**64
-        order = np.lexsort((keys_W, lengths_W * (1 + LENGTH_NOISE * chance_W))).tolist()
+        if self.by_length:
+            lengths_W = np.array([self.texts[draw.task].lengths_R[draw.row] for draw in window])
+            chance_W = lengths_W * (1 + LENGTH_NOISE * chance_W)
+        order = np.lexsort((keys_W, chance_W)).tolist()
         return [[window[i] for i in group] for _, group in groupby(order, key=lambda i: keys_W[i])]
 
     def _shuffled(self, steps: list[Step], epoch: int, task: str = "") -> list[Step]:

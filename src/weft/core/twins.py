@@ -1,0 +1,106 @@
+"""Parameters in the width of the arithmetic: bf16 copies stand in for fp32 masters while a network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(slots=True)
+class Twin:
+    """One parameter twice.
+
+    Attributes:
+        master: fp32, what is trained, saved and exported.
+        copy: the same values rounded, what forward and backward passes read; gradients arrive here.
+        version: of the master when the copy was made; torch counts changes in place.
+        is_kept: whether the optimizer writes the copy with the master. Torch's fused optimizers change weights without
+            counting, so the copy of a trained master that nobody keeps is made anew each time.
+    """
+
+    master: nn.Parameter
+    copy: nn.Parameter
+    version: int
+    is_kept: bool = False
+
+
+class Twins:
+    """Rounded copies of all floating-point parameters of ``module``, tied ones once.
+
+    A copy is never stale: entering looks at each master's version counter, and copies trained masters in any case
+    unless their optimizer keeps the copies itself.
+
+    Args:
+        module: whose parameters get copies; its set of parameters must stay the same from here on.
+        dtype: of the copies.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._by_id: dict[int, Twin] = {}
+        self._slots: list[tuple[dict[str, nn.Parameter | None], str, Twin]] = []
+        for part in module.modules():
+            own = vars(part)["_parameters"]
+            for name, parameter in own.items():
+                if parameter is not None and parameter.is_floating_point():
+                    self._slots.append((own, name, self._twin(parameter)))
+        self._depth = 0
+
+    def _twin(self, master: nn.Parameter) -> Twin:
+        if id(master) not in self._by_id:
+            copy = nn.Parameter(master.detach().to(self.dtype), requires_grad=master.requires_grad)
+            self._by_id[id(master)] = Twin(master, copy, master._version)
+        return self._by_id[id(master)]
+
+    def __iter__(self) -> Iterator[Twin]:
+        return iter(self._by_id.values())
+
+    def of(self, master: nn.Parameter) -> Twin | None:
+        """Return the twin of ``master``; None where it has none."""
+        return self._by_id.get(id(master))
+
+    @contextmanager
+    def standing_in(self) -> Generator[None]:
+        """Put the copies, brought up to date, in the masters' places within the block; may be nested."""
+        self._depth += 1
+        try:
+            if self._depth == 1:
+                self._refresh()
+                for parameters, name, twin in self._slots:
+                    parameters[name] = twin.copy
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                for parameters, name, twin in self._slots:
+                    parameters[name] = twin.master
+
+    def collect(self) -> None:
+        """Add the copies' gradients to their masters', in fp32, and clear them."""
+        for twin in self:
+            grad, twin.copy.grad = twin.copy.grad, None
+            if grad is None:
+                continue
+            if twin.master.grad is None:
+                twin.master.grad = grad.to(twin.master.dtype)
+            else:
+                twin.master.grad += grad.to(twin.master.dtype)
+
+    def _refresh(self) -> None:
+        stale = [twin for twin in self if twin.version != twin.master._version or not _is_kept(twin)]
+        if stale:
+            with torch.no_grad():
+                torch._foreach_copy_([twin.copy for twin in stale], [twin.master for twin in stale])
+        for twin in stale:
+            twin.version = twin.master._version
+        for twin in self:
+            twin.copy.requires_grad_(twin.master.requires_grad)
+
+
+
+def _is_kept(twin: Twin) -> bool:
+    return twin.is_kept or not twin.master.requires_grad
