@@ -15,6 +15,7 @@ from weft.core.batch import Batch
 from weft.core.example import Encoded, Purpose, Row
 from weft.core.features import Features, Pooling
 from weft.core.network import Inference, Network, TrunkInfo
+from weft.core.outputs import Outputs, Projection
 from weft.model.folder import locate
 from weft.model.tokenizer import load_tokenizer
 from weft.task.base import Task, Tokenizer
@@ -45,6 +46,8 @@ class ToyTrunk(nn.Module):
         )
         self.segment = nn.Parameter(torch.randn(2, WIDTH, generator=generator))
         self.up = nn.Parameter(torch.randn(WIDTH, WIDTH, generator=generator))
+        self.project = nn.Linear(WIDTH, VOCABULARY, bias=False, device="meta")
+        self.project.weight = self.embedding.weight
         self.num_passes = 0
 
     def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
@@ -59,9 +62,6 @@ class ToyTrunk(nn.Module):
         return Features(
             hidden, batch.layout, pooler=lambda first_BD: torch.tanh(first_BD), project=self.project
         )
-
-    def project(self, hidden_MD: Tensor) -> Tensor:
-        return hidden_MD @ self.embedding.weight.T
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
@@ -205,6 +205,10 @@ class Kit:
     trunk: Callable[..., ToyTrunk]
     words: Tokenizer
     story: Tokenizer
+
+    def tensor(self, outputs: Outputs) -> Tensor:
+        """Return what a head returned as one tensor."""
+        return outputs.logits_MV() if isinstance(outputs, Projection) else outputs
 
     def network(self, *tasks: Task, trunk: nn.Module | None = None, seed: int = 5) -> Network:
         """Return a network with a new head for each of ``tasks``."""

@@ -74,14 +74,14 @@ def test_the_loss_is_on_the_answer_and_its_end_alone(kit):
     assert target.weight == len(answer)
 
 
-def test_the_head_gives_logits_of_supervised_tokens_only(kit):
+def test_the_head_projects_supervised_tokens_only(kit):
     bench = kit.bench("generation")
     network = kit.network(bench.task)
     batch = make_batch([("generation", one) for one in bench.learn], {"generation": bench.task}, pad=0)
-    logits = network(batch)["generation"]
-    assert logits.shape == (batch.targets["generation"].weight, network.trunk.info.vocabulary)
+    outputs = network(batch)["generation"]
+    assert outputs.logits_MV().shape == (batch.targets["generation"].weight, network.trunk.info.vocabulary)
     assert not list(network.heads["generation"].parameters())
-    loss = bench.task.loss(logits, batch.targets["generation"])
+    loss = bench.task.loss(outputs, batch.targets["generation"])
     hidden = network.trunk(batch).flat_TD()[batch.targets["generation"].values["positions"]]
     expected = torch.nn.functional.cross_entropy(
         network.trunk.project(hidden), batch.targets["generation"].values["labels"], reduction="sum"

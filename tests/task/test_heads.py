@@ -70,14 +70,19 @@ def test_no_positions_give_no_logits():
         assert TokenHead(_identity(), dropout=0.0)(features, target).shape == (0, 3)
 
 
-def test_only_supervised_states_are_projected():
-    seen = []
+def test_only_supervised_states_are_to_be_projected_and_by_nobody_yet():
+    output = nn.Linear(3, 9)
+    calls = []
+    output.register_forward_hook(lambda _module, inputs, _logits: calls.append(inputs[0].shape))
     for features in _states(4, 2):
-        features = dataclasses.replace(
-            features, project=lambda hidden: seen.append(hidden.shape) or hidden @ torch.ones(3, 9)
-        )
-        assert VocabularyHead()(features, _target([0], positions=[1, 2])).shape == (2, 9)
-    assert seen == [(2, 3), (2, 3)]
+        features = dataclasses.replace(features, project=output)
+        target = _target([0], positions=[1, 2])
+        outputs = VocabularyHead()(features, target)
+        assert calls == []
+        assert torch.equal(outputs.states_MD, states_at(features, target))
+        assert torch.equal(outputs.logits_MV(), output(states_at(features, target)))
+        assert calls == [(2, 3), (2, 3)]
+        calls.clear()
 
 
 def test_a_trunk_without_output_embedding_cannot_generate():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from weft.core.layout import Layout
 
@@ -37,7 +37,7 @@ class Features:
     hidden: Tensor
     layout: Layout
     pooler: Callable[[Tensor], Tensor] | None = None
-    project: Callable[[Tensor], Tensor] | None = None
+    project: nn.Module | None = None
 
     def flat_TD(self) -> Tensor:
         """Return the states of the real tokens in flat order, shape (T, D)."""

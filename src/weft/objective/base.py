@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -14,8 +14,8 @@ from weft.core.loss import Loss
 class Forward(Protocol):
     """One pass of the network; ``weft.core.network.Network`` is one."""
 
-    def __call__(self, batch: Batch, /, *, perturb: Tensor | None = None) -> Mapping[str, Tensor]:
-        """Return each task's outputs; ``perturb`` is added to the input embeddings."""
+    def __call__(self, batch: Batch, /, *, perturb: Tensor | None = None) -> Mapping[str, Any]:
+        """Return each task's outputs (``weft.core.outputs``); ``perturb`` is added to the input embeddings."""
         ...
 
 

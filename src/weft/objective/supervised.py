@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from weft.core.batch import Batch, Target
 from weft.core.loss import Loss
@@ -20,7 +19,7 @@ class Supervised:
         losses: by task name, ``(outputs, target) -> Loss``; the ``loss`` methods of the fitted tasks.
     """
 
-    losses: Mapping[str, Callable[[Tensor, Target], Loss]]
+    losses: Mapping[str, Callable[[Any, Target], Loss]]
 
     def __call__(self, batch: Batch, forward: Forward, /) -> dict[str, Loss]:
         """Return one loss a task of ``batch.targets``."""

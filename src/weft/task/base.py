@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from weft.core.batch import Target
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
@@ -144,8 +144,8 @@ class Task(Protocol):
         """Return a new head (a ``weft.core.network.Head``), initialised from ``seed`` alone."""
         ...
 
-    def loss(self, outputs: Tensor, target: Target) -> Loss:
-        """Return the summed loss of a head's ``outputs`` in fp32 and its weight."""
+    def loss(self, outputs: Any, target: Target) -> Loss:
+        """Return the summed loss in fp32, and its weight, of what the task's own head returned."""
         ...
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:

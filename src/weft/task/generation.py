@@ -12,20 +12,20 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor
 
 from weft.core.batch import Target
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
+from weft.core.outputs import Projection
 from weft.core.stock import Stock, StockForm
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError, ModelError
 from weft.metric.base import Metric
 from weft.metric.text import text_metrics
-from weft.objective.losses import cross_entropy
+from weft.objective.vocabulary import token_cross_entropy
 from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
 from weft.task.heads import VocabularyHead
@@ -189,9 +189,9 @@ class Generation:
             )
         return VocabularyHead()
 
-    def loss(self, outputs: Tensor, target: Target) -> Loss:
+    def loss(self, outputs: Projection, target: Target) -> Loss:
         """Return the cross entropy over answer tokens."""
-        return cross_entropy(outputs, target.values["labels"])
+        return token_cross_entropy(outputs, target.values["labels"])
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
         """Return the greedy answer to each prompt."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from weft.core.batch import Target
 from weft.core.features import Features, Pooling
 from weft.core.network import TrunkInfo
+from weft.core.outputs import Projection
 from weft.errors import ModelError
 
 
@@ -81,8 +82,8 @@ class TokenHead(nn.Module):
 class VocabularyHead(nn.Module):
     """The trunk's own output embedding on the tokens that the target's ``positions`` name; owns no parameters."""
 
-    def forward(self, features: Features, target: Target) -> Tensor:
-        """Return (M, V) logits: never those of all tokens, for V is large.
+    def forward(self, features: Features, target: Target) -> Projection:
+        """Return the addressed states (M, D) and what projects them.
 
         Raises:
             ModelError: the trunk has no output embedding.
@@ -91,7 +92,7 @@ class VocabularyHead(nn.Module):
             raise ModelError(
                 "trunk: generation needs an output embedding, but this trunk has none. Use a causal model."
             )
-        return features.project(states_at(features, target))
+        return Projection(states_at(features, target), features.project)
 
 
 def in_fp32(out: nn.Linear, states: Tensor) -> Tensor:
