@@ -84,7 +84,7 @@ class _Pieces(torch.autograd.Function):
             wanted = [leaf_RD, *parameters] if wants_states else parameters
             with torch.enable_grad():
                 loss = _loss(output, leaf_RD, labels_R)
-            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+            grads: Sequence[Tensor | None] = torch.autograd.grad(loss, wanted, allow_unused=True)
             total += loss.detach()
             if grad_MD is not None and grads[0] is not None:
                 kept = grad_MD[done : done + rows]
@@ -96,7 +96,9 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_total: Tensor
+    ) -> tuple[Tensor | None, ...]:
         scaled = [None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors]
         return (None, None, None, *scaled)
 
