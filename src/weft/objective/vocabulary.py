@@ -84,9 +84,9 @@ class _Pieces(torch.autograd.Function):
             wanted = [leaf_RD, *parameters] if wants_states else parameters
             with torch.enable_grad():
                 loss = _loss(output, leaf_RD, labels_R)
-            grads: Sequence[Tensor | None] = torch.autograd.grad(loss, wanted, allow_unused=True)
+            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             total += loss.detach()
-            if grad_MD is not None and grads[0] is not None:
+            if grad_MD is not None:
                 kept = grad_MD[done : done + rows]
                 kept.copy_(grads[0][: len(kept)])
             _add(sums, grads[int(wants_states) :])
