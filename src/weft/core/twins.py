@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from weft.core.prepacked import Stand, can_prepack
+
 
 @dataclass(slots=True)
 class Twin:
@@ -32,7 +34,8 @@ class Twins:
     """Rounded copies of all floating-point parameters of ``module``, tied ones once.
 
     A copy is never stale: entering looks at each master's version counter, and copies trained masters in any case
-    unless their optimizer keeps the copies itself.
+    unless their optimizer keeps the copies itself. Linear weights that are frozen when the copies are made are also laid
+    out as the machine's products read them.
 
     Args:
         module: whose parameters get copies; its set of parameters must stay the same from here on.
@@ -48,6 +51,13 @@ class Twins:
             for name, parameter in own.items():
                 if parameter is not None and parameter.is_floating_point():
                     self._slots.append((own, name, self._twin(parameter)))
+        self._stands = [
+            Stand(part, twin.copy)
+            for part in module.modules()
+            if (own := vars(part)["_parameters"].get("weight")) is not None
+            and (twin := self._by_id.get(id(own))) is not None
+            and can_prepack(part, twin.copy)
+        ]
         self._depth = 0
 
     def _twin(self, master: nn.Parameter) -> Twin:
@@ -72,10 +82,14 @@ class Twins:
                 self._refresh()
                 for parameters, name, twin in self._slots:
                     parameters[name] = twin.copy
+                for stand in self._stands:
+                    stand.put()
             yield
         finally:
             self._depth -= 1
             if self._depth == 0:
+                for stand in self._stands:
+                    stand.remove()
                 for parameters, name, twin in self._slots:
                     parameters[name] = twin.master
 

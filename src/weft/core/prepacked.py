@@ -1,0 +1,122 @@
+"""Frozen bf16 weights in the order in which oneDNN's products read them on a CPU: laid out once, not at every call.
+
+Legend: T tokens, I input width, O output width.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from weft.core import linear
+
+
+class Prepacked:
+    """A frozen weight laid out for the product with inputs and, once it is asked for, with gradients.
+
+    Args:
+        weight_OI: bf16, on the CPU.
+    """
+
+    def __init__(self, weight_OI: Tensor) -> None:
+        self._weight_OI = weight_OI
+        self._forward = _laid_out(weight_OI)
+        self._backward: Tensor | None = None
+
+    def forward(self, inputs: Tensor, bias: Tensor | None, /) -> Tensor:
+        """Return outputs (..., O) for ``inputs`` (..., I); differentiable in inputs and bias."""
+        if torch.is_grad_enabled() and (inputs.requires_grad or (bias is not None and bias.requires_grad)):
+            return _Product.apply(inputs, bias, self)
+        return self.product(inputs, bias)
+
+    def product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """Return outputs without a graph."""
+        return _times(inputs, self._forward, bias)
+
+    def backward(self, gradients: Tensor, /) -> Tensor:
+        """Return the gradient (..., I) of the inputs for ``gradients`` (..., O) of the outputs."""
+        if self._backward is None:
+            self._backward = _laid_out(self._weight_OI.t().contiguous())
+        return _times(gradients, self._backward, None)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, weight: Prepacked) -> Tensor:
+        ctx.weight = weight
+        return weight.product(inputs, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        needs_input, needs_bias, _ = ctx.needs_input_grad
+        return (
+            ctx.weight.backward(grads[0]) if needs_input else None,
+            grads[0].flatten(0, -2).sum(0) if needs_bias else None,
+            None,
+        )
+
+
+class Stand:
+    """One linear module whose frozen weight can be used in its prepacked form.
+
+    Args:
+        module: a plain linear module; it may be one that takes adapters and asks ``weft.core.linear`` by itself.
+        weight: what is multiplied with, in the module's orientation.
+    """
+
+    def __init__(self, module: nn.Module, weight: nn.Parameter) -> None:
+        self._module = module
+        self._weight = weight
+        self._packed: Prepacked | None = None
+        self._version = -1
+
+    def put(self) -> None:
+        """Let the module use the prepacked weight, made anew if the weight has changed."""
+        if self._packed is None or self._version != self._weight._version:
+            weight = self._weight.detach()
+            self._packed = Prepacked(weight.t().contiguous() if _is_transposed(self._module) else weight)
+            self._version = self._weight._version
+        own = vars(self._module)
+        own["packed"] = self._packed
+        if linear.is_plain(type(self._module)):
+            own["forward"] = partial(linear.forward, self._module)
+
+    def remove(self) -> None:
+        """Let the module compute as its class says again."""
+        vars(self._module).pop("packed", None)
+        vars(self._module).pop("forward", None)
+
+
+def can_prepack(module: nn.Module, weight: Tensor) -> bool:
+    """Return whether ``module`` is linear, its ``weight`` frozen, and this torch can lay it out."""
+    is_linear = isinstance(module, nn.Linear) or _is_transposed(module)
+    fits = weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and not weight.requires_grad
+    return is_linear and fits and _works()
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return linear.is_transposed(type(module))
+
+
+@cache
+def _works() -> bool:
+    """Return whether torch has the operators and they compute what ``linear`` does."""
+    try:
+        x, w, b = (torch.arange(n, dtype=torch.float32).bfloat16() for n in (32, 64, 4))
+        found = _times(x.view(2, 16), _laid_out(w.view(4, 16)), b)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.equal(found, nn.functional.linear(x.view(2, 16), w.view(4, 16), b))
+
+
+def _laid_out(weight_OI: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI)
+
+
+def _times(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
