@@ -186,13 +186,17 @@ class StateStore:
             for number in bad:
                 self._drop(number)
 
-    def gather(self, slots: Slots) -> Tensor:
-        """Return the states of all tokens of all rows end to end, a new tensor (T, D).
+    def gather(self, slots: Slots, *, extra_tokens: int = 0) -> Tensor:
+        """Return the states of all tokens of all rows end to end, a new tensor (T + extra, D).
+
+        Args:
+            slots: of the rows.
+            extra_tokens: zeros to add at the end, for a caller that rounds its number of tokens.
 
         Raises:
             KeyError: a row is missing.
         """
-        return self._select(slots.tokens_T(), slots.segment_R, slots.length_R)
+        return self._select(slots.tokens_T(), slots.segment_R, repeats=slots.length_R, extra=extra_tokens)
 
     def gather_at(self, slots: Slots, which: Literal["first", "last"]) -> Tensor:
         """Return the state of each row's first or last token, a new tensor (R, D).
@@ -201,7 +205,7 @@ class StateStore:
             KeyError: a row is missing.
         """
         index_R = slots.offset_R if which == "first" else slots.offset_R + slots.length_R - 1
-        return self._select(index_R, slots.segment_R, None)
+        return self._select(index_R, slots.segment_R, repeats=1, extra=0)
 
     def add(self, keys: Sequence[bytes], states_TD: Tensor, lengths: Sequence[int]) -> Slots:
         """Keep the states of texts and return where they lie: missing where there was no room for them.
@@ -251,18 +255,21 @@ class StateStore:
         self._states.clear()
         self._stop("closed")
 
-    def _select(self, index: Ints, segment_R: Ints, length_R: Ints | None) -> Tensor:
-        """Return rows ``index`` of the files ``segment_R``, each of them for ``length_R`` (default one) rows."""
+    def _select(self, index: Ints, segment_R: Ints, *, repeats: Ints | int, extra: int) -> Tensor:
+        """Return tokens ``index`` of the files ``segment_R``, each file standing for ``repeats`` tokens."""
+        out = torch.empty(len(index) + extra, self._form.width, dtype=self._form.dtype)
+        if extra:
+            out[len(index) :] = 0
         if not len(segment_R):
-            return torch.empty(0, self._form.width, dtype=self._form.dtype)
+            return out
         lowest, highest = int(segment_R.min()), int(segment_R.max())
         if lowest < 0:
             rows = np.flatnonzero(segment_R < 0).tolist()
             raise KeyError(f"slots: every row must be in the store, but rows {rows[:5]} are not.")
         if lowest == highest:
-            return self._states[lowest].index_select(0, torch.from_numpy(index))
-        segment = segment_R if length_R is None else segment_R.repeat(length_R)
-        out = torch.empty(len(index), self._form.width, dtype=self._form.dtype)
+            torch.index_select(self._states[lowest], 0, torch.from_numpy(index), out=out[: len(index)])
+            return out
+        segment = segment_R.repeat(repeats)
         for number in np.unique(segment_R).tolist():
             there = np.flatnonzero(segment == number)
             rows_TD = self._states[number].index_select(0, torch.from_numpy(index[there]))
