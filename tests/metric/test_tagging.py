@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
+from seqeval.metrics.sequence_labeling import get_entities
 
 from weft.core.example import Answer
 from weft.metric.tagging import aligned, spans, tagging_metrics, word_metrics
@@ -56,6 +57,18 @@ def test_tags_without_spans_have_token_accuracy_only():
 
 
 TAGS = st.sampled_from(["O", "B-X", "I-X", "B-Y", "I-Y"])
+ANY_TAGS = st.sampled_from(["O", *(f"{mark}-{kind}" for mark in "BIES" for kind in ("X", "Y", "a-b"))])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(ANY_TAGS, max_size=12))
+def test_spans_are_those_of_seqeval_also_where_tags_break_rules(tags):
+    assert spans(tags) == [(kind, start, end + 1) for kind, start, end in get_entities(tags)]
+
+
+@pytest.mark.parametrize("tags", [["B", "I", "O", "I"], ["S", "E", "I"], ["O", "B", "B", "E"]])
+def test_tags_without_a_type_mark_spans_all_the_same(tags):
+    assert [one[1:] for one in spans(tags)] == [(start, end + 1) for _, start, end in get_entities(tags)]
 
 
 @settings(deadline=None)

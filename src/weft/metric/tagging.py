@@ -17,6 +17,10 @@ OUTSIDE = "O"
 
 Span = tuple[str, int, int]  # type, first word, word after the last
 
+# Read here, not by seqeval: importing that takes longer than reading most corpora, and every row is read.
+_OPENING = ("B", "S", OUTSIDE)
+_CLOSING = ("E", "S", OUTSIDE)
+
 
 def spans(tags: Sequence[str]) -> list[Span]:
     """Return the spans in ``tags``, read leniently as conlleval and seqeval do: a stray ``I-`` opens a span.
@@ -25,9 +29,18 @@ def spans(tags: Sequence[str]) -> list[Span]:
         >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
         [('PER', 0, 2), ('LOC', 3, 4)]
     """
-    from seqeval.metrics.sequence_labeling import get_entities
-
-    return [(kind, start, end + 1) for kind, start, end in get_entities(list(tags))]
+    found: list[Span] = []
+    begin, before, kind = 0, OUTSIDE, ""
+    for place, tag in enumerate((*tags, OUTSIDE)):
+        mark, own = tag[:1], tag[1:].split("-", 1)[-1]
+        if mark == before == OUTSIDE:
+            continue
+        if mark in _OPENING or before in _CLOSING or own != kind:
+            if before != OUTSIDE:
+                found.append((kind, begin, place))
+            begin = place
+        before, kind = mark, own
+    return found
 
 
 def tagging_metrics() -> tuple[Metric, ...]:
