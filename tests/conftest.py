@@ -35,6 +35,12 @@ def _one_thread_under_xdist() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what tests leave in caches away from the user's."""
+    os.environ["WEFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def stories260k() -> Path:
     """Return the folder of the 260k-parameter Llama; treat it as read-only."""

@@ -203,6 +203,13 @@ def short_run() -> Values:
     return {**values, "precision": "fp32", "bootstrap": 100}
 
 
+def with_dropout() -> Values:
+    """Return a recipe in which dropout acts in frozen layers, or not where their states are reused."""
+    values = short_run()
+    values["stages"][0] |= {"strategy": "top 1", "dropout": 0.5, "lr": 1e-2}
+    return values
+
+
 def put(values: Values, path: str, value: Any) -> Values:
     """Return a copy of ``values`` with ``value`` at ``path``."""
     changed = copy.deepcopy(values)
@@ -325,6 +332,7 @@ STAGE = {
     "stage.decay": change(weights, "stages/0/decay", 0.0, 0.5),
     "stage.clip": change(weights, "stages/0/clip", 100.0, 1e-6),
     "stage.dropout": change(weights, "stages/0/dropout", 0.0, 0.5),
+    "stage.reuse": change(whole_run, "stages/0/reuse", True, False, with_dropout()),
     "stage.evaluate": change(whole_run, "stages/0/evaluate", "2 steps", "4 steps", short_run()),
     "stage.patience": change(
         whole_run, "stages/0/patience", None, 1, put(short_run(), "stages/0/evaluate", "1 step")

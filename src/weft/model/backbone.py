@@ -6,7 +6,7 @@ Legend: B rows, L padded length, T real tokens, D width, M any number of tokens,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -21,6 +21,8 @@ from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model import attention
+from weft.model.cut import evaluating
+from weft.model.frozen import Frozen
 from weft.model.quiet import quiet
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
@@ -40,19 +42,21 @@ class HFTrunk(nn.Module):
         super().__init__()
         self.model = model
         self.info = info
-        backbone = self._backbone
+        backbone = self.backbone
         self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
         self._first_position = first_position(backbone)
+        self.frozen: Frozen | None = None
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
     @property
-    def _backbone(self) -> Any:
+    def backbone(self) -> Any:
+        """The transformers model without an output embedding."""
         return cast(Any, self.model).base_model if self.info.vocabulary else self.model
 
     @property
     def packs(self) -> bool:
         """Whether packed batches are computed as they are; else on a padded grid."""
-        return self._backbone.config.model_type in attention.PACKS
+        return self.backbone.config.model_type in attention.PACKS
 
     def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the last hidden states of ``batch`` from one pass; padded in, padded out; packed in, packed out.
@@ -81,19 +85,37 @@ class HFTrunk(nn.Module):
 
     def _packed_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
         """Return states (T, D) of rows that pass the model end to end, as one sequence without padding."""
+        if self.frozen is not None and perturb_TD is None:
+            return self._from_cut_TD(batch, self.frozen)
+        return self._run_TD(batch, perturb_TD)
+
+    def _from_cut_TD(self, batch: Batch, frozen: Frozen) -> Tensor:
+        """Return states (T, D) of packed rows, of which the layers below the cut run for texts that are new only."""
+        states_TD = frozen.states_TD(batch, lower=lambda rows: self._run_TD(rows, None, call=frozen.cut.lower))
+        if frozen.cut.is_whole:
+            return states_TD
+
+        def upper(inputs: dict[str, Any]) -> Tensor:
+            tokens_BL = inputs["input_ids"]
+            states = functional.pad(states_TD, (0, 0, 0, tokens_BL.shape[1] - len(states_TD)))
+            with frozen.cut.upper(states[None]):
+                return self.backbone(**inputs).last_hidden_state
+
+        return self._run_TD(batch, None, call=upper)
+
+    def _run_TD(
+        self, batch: Batch, perturb_TD: Tensor | None, *, call: Callable[[dict[str, Any]], Tensor] | None = None
+    ) -> Tensor:
+        """Return states (T, D) of packed rows from one ``call`` of the backbone, or of what stands for it."""
         layout = batch.layout
         extra = self._even(layout.num_tokens, steps=_PACKED_STEPS) - layout.num_tokens  # a row nobody reads
         inputs = self._inputs(_longer(batch.tokens, extra)[None], batch.segments, perturb_TD, extra)
         inputs["position_ids"] = _longer(layout.position_T(), extra)[None] + self._first_position
         starts, longest = layout.cumulative(extra), max(layout.max_length, extra)
+        inputs |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
+        inputs |= {"max_length_q": longest, "max_length_k": longest}
         with self._attending(attention.register()):
-            states_1TD = self._backbone(
-                **inputs,
-                cu_seq_lens_q=starts,
-                cu_seq_lens_k=starts,
-                max_length_q=longest,
-                max_length_k=longest,
-            ).last_hidden_state
+            states_1TD = self.backbone(**inputs).last_hidden_state if call is None else call(inputs)
         return states_1TD[0, : layout.num_tokens]
 
     def _unpacked_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
@@ -176,7 +198,7 @@ class HFTrunk(nn.Module):
             last = self._first_position + tokens_BL.shape[1]
             positions_L = torch.arange(self._first_position, last, device=tokens_BL.device)
             inputs["position_ids"] = positions_L.expand_as(tokens_BL)
-        return self._backbone(**inputs).last_hidden_state[:, :width]
+        return self.backbone(**inputs).last_hidden_state[:, :width]
 
     def _inputs(self, tokens_BL: Tensor, segments: Tensor | None, perturb: Tensor | None, extra: int) -> dict[str, Any]:
         """Return what every call of the backbone gets; ``segments`` and ``perturb`` lack ``extra`` tokens a row."""
@@ -184,7 +206,7 @@ class HFTrunk(nn.Module):
         if perturb is None:
             inputs["input_ids"] = tokens_BL
         else:
-            words = self._backbone.get_input_embeddings()(tokens_BL)
+            words = self.backbone.get_input_embeddings()(tokens_BL)
             inputs["inputs_embeds"] = words + functional.pad(perturb, (0, 0, 0, extra)).to(words.dtype)
         if segments is not None and "token_type_ids" in self._accepted:
             inputs["token_type_ids"] = _longer(segments, extra).view_as(tokens_BL)
@@ -206,7 +228,7 @@ class HFTrunk(nn.Module):
     @contextmanager
     def _attending(self, implementation: str) -> Generator[None]:
         """Look attention up under another name within the block."""
-        config = self._backbone.config
+        config = self.backbone.config
         usual = config._attn_implementation
         config._attn_implementation = implementation
         try:
@@ -215,7 +237,7 @@ class HFTrunk(nn.Module):
             config._attn_implementation = usual
 
     def _pool(self, first_BD: Tensor) -> Tensor:
-        return self._backbone.pooler(first_BD[:, None])
+        return self.backbone.pooler(first_BD[:, None])
 
     def _check_length(self, length: int) -> None:
         if length > self.info.max_positions:
@@ -258,15 +280,3 @@ def to_grid(packed: Tensor, layout: Layout) -> Tensor:
     shape = (layout.num_rows * layout.max_length, *packed.shape[1:])
     grid = packed.new_zeros(shape).index_copy(0, grid_positions(layout), packed)
     return grid.unflatten(0, (layout.num_rows, layout.max_length))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Generator[None]:
-    """Keep ``module`` in evaluation mode within the block and put every part of it back as it was."""
-    was = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in was:
-            part.training = training

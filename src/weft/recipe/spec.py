@@ -288,6 +288,8 @@ class StageSpec(Spec):
     """Largest gradient norm."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of the trunk's hidden states and of heads while training."""
+    reuse: bool = True
+    """Compute what frozen lower layers make of a text once and keep it on disk; dropout then acts above them only."""
     evaluate: Duration = Duration.parse("1 epoch")
     """How often the dev score is taken; the best checkpoint by it is what the stage hands on."""
     patience: int | None = Field(default=None, ge=1)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from weft.build.estimate import plan_stage
 from weft.build.order import order_of
+from weft.build.reuse import put_behind_store
 from weft.build.stage import Entered, enter
 from weft.core.network import Trunk
 from weft.core.parts import Parts
+from weft.core.states import StateStore
 from weft.evaluate.selection import selection_score
 from weft.recipe.spec import OptimizerCarry, StageSpec, TrunkCarry
 from weft.report.records import EvalReport, StagePlan, StageReport
@@ -52,7 +54,7 @@ class Left(NamedTuple):
 
 @dataclass(slots=True)
 class StageRun:
-    """A stage under way: the network being trained and where it is."""
+    """A stage under way: the network being trained, the store of its frozen layers if it has one, and where it is."""
 
     context: Context
     stage: StageSpec
@@ -60,6 +62,7 @@ class StageRun:
     plan: StagePlan
     optimizer: FusedAdamW
     order: EpochOrder
+    store: StateStore | None
     progress: Progress = field(default_factory=Progress)
     history: History = field(default_factory=History)
 
@@ -122,6 +125,7 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         order=order_of(
             context.recipe, stage, context.data, by_length=not cast(Trunk, entered.network.trunk).packs
         ),
+        store=put_behind_store(stage, entered, adapters=parts.adapters, dtype=context.dtype),
     )
     path, rejected = run.checkpoints.newest()
     run.checkpoints.preflight(entered.table)
@@ -148,6 +152,8 @@ def leave_stage(run: StageRun) -> Left:
     assert best is not None, "a stage ends with an evaluation"
     run.checkpoints.restore_weights(best, run.entered)
     leaving = _leaving(run, best)
+    if run.store is not None:
+        run.store.close()
     report = StageReport(
         name=run.stage.name,
         parent=run.plan.parent,

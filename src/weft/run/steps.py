@@ -149,6 +149,8 @@ def _judge(run: StageRun) -> Iterator[Event]:
 
 
 def _save(run: StageRun) -> Saved:
+    if run.store is not None:
+        run.store.publish()  # what a resumed run finds there is what this one has
     path = run.checkpoints.save(run.entered, run.optimizer, run.progress, run.history)
     run.context.log.append("saved", {"stage": run.stage.name, "step": run.progress.step})
     return Saved(path, run.progress.step)

@@ -1,0 +1,81 @@
+"""Frozen layers behind a store: what they make of a text is computed once, in whatever stage, task or run comes first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from weft.build.stage import Entered
+from weft.core.parts import AdapterState
+from weft.core.states import StateStore, default_root
+from weft.errors import RecipeError
+from weft.model.backbone import HFTrunk
+from weft.model.cut import cut_at, deepest_cut, obstacle
+from weft.model.frozen import Frozen, store_key
+from weft.recipe.spec import StageSpec
+
+LIMIT = "WEFT_CACHE_LIMIT"
+_DEFAULT_LIMIT_GIB = 8.0
+
+
+def depth(stage: StageSpec, entered: Entered) -> int:
+    """Return how many layers of the trunk run once a text in ``stage``: 0 where every pass runs all of them.
+
+    One more than there are layers means the whole trunk.
+    """
+    trunk = cast(HFTrunk, entered.network.trunk)
+    if not stage.reuse or not trunk.packs or obstacle(trunk.backbone):
+        return 0
+    trained = [row.path for row in entered.table.trained()]
+    return deepest_cut(trained, num_layers=entered.sites.view.num_layers[""]) or 0
+
+
+def put_behind_store(
+    stage: StageSpec, entered: Entered, *, adapters: Iterable[AdapterState], dtype: torch.dtype
+) -> StateStore | None:
+    """Let the trunk of ``entered`` take what its frozen layers make of a text from the disk.
+
+    Args:
+        stage: being entered.
+        entered: its network, not on the meta device.
+        adapters: carried into the stage.
+        dtype: of the trunk while it computes.
+
+    Returns:
+        The store, None where nothing can be reused. Publish it with every checkpoint: what a resumed run finds is then
+        what the broken one had.
+    """
+    at = depth(stage, entered)
+    if at == 0:
+        return None
+    trunk = cast(HFTrunk, entered.network.trunk)
+    cut = cut_at(trunk.backbone, at)
+    key = store_key(cut, dtype=dtype, about=[[one.name, one.method, one.config] for one in adapters])
+    store = StateStore.open(root(), key, width=trunk.info.width, dtype=dtype, limit_bytes=limit_bytes())
+    trunk.frozen = Frozen(cut, store)
+    return store
+
+
+def root() -> Path:
+    """Return the folder of all stores."""
+    return default_root()
+
+
+def limit_bytes() -> int:
+    """Return the most bytes that all stores may take: ``WEFT_CACHE_LIMIT`` in GiB, 8 where it is not set.
+
+    Raises:
+        RecipeError: the variable is not a number.
+    """
+    given = os.environ.get(LIMIT, str(_DEFAULT_LIMIT_GIB))
+    try:
+        size = float(given)
+    except ValueError:
+        size = -1.0
+    if not size >= 0:
+        raise RecipeError([f"{LIMIT}: must be a number of GiB, 0 or more, but is {given!r}. Set it to 8."])
+    return round(min(size, 2.0**20) * 2**30)

@@ -1,0 +1,95 @@
+"""What frozen layers make of each text, computed once and taken from the disk from then on.
+
+Legend: B rows, T tokens of all rows, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weft.core.batch import Batch
+from weft.core.layout import Layout
+from weft.core.states import StateStore, state_key
+from weft.model.cut import Cut
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frozen:
+    """A trunk's frozen layers behind a store.
+
+    Attributes:
+        cut: nothing below it is trained.
+        store: made for these layers by ``store_key``.
+    """
+
+    cut: Cut
+    store: StateStore
+
+    def states_TD(self, batch: Batch, *, lower: Callable[[Batch], Tensor]) -> Tensor:
+        """Return the states at the cut of all tokens of a packed batch, on its device.
+
+        Args:
+            batch: packed.
+            lower: computes them for a batch; called with the rows that the store lacks, if any.
+        """
+        keys = row_keys(batch)
+        slots = self.store.resolve(keys)
+        missing = np.flatnonzero(~slots.is_found_R).tolist()
+        if not missing:
+            return self.store.gather(slots).to(batch.tokens.device, non_blocking=True)
+        new = batch if len(missing) == len(keys) else rows_of(batch, missing)
+        new_TD = lower(new)
+        added = self.store.add([keys[row] for row in missing], new_TD, new.layout.lengths_B.tolist())
+        if new is batch:
+            return new_TD
+        slots.put(missing, added)
+        if slots.is_found_R.all():
+            return self.store.gather(slots).to(batch.tokens.device, non_blocking=True)
+        return lower(batch)  # the store is full
+
+
+def row_keys(batch: Batch) -> list[bytes]:
+    """Return the key of each row of a packed batch."""
+    tokens = batch.tokens.tolist()
+    segments = None if batch.segments is None else batch.segments.tolist()
+    starts = batch.layout.starts_B.tolist()
+    ends = [*starts[1:], len(tokens)]
+    return [
+        state_key(tokens[start:end], None if segments is None else segments[start:end])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return some rows of a packed batch as a batch without targets."""
+    layout = batch.layout
+    starts, lengths = layout.starts_B.tolist(), layout.lengths_B.tolist()
+    index_T = torch.cat([torch.arange(starts[row], starts[row] + lengths[row]) for row in rows])
+    index_T = index_T.to(batch.tokens.device)
+    return replace(
+        batch,
+        tokens=batch.tokens[index_T],
+        segments=None if batch.segments is None else batch.segments[index_T],
+        layout=Layout.packed([lengths[row] for row in rows]).to(batch.tokens.device),
+        targets={},
+        ids=tuple(batch.ids[row] for row in rows),
+    )
+
+
+def store_key(cut: Cut, *, dtype: torch.dtype, about: object) -> str:
+    """Return the digest of all that decides what lies at ``cut`` besides the text.
+
+    Args:
+        cut: of the network as it will be used.
+        dtype: of the trunk while it computes.
+        about: JSON values that say what weights alone do not (how frozen adapters are scaled).
+    """
+    words = json.dumps([cut.digest(), str(dtype), about], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:32]
