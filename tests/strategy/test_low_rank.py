@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weft.strategy.lora_layer import LoraSite, lora_site
-from weft.strategy.low_rank import is_uniform, low_rank
+from weft.strategy.low_rank import Part, is_uniform, low_rank
 
 
 def plain(module: nn.Module, inputs: Tensor, A_RI: Tensor, B_OR: Tensor, scale: float) -> Tensor:
@@ -53,7 +53,7 @@ def test_values_and_gradients_are_those_of_the_formula(
     }
     asked = [t.requires_grad_(name in trained) for name, t in tensors.items() if t is not None]
     asked = [tensor for tensor in asked if tensor.requires_grad]
-    outputs = low_rank(module, tensors["inputs"], tensors["A"], tensors["B"], scale=scale)
+    outputs = low_rank(module, tensors["inputs"], tensors["A"], tensors["B"], parts=[Part(scale)])
     expected = plain(module, tensors["inputs"], tensors["A"], tensors["B"], scale)
     assert torch.allclose(outputs, expected, atol=1e-5)
     assert outputs.requires_grad == bool(asked)
@@ -71,7 +71,7 @@ def test_gradcheck(kind: str) -> None:
     inputs = drawn(2, 3, 4, seed=3, dtype=torch.float64)
     wanted = [tensor.requires_grad_() for tensor in (inputs, A_RI, B_OR, *module.parameters())]
     assert torch.autograd.gradcheck(
-        lambda inputs, A, B, *_: low_rank(module, inputs, A, B, scale=0.7), tuple(wanted)
+        lambda inputs, A, B, *_: low_rank(module, inputs, A, B, parts=[Part(0.7)]), tuple(wanted)
     )
 
 
@@ -84,7 +84,7 @@ def test_used_twice_in_one_graph() -> None:
         return product(product(inputs).tanh()).square().sum()
 
     wanted = [inputs, A_RI, B_OR, module.weight, module.bias]
-    ours = torch.autograd.grad(twice(lambda x: low_rank(module, x, A_RI, B_OR, scale=2.0)), wanted)
+    ours = torch.autograd.grad(twice(lambda x: low_rank(module, x, A_RI, B_OR, parts=[Part(2.0)])), wanted)
     theirs = torch.autograd.grad(twice(lambda x: plain(module, x, A_RI, B_OR, 2.0)), wanted)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
@@ -93,7 +93,7 @@ def test_used_twice_in_one_graph() -> None:
 def test_a_second_derivative_is_refused_not_wrong() -> None:
     module, A_RI, B_OR = made("linear", 3, 3), drawn(1, 3, seed=1), drawn(3, 1, seed=2)
     inputs = drawn(2, 3, seed=3).requires_grad_()
-    outputs = low_rank(module, inputs, A_RI, B_OR, scale=1.0).tanh().sum()
+    outputs = low_rank(module, inputs, A_RI, B_OR, parts=[Part(1.0)]).tanh().sum()
     (first,) = torch.autograd.grad(outputs, inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
@@ -120,7 +120,7 @@ def test_a_packed_weight_is_used_both_ways_also_when_it_is_gone_by_the_backward_
     inputs = drawn(4, 6, seed=3).requires_grad_()
     spy = Spy(module.weight.detach().clone())
     vars(module)["packed"] = spy
-    outputs = low_rank(module, inputs, A_RI, B_OR, scale=2.0)
+    outputs = low_rank(module, inputs, A_RI, B_OR, parts=[Part(2.0)])
     del vars(module)["packed"]
     found = torch.autograd.grad(outputs.sum(), [inputs, A_RI, B_OR])
     expected = torch.autograd.grad(plain(module, inputs, A_RI, B_OR, 2.0).sum(), [inputs, A_RI, B_OR])

@@ -45,7 +45,7 @@ def is_transposed(kind: type[nn.Module]) -> bool:
 def forward(module: nn.Module, inputs: Tensor) -> Tensor:
     """Return what a plain linear ``module`` gives, shape (..., O), for ``inputs`` (..., I)."""
     stand_in = packed(module)
-    weight, bias = _values(module)
+    weight, bias = values(module)
     if stand_in is not None:
         return stand_in.forward(inputs, bias)
     return F.linear(inputs, weight.t() if is_transposed(type(module)) else weight, bias)
@@ -62,7 +62,7 @@ def backward_input(module: nn.Module, gradients: Tensor, *, weight: Tensor | Non
     stand_in = packed(module)
     if weight is None and stand_in is not None:
         return stand_in.backward(gradients)
-    weight = _values(module)[0] if weight is None else weight
+    weight = values(module)[0] if weight is None else weight
     return torch.matmul(gradients, weight.t() if is_transposed(type(module)) else weight)
 
 
@@ -73,9 +73,10 @@ def backward_weight(module: nn.Module, gradients_TO: Tensor, inputs_TI: Tensor) 
     return gradients_TO.t() @ inputs_TI
 
 
-def _values(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def values(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of ``module`` as they stand in it now."""
     # Straight from the table: nn.Module looks a parameter up only after all else has failed.
-    parameters = module._parameters
+    parameters: dict[str, nn.Parameter | None] = vars(module)["_parameters"]
     weight = parameters["weight"]
     assert weight is not None
     return weight, parameters.get("bias")

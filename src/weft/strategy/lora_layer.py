@@ -6,6 +6,7 @@ Legend: I input width, O output width, R rank.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, cast
 
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weft.core import linear
+from weft.core.routing import Routable, Routing
 from weft.core.view import SiteKind
-from weft.strategy.low_rank import is_uniform, low_rank
+from weft.strategy.low_rank import Part, is_uniform, low_rank, routed_parts
 
 
 class Factors(nn.ParameterDict):
@@ -29,7 +31,7 @@ class Factors(nn.ParameterDict):
         return cast(nn.Parameter, self._parameters[key])
 
 
-class LoraSite(nn.Module):
+class LoraSite(Routable):
     """Mixin before a linear class: the base's output plus ``scale * B A x`` for every adapter at this site.
 
     The base's parameters keep their names, objects (so ties stay ties) and ``isinstance`` answers.
@@ -40,14 +42,26 @@ class LoraSite(nn.Module):
     lora_options: dict[str, dict[str, Any]]
     is_plain: ClassVar[bool]  # whether the base computes nothing but its product
 
+    @property
+    def adapter_names(self) -> Iterable[str]:
+        """The adapters at this site."""
+        return self.lora_options
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., O) for ``inputs`` (..., I)."""
-        names = tuple(self.lora_options)
-        if self._is_fused(inputs, names):
-            A_RI, B_OR, scale = self._stacked(names)
-            return low_rank(self, inputs, A_RI, B_OR, scale=scale)
-        outputs = super().forward(inputs)
-        for name in names:
+        if torch.is_grad_enabled():
+            self.__dict__.pop("_stack", None)  # what is trained may change behind torch's back
+        if self.routing is not None:
+            return self._routed(inputs, self.routing)
+        first, *others = self.lora_options or (None,)
+        if first is None:
+            return super().forward(inputs)
+        if self._is_fused(inputs, (first,)):
+            factors = self.lora_A[first], self.lora_B[first]
+            outputs = low_rank(self, inputs, *factors, parts=(Part(self.scale(first)),))
+        else:
+            outputs = super().forward(inputs) + self._update(inputs, first)
+        for name in others:  # one after the other: a new one, whose B is zero, leaves every bit as it was
             outputs = outputs + self._update(inputs, name)
         return outputs
 
@@ -65,19 +79,60 @@ class LoraSite(nn.Module):
         factors = (factors[name] for factors in (self.lora_A, self.lora_B) for name in names)
         return is_uniform(inputs, cast(Tensor, self.weight), *factors)
 
-    def _stacked(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor, float]:
-        """Return A (R, I), B (O, R) and the scale of all ``names`` together."""
-        if len(names) == 1:
-            return self.lora_A[names[0]], self.lora_B[names[0]], self.scale(names[0])
+    def _stacked(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return A (R, I) and B (O, R) of ``names`` side by side; the rows of B^T are in one piece, to be cut."""
         A_RI = torch.cat([self.lora_A[name] for name in names])
-        return A_RI, torch.cat([self.lora_B[name] * self.scale(name) for name in names], 1), 1.0
+        return A_RI, torch.cat([self.lora_B[name].t() for name in names]).t()
 
-    def _update(self, inputs: Tensor, name: str) -> Tensor:
+    def _routed(self, inputs: Tensor, routing: Routing) -> Tensor:
+        """Return outputs of which each row has the update of its own adapter and of those that are not routed."""
+        shared = tuple(name for name in self.lora_options if name not in routing.named)
+        # Gradients are for the adapters of this batch's rows; without gradients one stack serves all batches.
+        choice = routing.present if torch.is_grad_enabled() else routing.adapters
+        own = tuple(name for name in choice if name in self.lora_options)
+        names = shared + own
+        if not self._is_fused(inputs, names):
+            return self._routed_plainly(inputs, routing, shared, own)
+        grad = torch.is_grad_enabled()
+        A_RI, B_OR = self._stacked(names) if grad else self._kept(names, (*shared, *routing.present))
+        leading, shape = inputs.shape[:-1], self._shape(names)
+        parts = routing.once(
+            (leading, len(shared), names, shape, inputs.dtype),
+            lambda: routed_parts(routing, inputs, names, shape, num_shared=len(shared)),
+        )
+        return low_rank(self, inputs, A_RI, B_OR, parts=parts)
+
+    def _routed_plainly(
+        self, inputs: Tensor, routing: Routing, shared: Sequence[str], own: Sequence[str]
+    ) -> Tensor:
+        outputs = super().forward(inputs)
+        for name in shared:
+            outputs = outputs + self._update(inputs, name)
+        index = routing.index_N(inputs.shape[:-1], own, inputs.device).view(*inputs.shape[:-1], 1)
+        for place, name in enumerate(own):
+            outputs = outputs + self._update(inputs, name, gate=index == place)
+        return outputs
+
+    def _shape(self, names: Sequence[str]) -> tuple[tuple[int, float], ...]:
+        """Return rank and scale of each of ``names``: sites where these agree share their gates."""
+        return tuple((self.lora_options[name]["rank"], self.scale(name)) for name in names)
+
+    def _kept(self, names: tuple[str, ...], used: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the factors of ``names`` side by side, made anew only if one of ``used`` has changed."""
+        pairs = {name: (self.lora_A[name], self.lora_B[name]) for name in used if name in self.lora_options}
+        stack: _Stack | None = self.__dict__.get("_stack")
+        if stack is None or not stack.holds(names, pairs):
+            pairs = {name: (self.lora_A[name], self.lora_B[name]) for name in names}
+            stack = _Stack(pairs, *self._stacked(names))
+            self.__dict__["_stack"] = stack
+        return stack.A_RI, stack.B_OR
+
+    def _update(self, inputs: Tensor, name: str, gate: Tensor | None = None) -> Tensor:
         dropout = self.lora_options[name]["dropout"]
         hidden = F.dropout(inputs, dropout, self.training) if dropout else inputs
         # The scale goes onto the narrow middle: R values a token instead of O.
         narrow = F.linear(hidden, self.lora_A[name]) * self.scale(name)
-        return F.linear(narrow, self.lora_B[name])
+        return F.linear(narrow if gate is None else narrow * gate.to(narrow.dtype), self.lora_B[name])
 
     def add(self, name: str, options: dict[str, Any], A_RI: Tensor, B_OR: Tensor) -> None:
         """Add one adapter with copies of its factors; frozen until a table says otherwise."""
@@ -86,6 +141,34 @@ class LoraSite(nn.Module):
             value = tensor.detach().to(weight.device, torch.float32, copy=True)
             factors[name] = nn.Parameter(value, requires_grad=False)
         self.lora_options[name] = options
+
+
+class _Stack:
+    """The factors of several adapters side by side, and by what they were made of, whether they still are."""
+
+    def __init__(self, pairs: Mapping[str, tuple[Tensor, Tensor]], A_RI: Tensor, B_OR: Tensor) -> None:
+        self.names = tuple(pairs)
+        self.pairs = dict(pairs)
+        self.versions = {name: tuple(map(_version, pair)) for name, pair in pairs.items()}
+        self.A_RI = A_RI
+        self.B_OR = B_OR
+
+    def holds(self, names: tuple[str, ...], pairs: Mapping[str, tuple[Tensor, Tensor]]) -> bool:
+        """Return whether this is the stack of ``names``, and ``pairs``, some of it, are what it was made of."""
+        if names != self.names:
+            return False
+        for name, (A_RI, B_OR) in pairs.items():
+            own_A, own_B = self.pairs[name]
+            if own_A is not A_RI or own_B is not B_OR or A_RI.dtype is not self.A_RI.dtype:
+                return False
+            if self.versions[name] != (_version(A_RI), _version(B_OR)):
+                return False
+        return True
+
+
+def _version(tensor: Tensor) -> float:
+    """Return how often ``tensor`` was changed in place; not a number, which equals nothing, where nobody counts."""
+    return math.nan if tensor.is_inference() else tensor._version
 
 
 def lora_site(module: nn.Module) -> LoraSite:

@@ -1,0 +1,146 @@
+"""Who passes through what: positions of packed, padded and pooled states, cuts into blocks, what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from weft.core.layout import Layout
+from weft.core.routing import NONE, Block, Routable, Routing, routed
+from weft.errors import StrategyError
+
+CPU = torch.device("cpu")
+ABC = ("a", "b", "c")
+
+
+def packed(rows: list[int], lengths: list[int]) -> Routing:
+    return Routing.of(ABC, rows, Layout.packed(lengths))
+
+
+def test_positions_are_found_by_shape() -> None:
+    routing = packed([2, NONE, 0], [2, 1, 3])
+    tokens = [2, 2, NONE, 0, 0, 0]
+    assert routing.index_N((1, 6), ABC, CPU).tolist() == tokens
+    assert routing.index_N((6,), ABC, CPU).tolist() == tokens
+    assert routing.index_N((1, 8), ABC, CPU).tolist() == [*tokens, NONE, NONE]  # a count rounded up
+    assert routing.index_N((3, 1), ABC, CPU).tolist() == [2, NONE, 0]  # a pooler's rows
+    assert routing.index_N((3, 2), ABC, CPU).tolist() == [2, 2, NONE, NONE, 0, 0]  # a grid inside the trunk
+    assert routing.index_N((3, 4), ("c", "a"), CPU).tolist() == [0] * 4 + [NONE] * 4 + [1] * 4
+
+
+def test_a_padded_batch_is_a_grid_of_any_width() -> None:
+    routing = Routing.of(ABC, [1, 0], Layout.padded([1, 3]))
+    assert routing.index_N((2, 3), ABC, CPU).tolist() == [1, 1, 1, 0, 0, 0]
+    assert routing.index_N((2, 5), ABC, CPU).tolist() == [1] * 5 + [0] * 5
+    assert routing.index_N((2,), ABC, CPU).tolist() == [1, 0]
+
+
+def test_what_fits_neither_rows_nor_tokens_is_refused() -> None:
+    with pytest.raises(StrategyError, match="states of 2 rows or 4 tokens"):
+        Routing.of(ABC, [1, 0], Layout.padded([1, 3])).index_N((4,), ABC, CPU)
+    with pytest.raises(StrategyError, match="states of 2 rows or 4 tokens"):
+        packed([1, 0], [1, 3]).blocks((1, 3), ABC, overhead=0)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "rows", "words"),
+    [
+        (("a", "a"), [0, 1], "once each"),
+        (ABC, [0], "one for each of 2 rows, but there are 1"),
+        (ABC, [0, 3], "a place among 3 adapters, but one is 3"),
+        (ABC, [0, -2], "but one is -2"),
+    ],
+)
+def test_a_routing_that_cannot_be_is_refused(adapters: tuple[str, ...], rows: list[int], words: str) -> None:
+    with pytest.raises(StrategyError, match=words):
+        Routing.of(adapters, rows, Layout.packed([1, 3]))
+
+
+def test_present_are_the_adapters_of_rows_in_order() -> None:
+    assert packed([2, NONE, 0, 2], [1] * 4).present == ("a", "c")
+    assert packed([NONE], [3]).present == ()
+
+
+def test_made_once() -> None:
+    routing, calls = packed([0], [1]), []
+    assert [routing.once("x", lambda: calls.append(1) or 7) for _ in range(3)] == [7, 7, 7]
+    assert len(calls) == 1
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(-1, 6), st.integers(1, 90)), min_size=1, max_size=40),
+    overhead=st.sampled_from([0, 50, 1000, 10**9]),
+    is_sorted=st.booleans(),
+    extra=st.sampled_from([0, 13]),
+)
+def test_blocks_cover_every_position_with_its_adapter_once(
+    rows: list[tuple[int, int]], overhead: int, is_sorted: bool, extra: int
+) -> None:
+    rows = sorted(rows) if is_sorted else rows
+    names = tuple("abcdefg")
+    routing = Routing.of(names, [row for row, _ in rows], Layout.packed([length for _, length in rows]))
+    leading = (1, sum(length for _, length in rows) + extra)
+    index = routing.index_N(leading, names, CPU).tolist()
+    blocks = routing.blocks(leading, names, overhead=overhead)
+    covered = [NONE] * len(index)
+    for block in blocks:
+        assert 0 <= block.first < block.last <= len(names)
+        for at in range(block.start, block.stop):
+            assert covered[at] == NONE
+            covered[at] = 1 if block.first <= index[at] < block.last else covered[at]
+    assert [at for at, place in enumerate(index) if place != NONE and covered[at] == NONE] == []
+    assert len(blocks) <= 1 or overhead < 10**9
+
+
+def test_few_adapters_are_one_block_and_many_in_order_are_cut() -> None:
+    names = tuple(f"x{i}" for i in range(64))
+    few = Routing.of(names, [0] * 32 + [1] * 32, Layout.packed([24] * 64))
+    assert few.blocks((1, 1536), names, overhead=1000) == (Block(0, 1536, 0, 2),)
+    many = Routing.of(names, list(range(64)), Layout.packed([24] * 64))
+    blocks = many.blocks((1, 1536), names, overhead=1000)
+    assert [block.stop - block.start for block in blocks] == [128] * 12
+    assert {block.last - block.first for block in blocks} == {8}
+    assert many.blocks((1, 1536), names, overhead=10**9) == (Block(0, 1536, 0, 64),)
+
+
+def test_rows_without_any_adapter_make_no_block() -> None:
+    assert packed([NONE, NONE], [2, 3]).blocks((1, 5), ABC, overhead=1) == ()
+    assert packed([0, 1], [2, 3]).blocks((1, 5), ("c",), overhead=1) == ()
+
+
+class Holder(Routable):
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        return self.names
+
+
+def test_routing_holds_within_the_block_and_nests() -> None:
+    first, second = Holder("a", "b"), Holder("c")
+    trunk = nn.Sequential(nn.Linear(2, 2), first, second)
+    outer = packed([0], [1])
+    inner = Routing.of(("b",), [0], Layout.packed([1]))
+    with routed(trunk, outer):
+        assert first.routing is second.routing is outer
+        with contextlib.suppress(KeyError), routed([first], inner):
+            assert (first.routing, second.routing) == (inner, outer)
+            raise KeyError
+        assert first.routing is outer
+    assert first.routing is None
+    assert second.routing is None
+
+
+def test_an_adapter_that_nobody_holds_is_refused() -> None:
+    with (
+        pytest.raises(StrategyError, match=r"c: must be an adapter of this network"),
+        routed(Holder("a", "b"), packed([0], [1])),
+    ):
+        pass
