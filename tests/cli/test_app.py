@@ -64,6 +64,36 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
     assert heavy & set(loaded) == set()
 
 
+def test_training_is_imported_without_what_only_some_runs_need():
+    done = fresh("import sys, json, weft.cli.train, weft.cli.resume\nprint(json.dumps(sorted(sys.modules)))")
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert "torch" in loaded
+    assert loaded.isdisjoint(
+        (
+            "transformers",
+            "datasets",
+            "peft",
+            "sklearn",
+            "scipy",
+            "pandas",
+            "seqeval",
+            "sympy",
+            "torch._dynamo",
+        )
+    )
+
+
+def test_reading_tags_imports_no_metrics():
+    code = (
+        "import sys, json\nfrom weft.task.schemes import recognise\n"
+        "recognise([('B-X', 'I-X', 'O'), ('I-X', 'O')])\nprint(json.dumps(sorted(sys.modules)))"
+    )
+    done = fresh(code)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)).isdisjoint(("seqeval", "sklearn", "scipy", "pandas"))
+
+
 def test_help_is_chinese_where_chinese_is_asked_for(weft: Weft, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WEFT_LANG", "zh")
     code, out, _ = weft("--help")

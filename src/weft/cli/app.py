@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from weft import __version__
 from weft.cli.messages import say
+from weft.cli.startup import starting
 from weft.errors import RecipeError, WeftError
 
 COMMANDS = {
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in given or os.environ.get("WEFT_DEBUG", "0") not in ("", "0")
     try:
-        _group()([argument for argument in given if argument != "--debug"], prog_name="weft")
+        with starting():
+            _group()([argument for argument in given if argument != "--debug"], prog_name="weft")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:

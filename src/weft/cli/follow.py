@@ -11,6 +11,7 @@ from rich.progress import Progress, TaskID
 from weft.cli.console import bars, err
 from weft.cli.messages import say
 from weft.cli.show import in_short, show_data, show_scores
+from weft.cli.startup import started
 from weft.report.records import StepReport
 from weft.report.tables import duration, memory, percent, rate, short, whole
 from weft.run.events import DataRead, Evaluated, Event, Finished, Saved, StageFinished, StageStarted, Stepped
@@ -27,6 +28,8 @@ def follow(events: Iterator[Event], *, is_quiet: bool) -> Finished:
         for event in events:
             if isinstance(event, Finished):
                 return event
+            if isinstance(event, StageStarted):
+                started()
             if not is_quiet:
                 follower.show(event)
     raise AssertionError("a run that ends without an error finishes")
