@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from weft.errors import ModelError
 from weft.native import available
-from weft.native.attention import Pattern, attention, plain
+from weft.native.attention import Drop, Pattern, attention, plain
 
 needs_kernels = pytest.mark.skipif(not available(), reason="no compiled kernels: run `python hatch_build.py`")
 
@@ -93,7 +93,7 @@ def test_plain_torch_is_exact_too(lengths, kv_heads, group, window):
     wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
     wide_views = [leaf.transpose(0, 1) for leaf in wide]
     grad = torch.randn(views[0].shape, generator=torch.Generator().manual_seed(1))
-    pattern = Pattern(starts_of(lengths), max(lengths), 0.3, window, 0.0, 0)
+    pattern = Pattern(starts_of(lengths), max(lengths), 0.3, window)
     mine = results(lambda *x: plain(*x, pattern), wide, wide_views, grad)
     exact = results(lambda *x: reference(*x, lengths, window, 0.3), wide, wide_views, grad)
     torch.testing.assert_close(mine, exact, rtol=1e-12, atol=1e-12)
@@ -130,11 +130,9 @@ def test_dropout_drops_the_same_weights_in_both_hands_and_in_the_backward_pass(d
     lengths = (7, 40, 90)
     leaves, views = tensors(lengths, 4, 2, 16, dtype=dtype)
     grad = torch.randn(views[0].shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    pattern = Pattern(starts_of(lengths), 90, 0.25, (-1, 0), 0.3, 2**40 + 17)
+    pattern = Pattern(starts_of(lengths), 90, 0.25, (-1, 0), Drop(0.3, 2**40 + 17))
     ours = results(
-        lambda *x: attention(
-            *x, pattern.starts, 90, scale=0.25, window=(-1, 0), dropout=0.3, seed=pattern.seed
-        ),
+        lambda *x: attention(*x, pattern.starts, 90, scale=0.25, window=(-1, 0), drop=pattern.drop),
         leaves,
         views,
         grad,
@@ -151,7 +149,7 @@ def test_dropout_keeps_the_expected_share_and_depends_on_the_seed():
     _, views = tensors(lengths, 2, 2, 4)
     ones = torch.ones_like(views[2])
     first, again, other = (
-        attention(*views[:2], ones, starts_of(lengths), 200, scale=0.0, dropout=0.25, seed=seed)
+        attention(*views[:2], ones, starts_of(lengths), 200, scale=0.0, drop=Drop(0.25, seed))
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
@@ -173,7 +171,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads):
         runs.append(
             results(
                 lambda *x: attention(
-                    *x, starts_of(lengths), 90, scale=0.1, window=(30, 5), dropout=0.1, seed=3
+                    *x, starts_of(lengths), 90, scale=0.1, window=(30, 5), drop=Drop(0.1, 3)
                 ),
                 leaves,
                 views,
@@ -192,7 +190,7 @@ def test_rows_neither_see_nor_change_each_other(function):
 
     def call(q, k, v):
         if function == "plain":
-            return plain(q, k, v, Pattern(starts, 33, 0.3, (-1, -1), 0.0, 0))
+            return plain(q, k, v, Pattern(starts, 33, 0.3, (-1, -1)))
         return attention(q, k, v, starts, 33, scale=0.3)
 
     grad = torch.randn(views[0].shape, generator=torch.Generator().manual_seed(1))
@@ -245,4 +243,4 @@ def test_heads_and_starts_that_do_not_fit_are_refused():
         with pytest.raises(ModelError, match="starts must rise from 0 to the 10 tokens"):
             attention(*views, torch.tensor(starts, dtype=torch.int32), 6, scale=0.3)
     with pytest.raises(ModelError, match="dropout must lie in"):
-        attention(*views, starts_of((4, 6)), 6, scale=0.3, dropout=1.0)
+        attention(*views, starts_of((4, 6)), 6, scale=0.3, drop=Drop(1.0))

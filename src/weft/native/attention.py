@@ -24,15 +24,25 @@ _ROUND = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """Dropout of attention weights: ``rate`` of them become zero, the others grow by 1 / (1 - rate).
+
+    Which ones is a pure function of (seed, row, head, query, key): the backward pass draws them again.
+    """
+
+    rate: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Pattern:
     """Everything about one call but its tensors; see :func:`attention`."""
 
     starts: Tensor
     max_length: int
     scale: float
-    window: tuple[int, int]
-    dropout: float
-    seed: int
+    window: tuple[int, int] = (-1, -1)
+    drop: Drop = Drop()
 
 
 def attention(
@@ -44,8 +54,7 @@ def attention(
     *,
     scale: float,
     window: tuple[int, int] = (-1, -1),
-    dropout: float = 0.0,
-    seed: int = 0,
+    drop: Drop = Drop(),
 ) -> Tensor:
     """Return softmax(scale q k^T) v within each row, (T, H, D) contiguous; differentiable in q, k and v.
 
@@ -60,8 +69,7 @@ def attention(
         max_length: length of the longest row, in tokens.
         scale: factor on the scores, usually D ** -0.5.
         window: query i of a row sees its keys i - left .. i + right; -1 is no limit, so causal is (-1, 0).
-        dropout: share of the weights set to zero, the others grow by 1 / (1 - dropout).
-        seed: which weights are dropped, as a pure function of (seed, row, head, query, key).
+        drop: dropout of the weights.
 
     Raises:
         ModelError: heads or starts do not fit the tensors.
@@ -73,7 +81,7 @@ def attention(
         >>> attention(q, q, q, torch.tensor([0, 2, 5], dtype=torch.int32), 3, scale=8**-0.5).shape
         torch.Size([5, 2, 8])
     """
-    pattern = Pattern(starts, max_length, scale, window, dropout, seed)
+    pattern = Pattern(starts, max_length, scale, window, drop)
     _check(q_THD, k_TKD, v_TKD, pattern)
     library = use_native(q_THD, k_TKD, v_TKD)
     if library is not None:
@@ -98,8 +106,8 @@ def _check(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, pattern: Pattern) -> Non
             f"attention: starts must rise from 0 to the {q_THD.shape[0]} tokens, but are {bounds}. "
             "Pass the cumulative lengths of the rows."
         )
-    if not 0.0 <= pattern.dropout < 1.0:
-        raise ModelError(f"attention: dropout must lie in [0, 1), but is {pattern.dropout}. Pass a share.")
+    if not 0.0 <= pattern.drop.rate < 1.0:
+        raise ModelError(f"attention: dropout must lie in [0, 1), but is {pattern.drop.rate}. Pass a share.")
 
 
 # ------------------------------------------------------------------------------------- compiled kernels
@@ -143,7 +151,7 @@ def _run(library: Library, pattern: Pattern, inputs: Triple, call: _Call, *, bac
     call.heads, call.kv_heads, call.width = inputs[0].shape[1], inputs[1].shape[1], inputs[0].shape[2]
     call.left, call.right = pattern.window
     call.is_bf16 = inputs[0].dtype == torch.bfloat16
-    call.scale, call.keep, call.seed = pattern.scale, 1.0 - pattern.dropout, pattern.seed
+    call.scale, call.keep, call.seed = pattern.scale, 1.0 - pattern.drop.rate, pattern.drop.seed
     parallel, threads = library.team()
     library.kernels.weft_attention(
         ctypes.byref(call), ctypes.c_void_p(parallel), ctypes.c_int64(threads), ctypes.c_int64(backward)
@@ -216,7 +224,7 @@ def _flash_works(q_THD: Tensor, pattern: Pattern) -> bool:
     return (
         q_THD.device.type == "cuda"
         and q_THD.dtype in (torch.bfloat16, torch.float16)
-        and pattern.dropout == 0.0
+        and pattern.drop.rate == 0.0
         and q_THD.shape[2] % 8 == 0
         and q_THD.shape[2] <= 256
         and _varlen() is not None
@@ -285,7 +293,7 @@ def _weights(q_BHLD: Tensor, k_BKLD: Tensor, visible_BLL: Tensor, pattern: Patte
     wide = torch.promote_types(scores_BHLL.dtype, torch.float32)
     hidden_BHLL = scores_BHLL.to(wide).masked_fill(~visible_BLL[:, None], float("-inf"))
     weights_BHLL = hidden_BHLL.softmax(-1)
-    if pattern.dropout > 0.0:
+    if pattern.drop.rate > 0.0:
         weights_BHLL = weights_BHLL * _kept(weights_BHLL, rows_B, pattern)
     return weights_BHLL.to(q_BHLD.dtype)
 
@@ -295,13 +303,13 @@ def _kept(weights_BHLL: Tensor, rows_B: Tensor, pattern: Pattern) -> Tensor:
     device = weights_BHLL.device
     _, heads, length, _ = weights_BHLL.shape
     at_L = torch.arange(length, device=device)
-    first, second = key_of(pattern.seed)
+    first, second = key_of(pattern.drop.seed)
     key = (torch.tensor(first, device=device), torch.tensor(second, device=device))
     key = extend(key, rows_B.to(device)[:, None, None])
     key = extend(key, torch.arange(heads, device=device)[:, None])
     key = extend(key, at_L)
     bits_BHLL = draw((key[0][..., None], key[1][..., None]), at_L)
-    keep = torch.tensor(1.0 - pattern.dropout, dtype=torch.float32).item()  # as the kernel holds it
+    keep = torch.tensor(1.0 - pattern.drop.rate, dtype=torch.float32).item()  # as the kernel holds it
     return (bits_BHLL >= min(int((1.0 - keep) * 2**32), 2**32 - 1)).to(weights_BHLL.dtype) / keep
 
 

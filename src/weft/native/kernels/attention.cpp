@@ -190,8 +190,11 @@ INLINE void hide(const Attention &a, const Block &b, int64_t i, float *scores) {
   const int64_t query = b.first + i - b.low;
   const int64_t from = a.left < 0 || a.left > query ? 0 : query - a.left;
   const int64_t to = a.right < 0 || a.right >= b.N - query ? b.N : query + a.right + 1;
-  for (int64_t j = 0; j < from; j++) scores[j] = -__builtin_inff();
-  for (int64_t j = to; j < b.padded; j++) scores[j] = -__builtin_inff();
+  const F never = all(-__builtin_inff());
+  for (int64_t j = 0; j < from; j += W)
+    store(scores + j, counted(uint32_t(j)) < all(uint32_t(from)) ? never : load(scores + j));
+  for (int64_t j = to / W * W; j < b.padded; j += W)
+    store(scores + j, counted(uint32_t(j)) < all(uint32_t(to)) ? load(scores + j) : never);
 }
 
 struct Drop {

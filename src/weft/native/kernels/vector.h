@@ -43,9 +43,16 @@ INLINE U all(uint32_t x) { return x - U{}; }
 INLINE F load(const float *p) { return *reinterpret_cast<const FLoose *>(p); }
 INLINE void store(float *p, F x) { *reinterpret_cast<FLoose *>(p) = x; }
 
+// Compilers split the widening and narrowing of whole vectors into many steps, hence the intrinsics.
 INLINE F load(const bf16 *p) {
+#if defined(__AVX512F__)
+  return (F)((U)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))) << 16);
+#elif defined(__AVX2__)
+  return (F)((U)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))) << 16);
+#else
   const H h = *reinterpret_cast<const HLoose *>(p);
   return (F)(__builtin_convertvector(h, U) << 16);
+#endif
 }
 
 // Round to nearest even; NaN stays NaN (its payload could otherwise round up to infinity).
@@ -53,7 +60,15 @@ INLINE H narrow(F x) {
   const U u = (U)x;
   const U rounded = (u + (0x7fffu + ((u >> 16) & 1u))) >> 16;
   const U quiet = (u >> 16) | 0x40u;
-  return __builtin_convertvector((U)((x == x) ? rounded : quiet), H);
+  const U half = (x == x) ? rounded : quiet;
+#if defined(__AVX512F__)
+  return (H)_mm512_cvtepi32_epi16((__m512i)half);
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)half, (__m256i)half);
+  return (H)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+  return __builtin_convertvector(half, H);
+#endif
 }
 INLINE void store(bf16 *p, F x) { *reinterpret_cast<HLoose *>(p) = narrow(x); }
 
@@ -98,6 +113,12 @@ INLINE F root(F x) {
 #endif
 }
 
+INLINE F larger(F a, F b) { return a > b ? a : b; }
+
+#if defined(__AVX512F__)
+INLINE float sum(F x) { return _mm512_reduce_add_ps((__m512)x); }
+INLINE float largest(F x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
 INLINE float sum(F x) {
   float lanes[W];
   store(lanes, x);
@@ -105,7 +126,6 @@ INLINE float sum(F x) {
     for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
   return lanes[0];
 }
-INLINE F larger(F a, F b) { return a > b ? a : b; }
 INLINE float largest(F x) {
   float lanes[W];
   store(lanes, x);
@@ -113,6 +133,7 @@ INLINE float largest(F x) {
     for (int i = 0; i < half; i++) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
   return lanes[0];
 }
+#endif
 
 // e^x for x <= 88, relative error below 2e-7; exactly 0 below -87, NaN for NaN. x = n ln 2 + r, |r| <= ln 2 / 2,
 // polynomial of Cephes expf (S. Moshier).
@@ -154,11 +175,14 @@ INLINE Key extend(Key key, uint32_t part) {
   return {first, mix(key.second + first)};
 }
 INLINE Key key_of(uint64_t seed) { return extend(extend({0x9e3779b9u, 0x85ebca6bu}, uint32_t(seed)), uint32_t(seed >> 32)); }
-INLINE U counted(uint32_t from) {
-  U lanes;
-  for (int i = 0; i < W; i++) lanes[i] = i;
-  return lanes + from;
-}
+#if WEFT_LANES == 16
+#define WEFT_COUNT 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#elif WEFT_LANES == 8
+#define WEFT_COUNT 0, 1, 2, 3, 4, 5, 6, 7
+#else
+#define WEFT_COUNT 0, 1, 2, 3
+#endif
+INLINE U counted(uint32_t from) { return U{WEFT_COUNT} + from; }
 INLINE U draw(Key key, U counter) {
   U x = counter * 0x9e3779b1u + key.first;
   x ^= x >> 16;
