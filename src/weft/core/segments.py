@@ -369,7 +369,7 @@ def _mapped(handle: int, size: int, form: Form) -> Tensor:
 
 
 def _bytes_of(states_TD: Tensor) -> memoryview:
-    return memoryview(states_TD.contiguous().view(torch.uint8).numpy()).cast("B")
+    return states_TD.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def _checksum(rows: memoryview, block: int) -> int:

@@ -235,7 +235,9 @@ class StateStore:
     def publish(self) -> bool:
         """Make everything added so far durable and visible to other processes; False when the disk refused it."""
         draft, self._draft = self._draft, None
-        if draft is None:
+        if draft is None or not draft.used_bytes:
+            if draft is not None:
+                draft.discard()
             return True
         try:
             path = draft.publish()
