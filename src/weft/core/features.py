@@ -6,7 +6,7 @@ Legend: B rows, L padded length, T real tokens, D width, V vocabulary, M any num
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ class Features:
     layout: Layout
     pooler: Callable[[Tensor], Tensor] | None = None
     project: nn.Module | None = None
+    _pooled: dict[Pooling, Tensor] = field(
+        default_factory=dict[Pooling, Tensor], init=False, compare=False, repr=False
+    )
 
     def flat_TD(self) -> Tensor:
         """Return the states of the real tokens in flat order, shape (T, D)."""
@@ -71,11 +74,16 @@ class Features:
         return sums_BD / self.layout.lengths_B[:, None]
 
     def pooled_BD(self, how: Pooling) -> Tensor:
-        """Return one vector a row, shape (B, D).
+        """Return one vector a row, shape (B, D): made once, whatever number of heads ask.
 
         Raises:
             ValueError: ``Pooling.POOLER`` on a trunk that has none.
         """
+        if how not in self._pooled:
+            self._pooled[how] = self._pool_BD(how)
+        return self._pooled[how]
+
+    def _pool_BD(self, how: Pooling) -> Tensor:
         match how:
             case Pooling.POOLER:
                 if self.pooler is None:
