@@ -25,10 +25,15 @@ def gradients(toy, micro_batches, *, weights=None, losses=None):
     sites = toy.make_network()
     engine = toy.make_engine(sites, weights=weights, losses=losses, clip=1e30)
     seen = {}
-    engine.optimizer.register_step_pre_hook(
-        lambda *_: seen.update({path: p.grad.clone() for path, p in sites.parameters() if p.grad is not None})
-    )
+    apply = engine.optimizer.apply
+
+    def recorded(*args, **rest):
+        seen.update({path: p.grad.clone() for path, p in sites.parameters() if p.grad is not None})
+        return apply(*args, **rest)
+
+    engine.optimizer.apply = recorded
     result = engine.step(micro_batches, step=0, lr_factor=1.0)
+    assert seen
     return seen, result
 
 

@@ -29,6 +29,11 @@ class Twin:
     version: int
     is_kept: bool = False
 
+    def kept(self) -> None:
+        """Say that the copy was written together with the master."""
+        self.is_kept = True
+        self.version = self.master._version
+
 
 class Twins:
     """Rounded copies of all floating-point parameters of ``module``, tied ones once.

@@ -15,7 +15,7 @@ from weft.core.network import Network
 from weft.core.seeds import fold
 from weft.objective.base import Objective
 from weft.report.records import StepReport
-from weft.train.optimizer import PEAK, FusedAdamW
+from weft.train.optimizer import FusedAdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,11 @@ class Engine:
                 for name, loss in losses.items():
                     totals[name] += loss.total.detach()
                 objective += self._backward(losses, denominators)
-                if twins is not None:
-                    twins.collect()
-        grad_norm, skipped = self._update(objective, lr_factor)
+                if twins is not None and len(micro_batches) > 1:
+                    twins.collect()  # sums of bf16 gradients would lose the small ones
+        grad_norm, skipped = self.optimizer.apply(
+            twins, objective=objective, clip=self.clip, lr_factor=lr_factor
+        )
         return StepResult(
             step=step,
             lr=max(group["lr"] for group in self.optimizer.param_groups),
@@ -170,23 +172,6 @@ class Engine:
         if share.requires_grad:  # not so where only other tasks' heads are trained
             share.backward()
         return share.detach()
-
-    def _update(self, objective: Tensor, lr_factor: float) -> tuple[Tensor, Tensor]:
-        """Apply the gradients, clipped, unless something is not finite; return their norm and the skip flag.
-
-        Both clipping and skipping happen inside the fused kernel, through the inputs made for gradient scaling.
-        """
-        groups = self.optimizer.param_groups
-        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(grads).to(self.device)
-        skipped = (~(torch.isfinite(objective) & torch.isfinite(grad_norm))).float()
-        self.optimizer.found_inf = skipped
-        self.optimizer.grad_scale = (grad_norm / self.clip).clamp(min=1.0)
-        for group in groups:
-            group["lr"] = group[PEAK] * lr_factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return grad_norm, skipped
 
 
 def denominators_of(micro_batches: Sequence[Batch]) -> dict[str, float]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from weft import native
 from weft.core.sites import SiteMap
 from weft.core.table import ParamTable
+from weft.core.twins import Twin, Twins
+from weft.core.view import SiteKind
 from weft.errors import CheckpointError
+from weft.native.adamw import Step, adamw, sum_of_squares
+from weft.train.lazy import LEAST_ROWS, LazyRows, summed
 
 PATHS = "paths"  # key of an optimizer group: the canonical paths of its parameters, in their order
 PEAK = "peak_lr"  # key of an optimizer group: the learning rate that the schedule's factor is applied to
@@ -17,15 +25,144 @@ _STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class FusedAdamW(torch.optim.AdamW):
-    """Torch's fused AdamW, with the two inputs of its kernel that a gradient scaler would set made explicit.
+    """Fused AdamW that clips, skips and, on the CPU, writes bf16 twins in the pass over memory that updates.
+
+    On the CPU the compiled kernels do it where they are at hand, otherwise torch's own fused kernel.
 
     Attributes:
-        grad_scale: what gradients are divided by within the kernel: clipping costs no pass of its own.
+        grad_scale: what torch's kernel divides gradients by: clipping costs no pass of its own.
         found_inf: 1.0 leaves weights, moments and step counters as they are, without the host knowing.
     """
 
     grad_scale: Tensor
     found_inf: Tensor
+
+    def __init__(self, groups: list[dict[str, Any]], *, lazy: Iterable[LazyRows] = ()) -> None:
+        super().__init__(groups, fused=True)
+        device = groups[0]["params"][0].device
+        self.grad_scale = torch.ones((), device=device)
+        self.found_inf = torch.zeros((), device=device)
+        self._is_native = device.type == "cpu" and native.available()
+        self._lazy = {one.master: one for one in lazy}
+        self._counts: dict[Tensor, int] = {}
+
+    def apply(
+        self, twins: Twins | None, *, objective: Tensor, clip: float, lr_factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Take a step with the gradients of the masters or of their twins, and clear them.
+
+        Nothing moves where the objective or the gradient is not finite.
+
+        Args:
+            twins: in use, None where the network computes with its own parameters.
+            objective: what was minimised, a scalar.
+            clip: largest norm of all gradients together.
+            lr_factor: of the schedule.
+
+        Returns:
+            The gradient's norm before clipping, and 1.0 where the step was skipped; scalars on the device.
+        """
+        for group in self.param_groups:
+            group["lr"] = group[PEAK] * lr_factor
+        if self._is_native:
+            return self._apply_native(twins, objective, clip)
+        if twins is not None:
+            twins.collect()
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm(grads).to(self.found_inf.device)
+        self.found_inf = (~(torch.isfinite(objective) & torch.isfinite(grad_norm))).float()
+        self.grad_scale = (grad_norm / clip).clamp(min=1.0)
+        self.step()
+        self.zero_grad(set_to_none=True)
+        return grad_norm, self.found_inf
+
+    def _apply_native(self, twins: Twins | None, objective: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+        found: list[tuple[dict[str, Any], list[_Moved]]] = []
+        for group in self.param_groups:
+            moved = [_Moved.of(p, None if twins is None else twins.of(p)) for p in group["params"]]
+            found.append((group, [one for one in moved if one is not None]))
+        norm = math.sqrt(sum_of_squares([one.grad for _, moved in found for one in moved]))
+        is_fine = math.isfinite(norm) and bool(torch.isfinite(objective))
+        if is_fine:
+            for group, moved in found:
+                self._move(group, moved, grad_scale=max(1.0, norm / clip))
+        return torch.tensor(norm), torch.tensor(0.0 if is_fine else 1.0)
+
+    def _move(self, group: dict[str, Any], moved: Sequence[_Moved], *, grad_scale: float) -> None:
+        by_count: dict[int, list[_Moved]] = {}
+        for one in moved:
+            state = self._begun(one.master)
+            count = self._counts[one.master] = self._counts[one.master] + 1
+            if one.rows is None:
+                by_count.setdefault(count, []).append(one)
+            else:
+                lazy = self._lazy[one.master]
+                lazy.begin(state, one.twin, count=count - 1)
+                lazy.update(one.rows, one.grad, _step(group, count), grad_scale=grad_scale)
+        for count, ones in by_count.items():
+            adamw(
+                [one.master for one in ones],
+                [one.grad for one in ones],
+                exp_avgs=[self.state[one.master]["exp_avg"] for one in ones],
+                exp_avg_sqs=[self.state[one.master]["exp_avg_sq"] for one in ones],
+                step=_step(group, count),
+                twins=[None if one.twin is None else one.twin.copy.detach() for one in ones],
+                grad_scale=grad_scale,
+            )
+            for one in ones:
+                if one.twin is not None:
+                    one.twin.kept()
+
+    def _begun(self, master: Tensor) -> dict[str, Any]:
+        state = self.state[master]
+        if not state:
+            zeros = (torch.zeros_like(master, memory_format=torch.preserve_format) for _ in range(2))
+            state["exp_avg"], state["exp_avg_sq"] = zeros
+            state["step"] = torch.zeros((), dtype=torch.float32)
+        if master not in self._counts:
+            self._counts[master] = int(state["step"])
+        return state
+
+    def settle(self) -> None:
+        """Bring every weight and all state up to date, for somebody who reads them."""
+        for lazy in self._lazy.values():
+            lazy.settle()
+        for master, count in self._counts.items():
+            self.state[master]["step"].fill_(count)
+
+    def forget(self) -> None:
+        """Drop all state."""
+        self.settle()
+        self._counts.clear()
+        self.state.clear()
+
+
+@dataclass(slots=True)
+class _Moved:
+    """A parameter and its gradient: of ``rows`` only where it is sparse."""
+
+    master: nn.Parameter
+    twin: Twin | None
+    grad: Tensor
+    rows: Tensor | None = None
+
+    @classmethod
+    def of(cls, master: nn.Parameter, twin: Twin | None) -> _Moved | None:
+        """Return ``master`` with the gradient that it or its twin has, which is taken away; None if there is none."""
+        grad, master.grad = master.grad, None
+        if grad is None and twin is not None:
+            grad, twin.copy.grad = twin.copy.grad, None
+        if grad is None:
+            return None
+        if grad.is_sparse:
+            rows_R, sums_RD = summed(grad)
+            return cls(master, twin, sums_RD, rows_R)
+        return cls(master, twin, grad.contiguous())
+
+
+def _step(group: dict[str, Any], count: int) -> Step:
+    beta1, beta2 = group["betas"]
+    return Step(float(group["lr"]), beta1, beta2, group["eps"], group["weight_decay"], count)
 
 
 def make_optimizer(table: ParamTable, sites: SiteMap, *, decay: float) -> FusedAdamW:
@@ -51,11 +188,23 @@ def make_optimizer(table: ParamTable, sites: SiteMap, *, decay: float) -> FusedA
         }
         for (lr, has_decay), rows in table.groups().items()
     ]
-    optimizer = FusedAdamW(groups, fused=True)
-    device = next(iter(parameters.values())).device
-    optimizer.grad_scale = torch.ones((), device=device)
-    optimizer.found_inf = torch.zeros((), device=device)
-    return optimizer
+    return FusedAdamW(groups, lazy=_lazy_rows(table, sites))
+
+
+def _lazy_rows(table: ParamTable, sites: SiteMap) -> list[LazyRows]:
+    """Return the trained tables of words that are large and used for nothing else than looking words up."""
+    trained = {row.path for row in table.trained()}
+    shared = {info.tied_to for site in sites.view.sites for info in site.params}
+    found: list[LazyRows] = []
+    for site in sites.view.sites:
+        module, path = sites.module(site.path), f"{site.path}.weight"
+        if site.kind is not SiteKind.EMBEDDING or not isinstance(module, nn.Embedding):
+            continue
+        is_free = path in trained and path not in shared and len(site.params) == 1
+        on_cpu = module.weight.device.type == "cpu" and native.available()
+        if is_free and on_cpu and module.num_embeddings >= LEAST_ROWS:
+            found.append(LazyRows(module, module.weight))
+    return found
 
 
 def _check_roles(table: ParamTable, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -75,8 +224,9 @@ def _check_roles(table: ParamTable, parameters: Mapping[str, nn.Parameter]) -> N
 def optimizer_state(optimizer: FusedAdamW) -> dict[str, Tensor]:
     """Return the state by ``<path>/exp_avg``, ``<path>/exp_avg_sq`` and ``<path>/step``; nothing is copied.
 
-    Parameters that never had a gradient have none.
+    Weights and state are settled first. Parameters that never had a gradient have none.
     """
+    optimizer.settle()
     return {
         f"{path}/{name}": optimizer.state[parameter][name]
         for path, parameter in _parameters(optimizer)
@@ -111,7 +261,7 @@ def load_optimizer_state(
     loaded = {path: state for path, state in by_path.items() if path in parameters}
     for path, state in loaded.items():
         _check_state(path, state, parameters[path])
-    optimizer.state.clear()
+    optimizer.forget()
     for path, state in loaded.items():
         device = parameters[path].device
         optimizer.state[parameters[path]] = {

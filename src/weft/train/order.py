@@ -5,9 +5,7 @@ Legend: R rows of a task, N draws of an epoch, W draws of a window.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,8 +58,7 @@ class Texts:
 
 def text_key(row: Encoded) -> int:
     """Return 64 bits of a digest over tokens and segments: rows with equal keys share a trunk pass."""
-    data = array("q", (len(row.tokens), *row.tokens, *(row.segments or ())))
-    return int.from_bytes(hashlib.blake2b(data.tobytes(), digest_size=8).digest(), "big")
+    return row.key
 
 
 @dataclass(frozen=True)
