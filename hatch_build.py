@@ -85,7 +85,7 @@ if BuildHookInterface is not None:
     class KernelHook(BuildHookInterface):  # pyright: ignore[reportUntypedBaseClass]
         """Compiles before a wheel (also an editable one) is put together, and names the platform in its tag."""
 
-        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
             """Build the kernels and add them to the wheel; leave it pure when none could be built."""
             made, failures = build(NATIVE)
             for failure in failures:
