@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -42,6 +44,9 @@ class Encoded:
         gold: the right answer as ``Task.gold`` gave it, None when the row has no label (prediction).
         where: the row's ``file:line``.
         num_cut: tokens lost to truncation.
+        token_bytes: the tokens as int64 of this machine: batches are laid out from these, not from Python's numbers.
+        segment_bytes: the segments likewise, empty without.
+        key: 64 bits of a digest over tokens and segments: rows with equal keys share a trunk pass.
     """
 
     tokens: tuple[int, ...]
@@ -50,6 +55,20 @@ class Encoded:
     gold: Any
     where: str
     num_cut: int = 0
+    token_bytes: bytes = field(init=False, repr=False, compare=False)
+    segment_bytes: bytes = field(init=False, repr=False, compare=False)
+    key: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tokens, segments = _int64(self.tokens), _int64(self.segments or ())
+        data = _int64((len(self.tokens),)) + tokens + segments
+        object.__setattr__(self, "token_bytes", tokens)
+        object.__setattr__(self, "segment_bytes", segments)
+        object.__setattr__(self, "key", int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big"))
+
+
+def _int64(values: Sequence[int]) -> bytes:
+    return array("q", values).tobytes()
 
 
 @dataclass(frozen=True, slots=True)

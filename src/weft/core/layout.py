@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from weft.core.tensors import int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,11 @@ def _layout(lengths: Sequence[int], *, width: int | None) -> Layout:
     starts = [0, *accumulate(lengths)]
     index_T = None
     if width is not None:
-        index_T = torch.cat([torch.arange(n) + row * width for row, n in enumerate(lengths)])
+        skipped = [row * width - start for row, start in enumerate(starts[:-1])]  # padding of all rows before
+        index_T = torch.from_numpy(np.arange(starts[-1]) + np.repeat(skipped, lengths))
     return Layout(
-        lengths_B=torch.tensor(lengths, dtype=torch.int64),
-        starts_B=torch.tensor(starts[:-1], dtype=torch.int64),
+        lengths_B=int64(lengths),
+        starts_B=int64(starts[:-1]),
         index_T=index_T,
         num_tokens=starts[-1],
         max_length=longest,

@@ -6,18 +6,26 @@ Legend: B rows, L padded length, T real tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from weft.core.batch import Batch
+from weft.core.batch import Batch, Target
 from weft.core.example import Encoded
 from weft.core.layout import Layout
 from weft.task.base import Task
 
+NO_ROUTES: Mapping[str, str] = MappingProxyType({})
+
 
 def make_batch(
-    items: Sequence[tuple[str, Encoded]], tasks: Mapping[str, Task], *, pad: int, packed: bool = False
+    items: Sequence[tuple[str, Encoded]],
+    tasks: Mapping[str, Task],
+    *,
+    pad: int,
+    packed: bool = False,
+    routes: Mapping[str, str] = NO_ROUTES,
 ) -> Batch:
     """Return one batch of ``items``, rows in order of first appearance, targets in the order of ``tasks``.
 
@@ -28,27 +36,29 @@ def make_batch(
         tasks: by name; every name in ``items``.
         pad: token id that fills padded rows.
         packed: rows laid end to end instead of padded to the longest.
+        routes: adapter by task (``Network.routes``); tasks with different ones never share a row.
     """
-    row_of: dict[tuple[tuple[int, ...], tuple[int, ...] | None], int] = {}
-    rows = [row_of.setdefault((example.tokens, example.segments), len(row_of)) for _, example in items]
-    ids = [""] * len(row_of)
-    for row, (_, example) in reversed(list(zip(rows, items, strict=True))):
-        ids[row] = example.where
-    texts = [tokens for tokens, _ in row_of]
-    layout = Layout.packed([*map(len, texts)]) if packed else Layout.padded([*map(len, texts)])
-    segments = [given for _, given in row_of]
-    targets = {}
+    row_of: dict[tuple[int, str | None], int] = {}
+    texts: list[Encoded] = []
+    rows: list[int] = []
+    for name, example in items:
+        row = row_of.setdefault((example.key, routes.get(name)), len(texts))
+        if row == len(texts):
+            texts.append(example)
+        rows.append(row)
+    lengths = [len(text.tokens) for text in texts]
+    layout = Layout.packed(lengths) if packed else Layout.padded(lengths)
+    targets: dict[str, Target] = {}
     for name, task in tasks.items():
         own = [(example, row) for (owner, example), row in zip(items, rows, strict=True) if owner == name]
         if own:
             targets[name] = task.collate([example for example, _ in own], [row for _, row in own], layout)
-    filled = [given or (0,) * len(tokens) for given, tokens in zip(segments, texts, strict=True)]
     return Batch(
-        tokens=_laid_out(texts, layout, fill=pad),
-        segments=_laid_out(filled, layout, fill=0) if any(segments) else None,
+        tokens=_laid_out([text.token_bytes for text in texts], layout, fill=pad),
+        segments=_segments(texts, layout),
         layout=layout,
         targets=targets,
-        ids=tuple(ids),
+        ids=tuple(text.where for text in texts),
     )
 
 
@@ -82,9 +92,16 @@ def group_by_length(lengths: Sequence[int], *, budget: int, in_order: bool = Tru
     return groups
 
 
-def _laid_out(rows: Sequence[Sequence[int]], layout: Layout, *, fill: int) -> Tensor:
-    """Return ``rows`` as (B, L) padded with ``fill``, or (T,) packed; int64."""
-    flat_T = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
+def _segments(texts: Sequence[Encoded], layout: Layout) -> Tensor | None:
+    if not any(text.segment_bytes for text in texts):
+        return None
+    rows = [text.segment_bytes or bytes(len(text.token_bytes)) for text in texts]
+    return _laid_out(rows, layout, fill=0)
+
+
+def _laid_out(rows: Sequence[bytes], layout: Layout, *, fill: int) -> Tensor:
+    """Return ``rows`` of int64 as (B, L) padded with ``fill``, or (T,) packed."""
+    flat_T = torch.frombuffer(bytearray().join(rows), dtype=torch.int64)
     if layout.index_T is None or layout.width is None:
         return flat_T
     grid = torch.full((layout.num_rows * layout.width,), fill, dtype=torch.int64)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock, StockForm
+from weft.core.tensors import float32, int64
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError
@@ -137,8 +137,7 @@ class Classification:
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:  # noqa: ARG002
         """Return the target: ``labels`` is (R,) class numbers, or (R, C) yes and no when multi-label."""
-        dtype = torch.float32 if self.multi_label else torch.int64
-        return collate_rows(encoded, rows, name="labels", dtype=dtype)
+        return collate_rows(encoded, rows, name="labels", values=float32 if self.multi_label else int64)
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
         """Return a new head with one output a label."""

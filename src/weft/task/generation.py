@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-import torch
 from pydantic import AfterValidator, Field
 
 from weft.core.batch import Target
@@ -20,6 +19,7 @@ from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
 from weft.core.outputs import Projection
 from weft.core.stock import Stock, StockForm
+from weft.core.tensors import int64
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError, ModelError
@@ -160,7 +160,7 @@ class Generation:
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
         """Return the target: ``positions`` is (M,), the flat places whose states predict ``labels`` (M,); the weight is M tokens."""
-        rows_R = torch.tensor(rows, dtype=torch.int64)
+        rows_R = int64(rows)
         if not all(isinstance(example.target, Supervised) for example in encoded):
             return Target(rows_R, {}, weight=0.0, num_examples=len(encoded))
         starts = layout.starts_B.tolist()
@@ -171,8 +171,8 @@ class Generation:
             positions += range(starts[row] + first - 1, starts[row] + len(example.tokens) - 1)
             labels += example.tokens[first:]
         values = {
-            "positions": torch.tensor(positions, dtype=torch.int64),
-            "labels": torch.tensor(labels, dtype=torch.int64),
+            "positions": int64(positions),
+            "labels": int64(labels),
         }
         return Target(rows_R, values, weight=float(len(labels)), num_examples=len(encoded))
 
@@ -199,7 +199,9 @@ class Generation:
             return []
         how = cast(Prompt, encoded[0].target)
         prompts = [example.tokens for example in encoded]
-        found = inference.trunk.generate(prompts, max_new_tokens=self.max_new_tokens, stop_token=how.stop)
+        found = inference.network.generate(
+            self.name, prompts, max_new_tokens=self.max_new_tokens, stop_token=how.stop
+        )
         return [Answer(text=how.decode(tokens).strip()) for tokens in found]
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any, ClassVar, Literal, Self, cast
 
-import torch
 from torch import Tensor
 
 from weft.core.batch import Target
@@ -21,6 +20,7 @@ from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock, StockForm
+from weft.core.tensors import float32
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError
@@ -111,7 +111,7 @@ class Regression:
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:  # noqa: ARG002
         """Return the target: ``scores`` is (R,), in the units of the data."""
-        return collate_rows(encoded, rows, name="scores", dtype=torch.float32)
+        return collate_rows(encoded, rows, name="scores", values=float32)
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
         """Return a head that learns in standard units and answers in the data's (decision record 0004).

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
+from torch import Tensor
 
 from weft.core.batch import Target
 from weft.core.example import Dropped, Encoded, Row
+from weft.core.tensors import int64
 from weft.data import columns as known
 from weft.data.columns import Role
 from weft.errors import DataError
@@ -68,13 +69,22 @@ def encode_texts(
     return encoded
 
 
-def collate_rows(encoded: Sequence[Encoded], rows: Sequence[int], *, name: str, dtype: torch.dtype) -> Target:
-    """Return the target of one value a row under ``name``; without gold there are rows to answer, and no value."""
+def collate_rows(
+    encoded: Sequence[Encoded], rows: Sequence[int], *, name: str, values: Callable[[Sequence[Any]], Tensor]
+) -> Target:
+    """Return the target of one value a row under ``name``; without gold there are rows to answer, and no value.
+
+    Args:
+        encoded: whose targets are the values.
+        rows: of the batch.
+        name: of the tensor.
+        values: makes it of the targets.
+    """
     targets = [example.target for example in encoded if example.target is not None]
     has_gold = len(targets) == len(encoded)
     return Target(
-        rows_R=torch.tensor(rows, dtype=torch.int64),
-        values={name: torch.tensor(targets, dtype=dtype)} if has_gold else {},
+        rows_R=int64(rows),
+        values={name: values(targets)} if has_gold else {},
         weight=float(len(encoded)) if has_gold else 0.0,
         num_examples=len(encoded),
     )

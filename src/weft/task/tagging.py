@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-import torch
 from pydantic import BeforeValidator
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock, StockForm
+from weft.core.tensors import int64
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError
@@ -199,13 +199,13 @@ class Tagging:
         positions = [
             starts[row] + at for row, target in zip(rows, targets, strict=True) for at in target.positions
         ]
-        values = {"positions": torch.tensor(positions, dtype=torch.int64)}
+        values = {"positions": int64(positions)}
         has_gold = all(target.labels is not None for target in targets)
         if has_gold:
             labels = [label for target in targets for label in target.labels or ()]
-            values["labels"] = torch.tensor(labels, dtype=torch.int64)
+            values["labels"] = int64(labels)
         weight = float(len(positions)) if has_gold else 0.0
-        return Target(torch.tensor(rows, dtype=torch.int64), values, weight, num_examples=len(encoded))
+        return Target(int64(rows), values, weight, num_examples=len(encoded))
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> TokenHead:
         """Return a new head with one output a tag."""
