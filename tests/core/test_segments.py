@@ -140,21 +140,23 @@ def test_room_is_made_oldest_first_and_no_more_than_needed(tmp_path: Path) -> No
         assert make_room(tmp_path, wanted_bytes=1, limit_bytes=2000) == -1000
 
 
-def test_leftovers_without_locks_go_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, young = tmp_path / f"old{PART}", tmp_path / f"young{PART}"
-    old.touch()
-    young.touch()
-    os.utime(old, (1000, 1000))
+def test_leftovers_go_unless_their_writer_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"left{PART}").touch()
+    draft = Draft(tmp_path, FORM)
+    tidy(tmp_path)
+    assert list(tmp_path.iterdir()) == [draft.path]
+    draft.discard()
 
     def unsupported(*_: object) -> None:
         raise OSError("Operation not supported")
 
+    left = tmp_path / f"left{PART}"
+    left.touch()
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    tidy(tmp_path)
-    assert list(tmp_path.iterdir()) == [young]
-    monkeypatch.undo()
-    tidy(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    tidy(tmp_path)  # nobody can tell: it stays
+    assert left.exists()
+    with pytest.raises(OSError, match="not supported"), alone(tmp_path):
+        pass
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

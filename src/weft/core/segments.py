@@ -41,7 +41,7 @@ BLOCK_BYTES = 1 << 20  # what one checksum covers
 MAGIC = b"WEFTSTA1"
 _TAIL = struct.Struct("<8sQ16s")
 _HEADER_SIZE = struct.Struct("<I")
-_HOUR_S, _DAY_S = 3600.0, 86400.0
+_HOUR_S = 3600.0
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -267,15 +267,9 @@ def remove_unused(path: Path) -> bool:
 
 
 def tidy(directory: Path) -> None:
-    """Remove what writers left that are gone; without locks on the file system, what is older than a day."""
+    """Remove what writers left that are gone."""
     for path in directory.glob(f"*{PART}"):
-        with suppress(OSError):
-            if (
-                not remove_unused(path)
-                and time.time() - path.stat().st_mtime > _DAY_S
-                and not _is_locked(path)
-            ):
-                path.unlink()
+        remove_unused(path)
 
 
 @contextmanager
@@ -307,8 +301,7 @@ def _new_part(directory: Path) -> tuple[int, Path]:
     while True:
         path = directory / f"{uuid.uuid4().hex}{PART}"
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with suppress(OSError):  # no locks here: the age of a part then says whether it is left over
-            fcntl.flock(handle, fcntl.LOCK_SH)
+        fcntl.flock(handle, fcntl.LOCK_SH)
         if os.fstat(handle).st_nlink:
             return handle, path
         os.close(handle)  # another process tidied it away before it was locked
@@ -320,16 +313,6 @@ def _lock(handle: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_locked(path: Path) -> bool:
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        return not _lock(handle, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
 
 
 def _read_index(
