@@ -19,15 +19,17 @@ from weft.data.folder import DATA_SUFFIXES, suffix
 from weft.data.reference import parse
 from weft.data.sources import read
 from weft.errors import DataError, nearest
-from weft.evaluate.ask import Asked, Questions, ask, from_rows, from_texts
-from weft.export.bundle import Bundle, open_bundle
+from weft.evaluate.ask import Asked, Questions, ask, from_rows, from_texts, only_named
+from weft.export.bundle import Bundle, is_bundle, open_bundle
+from weft.export.fleet import Fleet, Member, open_fleet
 
 _BUDGET_TOKENS = 8192
 _READ_BYTES = 2**20
+_TASK = "task"  # the role of a column that says which task a row is for
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(help=say("arg.bundle"))],
+    bundle: Annotated[str, typer.Argument(help=say("predict.bundle"))],
     inputs: Annotated[list[str], typer.Argument(help=say("predict.inputs"))],
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help=say("predict.task"))] = None,
     pair: Annotated[str | None, typer.Option("--pair", help=say("predict.pair"))] = None,
@@ -37,15 +39,48 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help=say("predict.json"))] = False,
 ) -> None:
     """Print the answers of every task, or of those named, in the order of the inputs."""
-    opened = open_bundle(bundle, base=base)
-    asker = _Asker(opened, _chosen(opened, task), is_named=bool(task), pair=pair, renamed=_renamed(column))
-    given = [_Given.of(text) for text in inputs]
+    others, questions = _split(inputs)
+    given = [_Given.of(text) for text in questions]
+    opened = _open([bundle, *others], base)
+    renamed = _renamed(column)
+    by = renamed.pop(_TASK, None)
+    asker = _Asker(opened, _chosen(opened, task), bool(task), pair, renamed=renamed, by=by)
     _refuse_overwriting(output, given)
     with _opened(output) as out:
         for one in given:
             for names, asked in _answered(asker, one):
                 _write(out, names, asked, is_json=is_json or one.is_file)
                 out.flush()
+
+
+def _split(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the further bundles, which come first, and what is to be answered.
+
+    Raises:
+        DataError: there are bundles only.
+    """
+    number = next((at for at, text in enumerate(inputs) if _member(text) is None), len(inputs))
+    if number == len(inputs):
+        raise DataError(
+            f"{inputs[-1]}: after the bundles there must be something to answer, but there is nothing. Add a "
+            f"sentence, a file, or - for standard input."
+        )
+    return [*inputs[:number]], [*inputs[number:]]
+
+
+def _member(text: str) -> Member | None:
+    """Return the bundle that ``text`` names, as a folder or as NAME=folder; None where it names none."""
+    if is_bundle(Path(text)):
+        return Member(Path(text))
+    prefix, _, folder = text.partition("=")
+    return Member(Path(folder), prefix) if folder and is_bundle(Path(folder)) else None
+
+
+def _open(names: Sequence[str], base: Path | None) -> Bundle | Fleet:
+    members = [_member(name) or Member(Path(name)) for name in names]
+    if len(members) == 1 and members[0].prefix is None:
+        return open_bundle(members[0].folder, base=base)
+    return open_fleet(members, base=base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +124,12 @@ def _reason(reference: str) -> str:
 
 @dataclass(slots=True)
 class _Asker:
-    bundle: Bundle
+    bundle: Bundle | Fleet
     names: tuple[str, ...]
     is_named: bool  # whether the user named the tasks: then each of them must be able to answer
     pair: str | None
     renamed: Mapping[str, str]
+    by: str | None  # the column of a file that names each row's task
     said: set[str] = field(default_factory=set[str])
 
     def texts(self, texts: Sequence[str]) -> list[Asked]:
@@ -101,8 +137,10 @@ class _Asker:
 
     def file(self, reference: str) -> tuple[list[str], list[Asked]]:
         rows = read(reference, root=Path.cwd()).rows
-        asked = self._ask(from_rows(self._tasks, rows, self.renamed, what=reference))
-        return [row.where for row in rows], asked
+        questions = from_rows(self._tasks, rows, self.renamed, what=reference)
+        if self.by is not None:
+            questions = only_named(questions, rows, self.by, tasks=self._tasks, what=reference)
+        return [row.where for row in rows], self._ask(questions)
 
     @property
     def _tasks(self) -> dict[str, Any]:
@@ -154,7 +192,7 @@ def _decoded(lines: Sequence[bytes], start: int) -> list[str]:
     return [text for text in texts if text]
 
 
-def _chosen(bundle: Bundle, names: list[str] | None) -> tuple[str, ...]:
+def _chosen(bundle: Bundle | Fleet, names: list[str] | None) -> tuple[str, ...]:
     for name in names or ():
         if name not in bundle.tasks:
             raise DataError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self, cast
 
@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from weft.core.batch import Batch, Target
 from weft.core.features import Features, Pooling
 from weft.core.outputs import Outputs
+from weft.core.routing import NONE, Routable, Routing, names_in, routed, routing_of
 from weft.core.twins import Twins
+from weft.errors import StrategyError
+
+Pooler = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +95,17 @@ class Network(nn.Module):
     Args:
         trunk: module that satisfies ``Trunk``.
         heads: one module a task that satisfies ``Head``; may own no parameters.
+
+    Attributes:
+        routes: adapter by task. Rows of a task named here pass through that adapter and no other; in a network with
+            routes, rows of other tasks pass through none of them. Empty: all rows pass through all adapters.
     """
 
     def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.trunk = trunk
         self.heads = Heads(dict(heads))
+        self.routes: Mapping[str, str] = {}
         self._twins: Twins | None = None
 
     @contextmanager
@@ -123,7 +132,40 @@ class Network(nn.Module):
 
     def features(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the trunk's features of ``batch``: one pass."""
-        return cast(Trunk, self.trunk)(batch, perturb=perturb)
+        trunk = cast(Trunk, self.trunk)
+        if not self.routes:
+            return trunk(batch, perturb=perturb)
+        routing = routing_of(batch, self.routes)
+        with routed(self.trunk, routing):
+            features = trunk(batch, perturb=perturb)
+        if isinstance(features.project, Routable):
+            raise StrategyError(
+                "lm_head: must have no adapter where rows have adapters of their own, but has one. Leave it out of sites."
+            )
+        return replace(features, pooler=self._routed(features.pooler, routing))
+
+    def _routed(self, pooler: Pooler | None, routing: Routing) -> Pooler | None:
+        """Return a trunk's pooler, which heads call after the pass, such that it computes by ``routing`` too."""
+        if pooler is None:
+            return None
+
+        def pool(first_BD: Tensor) -> Tensor:
+            with routed(self.trunk, routing):
+                return pooler(first_BD)
+
+        return pool
+
+    def generate(
+        self, task: str, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+    ) -> list[list[int]]:
+        """Return what the trunk says next to each of one task's ``prompts`` (``Trunk.generate``)."""
+        trunk = cast(Trunk, self.trunk)
+        if not self.routes:
+            return trunk.generate(prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
+        adapters = names_in(self.routes)
+        row = adapters.index(self.routes[task]) if task in self.routes else NONE
+        with routed(self.trunk, Routing.uniform(adapters, row)):
+            return trunk.generate(prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
 
     def forward(
         self, batch: Batch, *, tasks: Iterable[str] | None = None, perturb: Tensor | None = None
@@ -154,8 +196,3 @@ class Inference:
     def outputs(self, task: str) -> Any:
         """Return the outputs of one task's head for its target in the batch; the task knows their type."""
         return cast(Any, self.network.heads[task])(self.features, self.batch.targets[task])
-
-    @property
-    def trunk(self) -> Trunk:
-        """The network's trunk."""
-        return cast(Trunk, self.network.trunk)

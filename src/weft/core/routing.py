@@ -10,7 +10,7 @@ Legend: B rows, N positions of one module's input, whatever its leading dimensio
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from weft.core.batch import Batch
 from weft.core.layout import Layout
 from weft.errors import StrategyError, nearest
 
@@ -49,7 +50,7 @@ class Routing:
             act on every row, as they do without routing.
         rows: for each row of the batch a place in ``adapters``, or ``NONE`` for the base alone. Batches whose rows
             are in the order of their adapters are faster.
-        lengths: tokens of each row.
+        lengths: tokens of each row; none where one row stands for all.
         is_packed: whether tokens lie end to end.
     """
 
@@ -78,6 +79,11 @@ class Routing:
                 f"rows: must be {NONE} or a place among {len(adapters)} adapters, but one is {wrong[0]}."
             )
         return Routing(tuple(adapters), tuple(rows), tuple(layout.lengths_B.tolist()), layout.is_packed)
+
+    @staticmethod
+    def uniform(adapters: Sequence[str], row: int) -> Routing:
+        """Return the routing of any number of rows of any length that all take the adapter at ``row``."""
+        return Routing(tuple(adapters), (row,), (), is_packed=False)
 
     @cached_property
     def present(self) -> tuple[str, ...]:
@@ -136,8 +142,13 @@ class Routing:
         num_rows, total = len(self.rows), 1
         for size in leading:
             total *= size
+        if not self.lengths:
+            return [total, 0]
         if leading and leading[0] == num_rows:
             return [total // num_rows] * num_rows + [0]
+        if leading == (1,):
+            # A stock model pools what it takes for one row, the packed batch; nobody reads that.
+            return [0] * num_rows + [1]
         num_tokens = sum(self.lengths)
         if self.is_packed and total >= num_tokens:
             return [*self.lengths, total - num_tokens]
@@ -145,6 +156,35 @@ class Routing:
             f"routing: a module with adapters must be given the states of {num_rows} rows or {num_tokens} tokens, but got "
             f"{leading}. Leave the adapters off this module."
         )
+
+
+def names_in(routes: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the adapters of ``routes`` in the order in which a batch's rows should have them."""
+    return tuple(sorted(set(routes.values())))
+
+
+def routing_of(batch: Batch, routes: Mapping[str, str]) -> Routing:
+    """Return the routing of ``batch``: each row takes the adapter of the tasks that ask something of it.
+
+    Args:
+        batch: as ``make_batch`` made it with the same ``routes``, so that no two adapters meet in a row.
+        routes: adapter by task; rows of other tasks take none.
+
+    Raises:
+        StrategyError: a row is asked by tasks with different adapters.
+    """
+    adapters = names_in(routes)
+    rows: list[int | None] = [None] * batch.layout.num_rows
+    for task, target in batch.targets.items():
+        place = adapters.index(routes[task]) if task in routes else NONE
+        for row in target.rows_R.tolist():
+            if rows[row] not in (None, place):
+                raise StrategyError(
+                    f"{batch.ids[row]}: a row must take one adapter, but tasks with different ones share it. "
+                    f"Keep their rows apart."
+                )
+            rows[row] = place
+    return Routing.of(adapters, [NONE if row is None else row for row in rows], batch.layout)
 
 
 def _cut(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ def ask(
     network: Network,
     tasks: Mapping[str, Task],
     tokenizer: Tokenizer,
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[Row | None]],
     *,
     budget: int,
     dtype: torch.dtype,
@@ -34,23 +34,27 @@ def ask(
         network: trunk and heads.
         tasks: fitted tasks by name.
         tokenizer: of the network's trunk.
-        rows: for each task that is asked, the same number of rows under that task's column names.
+        rows: for each task that is asked, the same number of rows under that task's column names, None for a row
+            that it is not asked.
         budget: most tokens of one pass, padding included.
         dtype: of matrix products.
         watch: told of progress.
     """
-    encoded = {name: tasks[name].encode(given, tokenizer, Purpose.ANSWER) for name, given in rows.items()}
+    put = {name: [row for row in given if row is not None] for name, given in rows.items()}
+    encoded = {name: tasks[name].encode(given, tokenizer, Purpose.ANSWER) for name, given in put.items()}
     usable = {name: [one for one in results if isinstance(one, Encoded)] for name, results in encoded.items()}
     asked = {name: examples for name, examples in usable.items() if examples}
     found = answer_all(
         network, tasks, asked, pad=tokenizer.pad, budget=budget, dtype=dtype, losses=False, watch=watch
     )
-    answers = {name: iter(found.answers.get(name, ())) for name in rows}
     num_rows = max((len(given) for given in rows.values()), default=0)
     asked_rows: list[Asked] = [{} for _ in range(num_rows)]
-    for name, results in encoded.items():
-        for row, result in zip(asked_rows, results, strict=True):
-            row[name] = result if isinstance(result, Dropped) else next(answers[name])
+    for name, given in rows.items():
+        answers, results = iter(found.answers.get(name, ())), iter(encoded[name])
+        for into, row in zip(asked_rows, given, strict=True):
+            if row is not None:
+                result = next(results)
+                into[name] = result if isinstance(result, Dropped) else next(answers)
     return asked_rows
 
 
@@ -59,17 +63,18 @@ class Questions:
     """Rows to be put to tasks.
 
     Attributes:
-        rows: for each task that can answer, one row a question, under the task's own column names, without labels.
+        rows: for each task that can answer, one row a question, under the task's own column names, without labels;
+            None where a question is not for it.
         left_out: why each other task cannot.
     """
 
-    rows: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Sequence[Row | None]]
     left_out: Mapping[str, str]
 
 
 def from_texts(tasks: Mapping[str, Task], texts: Sequence[str], pair: str | None) -> Questions:
     """Return plain texts (each with ``pair``, if given) as questions to every task that takes such a text or pair."""
-    asked: dict[str, list[Row]] = {}
+    asked: dict[str, list[Row | None]] = {}
     left_out: dict[str, str] = {}
     for name, task in tasks.items():
         try:
@@ -104,7 +109,7 @@ def from_rows(
             raise DataError(
                 f"{what}: the column for {role} must exist, but {column} does not. {nearest(column, present)}"
             )
-    asked: dict[str, list[Row]] = {}
+    asked: dict[str, list[Row | None]] = {}
     left_out: dict[str, str] = {}
     for name, task in tasks.items():
         source = {column: renamed.get(role, column) for column, role in _roles(task).items()}
@@ -122,6 +127,33 @@ def from_rows(
             for row in rows
         ]
     return Questions(asked, left_out)
+
+
+def only_named(
+    questions: Questions, rows: Sequence[Row], column: str, *, tasks: Collection[str], what: str
+) -> Questions:
+    """Return ``questions`` with each row put only to the task that it names in ``column``.
+
+    Raises:
+        DataError: no such column, a row names no task, or one that could not answer.
+    """
+    present = column_names(rows)
+    if column not in present:
+        raise DataError(
+            f"{what}: the column that names the task must exist, but {column} does not. {nearest(column, present)}"
+        )
+    named = [str(row.values.get(column, "")) for row in rows]
+    for name, row in zip(named, rows, strict=True):
+        if name in questions.left_out:
+            raise DataError(f"{row.where}: {questions.left_out[name]}")
+        if name not in questions.rows:
+            raise DataError(f"{row.where}: {column} must be a task, but is {name!r}. {nearest(name, tasks)}")
+    asked = {
+        task: [row if name == task else None for row, name in zip(given, named, strict=True)]
+        for task, given in questions.rows.items()
+        if task in named
+    }
+    return Questions(asked, {})
 
 
 def _roles(task: Task) -> dict[str, str]:

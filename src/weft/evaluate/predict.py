@@ -111,7 +111,7 @@ def answer_all(
         Interrupted: ``watch`` said stop; nothing was kept, the caller saves what there is to save.
     """
     watch = watch or Watch()
-    groups = _texts(encoded)
+    groups = _texts(encoded, network.routes)
     lengths = [len(group.tokens) for group in groups]
     answers: dict[str, list[Answer | None]] = {name: [None] * len(rows) for name, rows in encoded.items()}
     judged = {
@@ -122,8 +122,10 @@ def answer_all(
     with _answering(network, dtype):
         for chunk in batches_by_length(lengths, budget):
             watch.check()
-            rows = [(name, at, encoded[name][at]) for index in chunk for name, at in groups[index].items]
-            batch = make_batch([(name, row) for name, _, row in rows], tasks, pad=pad, packed=True)
+            texts = sorted((groups[index] for index in chunk), key=lambda text: text.adapter)
+            rows = [(name, at, encoded[name][at]) for text in texts for name, at in text.items]
+            items = [(name, row) for name, _, row in rows]
+            batch = make_batch(items, tasks, pad=pad, packed=True, routes=network.routes)
             inference = Inference(network, batch.to(network.device))
             _add_answers(answers, tasks, inference, rows)
             _add_losses(sums, tasks, inference, names=judged)
@@ -141,18 +143,21 @@ def answer_all(
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """One distinct text and the rows that read it."""
+    """One distinct text, the adapter it passes through and the rows that read it."""
 
     tokens: tuple[int, ...]
+    adapter: str
     items: list[Item]
 
 
-def _texts(encoded: Mapping[str, Sequence[Encoded]]) -> list[_Text]:
-    """Return the distinct texts of all tasks, in order of first appearance."""
-    found: dict[tuple[tuple[int, ...], tuple[int, ...] | None], _Text] = {}
+def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Mapping[str, str]) -> list[_Text]:
+    """Return the distinct texts of all tasks, for each adapter apart, in order of first appearance."""
+    found: dict[tuple[tuple[int, ...], tuple[int, ...] | None, str], _Text] = {}
     for name, rows in encoded.items():
+        adapter = routes.get(name, "")
         for position, row in enumerate(rows):
-            text = found.setdefault((row.tokens, row.segments), _Text(row.tokens, []))
+            key = (row.tokens, row.segments, adapter)
+            text = found.setdefault(key, _Text(row.tokens, adapter, []))
             text.items.append((name, position))
     return list(found.values())
 

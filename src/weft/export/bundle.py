@@ -136,6 +136,46 @@ def open_bundle(
         ExportError: not a bundle, a newer format, tampered with, or on another base model than it was trained on.
         ModelError: the base model cannot be found or opened.
     """
+    found = read_bundle(folder, base=base)
+    where = found.base
+    target = device or pick_device()
+    network = where.network(found.tasks, device=target)
+    try:
+        sites = put_parts(where, network, found.parts)
+    except (HandOverError, StrategyError) as error:
+        raise ExportError(f"{found.folder}: must fit its base model, but does not: {error}") from error
+    return Bundle(
+        folder=found.folder,
+        sites=sites,
+        parts=found.parts,
+        tasks=found.tasks,
+        tokenizer=load_tokenizer(where.folder, max_tokens=found.max_tokens),
+        base=where,
+        dtype=pick_precision(precision, target),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a bundle says, checked, with no weights of its base read.
+
+    Attributes:
+        folder: where it lies.
+        base: the pretrained model it stands on.
+        parts: what it differs by from its base; every tensor fits.
+        tasks: by name.
+        max_tokens: longest text, in tokens.
+    """
+
+    folder: Path
+    base: Base
+    parts: Parts
+    tasks: Mapping[str, Task]
+    max_tokens: int
+
+
+def read_bundle(folder: Path, *, base: Path | None = None) -> Contents:
+    """Return what the bundle in ``folder`` holds; arguments and errors are those of ``open_bundle``."""
     home = _home(folder)
     record = _record(home)
     where = Base(_base_folder(record.base, base), wants_lm_head=record.lm_head, seed=0)
@@ -146,21 +186,12 @@ def open_bundle(
         )
     tasks = {name: _task(home, head) for name, head in parts.heads.items()}
     _check_heads(home, where, parts, tasks)
-    target = device or pick_device()
-    network = where.network(tasks, device=target)
-    try:
-        sites = put_parts(where, network, parts)
-    except (HandOverError, StrategyError) as error:
-        raise ExportError(f"{home}: must fit its base model, but does not: {error}") from error
-    return Bundle(
-        folder=home,
-        sites=sites,
-        parts=parts,
-        tasks=tasks,
-        tokenizer=load_tokenizer(where.folder, max_tokens=record.max_tokens),
-        base=where,
-        dtype=pick_precision(precision, target),
-    )
+    return Contents(home, where, parts, tasks, record.max_tokens)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether ``folder`` is a bundle or a run that holds one."""
+    return any((path / "weft.json").is_file() for path in (folder, folder / "bundle"))
 
 
 def put_parts(base: Base, network: Network, parts: Parts) -> SiteMap:

@@ -10,6 +10,7 @@ from weft.core.parts import AdapterState
 from weft.core.sites import SiteMap
 from weft.core.table import ParamTable
 from weft.errors import StrategyError, nearest
+from weft.recipe.names import check_name
 from weft.strategy.base import AdapterMethod, Edits
 from weft.strategy.registry import METHODS, adapter_method
 
@@ -38,6 +39,21 @@ def restore(sites: SiteMap, state: AdapterState) -> None:
         StrategyError: unknown method, or it does not fit the network.
     """
     adapter_method(state.method).restore(sites, state)
+
+
+def joined(states: Sequence[AdapterState], *, name: str) -> AdapterState:
+    """Return one adapter called ``name`` that does what ``states``, one on the other, do.
+
+    Raises:
+        NameInvalidError: ``name`` is not a plain name.
+        StrategyError: none to join, or of several methods.
+    """
+    methods = list(dict.fromkeys(state.method for state in states))
+    if len(methods) != 1:
+        raise StrategyError(
+            f"{name}: adapters must be of one method to be joined, but are of {', '.join(methods) or 'none'}."
+        )
+    return adapter_method(methods[0]).joined(states, name=check_name(name))
 
 
 def merged(weights: Mapping[str, Tensor], states: Sequence[AdapterState]) -> dict[str, Tensor]:

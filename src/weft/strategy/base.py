@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -57,6 +57,10 @@ class AdapterMethod(Method, Protocol):
 
     def restore(self, sites: SiteMap, state: AdapterState) -> None:
         """Install a saved adapter with its tensors."""
+        ...
+
+    def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
+        """Return one adapter called ``name`` that does what ``states``, one on the other, do."""
         ...
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:

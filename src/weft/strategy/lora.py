@@ -5,7 +5,7 @@ Legend: I input width, O output width, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -111,6 +111,33 @@ class Lora:
         for path, at_site in options.items():
             a, b = _paths(path, name)
             _place(sites, known[path], name, dict(at_site), (state.tensors[a], state.tensors[b]))
+
+    def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
+        """Return one adapter with the updates of ``states`` side by side: the ranks add up, each scale goes into B.
+
+        A single one only changes its name. Dropout, which acts while training, must be the same in all.
+
+        Raises:
+            StrategyError: two of ``states`` have different dropout at one site.
+        """
+        options: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, Tensor] = {}
+        for site in dict.fromkeys(site for state in states for site in state.config["sites"]):
+            here = [state for state in states if site in state.config["sites"]]
+            found = [state.config["sites"][site] for state in here]
+            if any(one["dropout"] != found[0]["dropout"] for one in found):
+                raise StrategyError(f"{site}: adapters must have one dropout to be joined, but have several.")
+            pairs = [[state.tensors[path] for path in _paths(site, state.name)] for state in here]
+            a, b = _paths(site, name)
+            if len(here) == 1:
+                options[site], (tensors[a], tensors[b]) = dict(found[0]), pairs[0]
+                continue
+            rank = sum(one["rank"] for one in found)
+            options[site] = {**found[0], "rank": rank, "alpha": float(rank)}
+            tensors[a] = torch.cat([A_RI for A_RI, _ in pairs])
+            scales = [one["alpha"] / one["rank"] for one in found]
+            tensors[b] = torch.cat([B_OR * scale for (_, B_OR), scale in zip(pairs, scales, strict=True)], 1)
+        return AdapterState(name, self.name, {"sites": options}, tensors)
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
         """Return ``W + scale * B A`` for each site of ``state``: computed in fp32, in the dtype of W.
