@@ -30,6 +30,7 @@ FLAGS = (
 )
 # Best first; the names are the ones `weft.native.library` looks for.
 VARIANTS_X86 = {
+    "avx512bf16": ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
     "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
     "avx2": ("-march=x86-64-v3",),
     "generic": (),

@@ -43,10 +43,17 @@ def test_the_environment_switches_the_kernels_off():
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("capability", "best"), [("AVX512", "avx512"), ("AVX2", "avx2"), ("DEFAULT", "generic")]
+    ("capability", "bf16", "best"),
+    [
+        ("AVX512", True, "avx512bf16"),
+        ("AVX512", False, "avx512"),
+        ("AVX2", True, "avx2"),
+        ("DEFAULT", False, "generic"),
+    ],
 )
-def test_the_best_variant_that_torch_sees_and_that_was_built_is_taken(monkeypatch, capability, best):
+def test_the_best_variant_that_torch_sees_and_that_was_built_is_taken(monkeypatch, capability, bf16, best):
     monkeypatch.delenv("WEFT_NATIVE", raising=False)
+    monkeypatch.setattr(subject, "_multiplies_bf16", lambda: bf16)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(subject, "load", lambda path: path.name)
     assert subject.library.__wrapped__() == f"_kernels_{best}.so"

@@ -14,7 +14,7 @@ import torch
 ABI = 1
 """Goes up with every change of a C signature or structure: a library left over from an older build is not loaded."""
 
-_LOWER = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
+_LOWER = {"AVX512": ("avx512bf16", "avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ def library() -> Library | None:
     if os.environ.get("WEFT_NATIVE", "1") == "0":
         return None
     for variant in _LOWER.get(torch.backends.cpu.get_cpu_capability(), ("generic",)):
+        if variant == "avx512bf16" and not _multiplies_bf16():
+            continue
         found = load(Path(__file__).parent / f"_kernels_{variant}.so")
         if found is not None:
             return found
@@ -76,6 +78,12 @@ def use_native(*tensors: torch.Tensor) -> Library | None:
     if kinds not in ({("cpu", torch.float32)}, {("cpu", torch.bfloat16)}):
         return None
     return library()
+
+
+def _multiplies_bf16() -> bool:
+    """Return whether the processor says so; torch's levels do not tell."""
+    cpus = Path("/proc/cpuinfo")
+    return cpus.exists() and "avx512_bf16" in cpus.read_text(encoding="utf-8", errors="replace")
 
 
 def _parallel() -> int | None:

@@ -102,14 +102,15 @@ template <bool IS_BF16> void step(const Tensor &t, int64_t from, int64_t to, con
 }
 
 template <bool IS_BF16> double squares(const void *grads, int64_t from, int64_t to) {
-  F sums[WIDE] = {};
-  for (int64_t at = from; at < to; at += WIDE * W)
-    for (int j = 0; j < WIDE && at + j * W < to; j++) {
+  constexpr int SUMS = 64 / W;  // 64 sums in parallel, whatever the width: none of them grows long
+  F sums[SUMS] = {};
+  for (int64_t at = from; at < to; at += SUMS * W)
+    for (int j = 0; j < SUMS && at + j * W < to; j++) {
       const F grad = gradient(grads, IS_BF16, at + j * W, to - at - j * W);
       sums[j] = fma(grad, grad, sums[j]);
     }
   double total = 0.0;
-  for (int j = 0; j < WIDE; j++)
+  for (int j = 0; j < SUMS; j++)
     for (int i = 0; i < W; i++) total += double(sums[j][i]);
   return total;
 }

@@ -2,136 +2,15 @@
 //
 // Letters: L tokens of a row, D head width (Dp: rounded up to W), M queries of a block, N keys a block can see.
 // Each work item is one (row, key/value head): it alone writes its outputs, so results depend neither on the
-// number of threads nor on the other rows. Everything is fp32 in scratch, in whatever type the tensors are.
-//
-// Matrix products have one form: C[M, N] (+)= A[M, K] B[K, N] with B in panels of 2 W columns and A read element
-// by element with any strides, so that transposed left sides cost nothing.
+// number of threads nor on the other rows. Sums and the softmax
+// are fp32 in whatever type the tensors are.
 #include <stdlib.h>
 
-#include "vector.h"
+#include "products.h"
 
 namespace {
 
-constexpr int PANEL = 2 * W;
-#if defined(__AVX512F__)
-constexpr int TALL = 8;
-#else
-constexpr int TALL = 6;  // 12 sums, 2 columns of B and one element of A fill 16 registers
-#endif
 constexpr int64_t QUERIES = 32;
-
-struct Left {
-  const float *at;
-  int64_t row, column;  // steps
-};
-struct Right {
-  const float *at;
-  int64_t row, panel;  // steps; within a panel columns are adjacent
-};
-
-template <int M, int N> INLINE void tile(int64_t K, Left a, const float *b, int64_t row, float *c, int64_t ldc, bool add) {
-  F sums[M][N];
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) sums[i][j] = add ? load(c + i * ldc + j * W) : F{};
-  for (int64_t k = 0; k < K; k++) {
-    F right[N];
-    for (int j = 0; j < N; j++) right[j] = load(b + k * row + j * W);
-    for (int i = 0; i < M; i++) {
-      const F left = all(a.at[i * a.row + k * a.column]);
-      for (int j = 0; j < N; j++) sums[i][j] = fma(left, right[j], sums[i][j]);
-    }
-  }
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) store(c + i * ldc + j * W, sums[i][j]);
-}
-
-template <int N> void tiles(int64_t M, int64_t K, Left a, const float *b, int64_t row, float *c, int64_t ldc, bool add) {
-  for (; M >= TALL; M -= TALL, a.at += TALL * a.row, c += TALL * ldc) tile<TALL, N>(K, a, b, row, c, ldc, add);
-  switch (M) {
-    case 7: return tile<7, N>(K, a, b, row, c, ldc, add);
-    case 6: return tile<6, N>(K, a, b, row, c, ldc, add);
-    case 5: return tile<5, N>(K, a, b, row, c, ldc, add);
-    case 4: return tile<4, N>(K, a, b, row, c, ldc, add);
-    case 3: return tile<3, N>(K, a, b, row, c, ldc, add);
-    case 2: return tile<2, N>(K, a, b, row, c, ldc, add);
-    case 1: return tile<1, N>(K, a, b, row, c, ldc, add);
-    default: return;
-  }
-}
-
-// N is rounded up to W: columns of B and C up to there must exist.
-void multiply(int64_t M, int64_t N, int64_t K, Left a, Right b, float *c, int64_t ldc, bool add) {
-  for (; N > W; N -= PANEL, b.at += b.panel, c += PANEL) tiles<2>(M, K, a, b.at, b.row, c, ldc, add);
-  if (N > 0) tiles<1>(M, K, a, b.at, b.row, c, ldc, add);
-}
-
-INLINE int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-// ---- moving tokens into scratch and back
-
-template <class T> void unpack(const T *from, int64_t step, int64_t n, int64_t D, float scale, float *to) {
-  const int64_t Dp = up(D, W);
-  for (int64_t t = 0; t < n; t++, from += step, to += Dp)
-    for (int64_t d = 0; d < D; d += W) store(to + d, load_some(from + d, D - d) * scale);
-}
-
-template <class T> void pack(const float *from, int64_t n, int64_t D, const float *scales, float scale, T *to, int64_t step) {
-  const int64_t Dp = up(D, W);
-  for (int64_t t = 0; t < n; t++, from += Dp, to += step) {
-    const float factor = scales ? scale * scales[t] : scale;
-    for (int64_t d = 0; d < D; d += W) store_some(to + d, load(from + d) * factor, D - d);
-  }
-}
-
-#if defined(__clang__)
-#if WEFT_LANES == 16
-#define ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#elif WEFT_LANES == 8
-#define ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#else
-#define ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
-#define ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
-#endif
-#else
-#if WEFT_LANES == 16
-#define ZIP_LOW(a, b) __builtin_shuffle(a, b, I{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})
-#define ZIP_HIGH(a, b) __builtin_shuffle(a, b, I{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
-#elif WEFT_LANES == 8
-#define ZIP_LOW(a, b) __builtin_shuffle(a, b, I{0, 8, 1, 9, 2, 10, 3, 11})
-#define ZIP_HIGH(a, b) __builtin_shuffle(a, b, I{4, 12, 5, 13, 6, 14, 7, 15})
-#else
-#define ZIP_LOW(a, b) __builtin_shuffle(a, b, I{0, 4, 1, 5})
-#define ZIP_HIGH(a, b) __builtin_shuffle(a, b, I{2, 6, 3, 7})
-#endif
-#endif
-
-// log2 W rounds of interleaving row i with row i + W / 2 transpose a W x W square.
-INLINE void transpose(F rows[W]) {
-  F next[W];
-  for (int round = W; round > 1; round /= 2) {
-    for (int i = 0; i < W / 2; i++) {
-      next[2 * i] = ZIP_LOW(rows[i], rows[i + W / 2]);
-      next[2 * i + 1] = ZIP_HIGH(rows[i], rows[i + W / 2]);
-    }
-    for (int i = 0; i < W; i++) rows[i] = next[i];
-  }
-}
-
-// Tokens as columns: panels [N / PANEL][D][PANEL]; columns past n are zero up to the next W.
-template <class T> void columns(const T *from, int64_t step, int64_t n, int64_t D, float *to) {
-  for (int64_t t = 0; t < n; t += W) {
-    float *panel = to + t / PANEL * PANEL * D + t % PANEL;
-    const int64_t here = n - t < W ? n - t : W;
-    for (int64_t d = 0; d < D; d += W) {
-      F square[W];
-      for (int64_t i = 0; i < W; i++) square[i] = i < here ? load_some(from + (t + i) * step + d, D - d) : F{};
-      transpose(square);
-      for (int64_t i = 0; i < W && d + i < D; i++) store(panel + (d + i) * PANEL, square[i]);
-    }
-  }
-}
 
 // ---- scratch: one buffer per thread, kept between calls
 
@@ -214,7 +93,7 @@ struct Drop {
   }
 };
 
-template <class T> struct Item {
+template <class T, class Form> struct Item {
   const Attention &a;
   int64_t row, group, begin, L, D, Dp, per_group;
   Item(const Attention &call, int64_t item) : a(call) {
@@ -258,21 +137,30 @@ template <class T> struct Item {
     return inverse;
   }
 
+  // The left operand of `rows` (M, N) for a product over the keys; N is a multiple of W.
+  static Left over_keys(const float *rows, int64_t N) { return {rows, N, 1}; }
+  static Left over_queries(const float *rows, int64_t N) { return {rows, 1, Form::PER * N}; }
+  static Left over_width(const float *tokens, int64_t Dp) { return {tokens, Dp, 1}; }
+  static int64_t per(int64_t n) { return (n + Form::PER - 1) / Form::PER; }
+  Right columns_from(const float *columns, int64_t token) const { return {columns + token * per(D), PANEL, PANEL * per(D)}; }
+  Right rows_from(const float *rows, int64_t token) const { return {rows + token / Form::PER * Dp, Dp, PANEL}; }
+
   void forward() const {
     const int64_t Lp = up(L, PANEL);
     float *keys = scratch.take(Lp * (D + Dp + QUERIES) + 2 * QUERIES * Dp);
     float *values = keys + Lp * D, *queries = values + Lp * Dp, *outs = queries + QUERIES * Dp, *scores = outs + QUERIES * Dp;
-    columns(in(a.k, 0, group, a.k_token, a.k_head), a.k_token, L, D, keys);
-    unpack(in(a.v, 0, group, a.v_token, a.v_head), a.v_token, L, D, 1.0f, values);
+    Form::columns(in(a.k, 0, group, a.k_token, a.k_head), a.k_token, L, D, keys);
+    Form::rights(in(a.v, 0, group, a.v_token, a.v_head), a.v_token, L, D, values);
     for (int64_t h = group * per_group; h < (group + 1) * per_group; h++) {
       const Drop drop(a, row, h);
       for (int64_t first = 0; first < L; first += QUERIES) {
         const Block b = block_at(a, first, L);
-        unpack(in(a.q, first, h, a.q_token, a.q_head), a.q_token, b.M, D, a.scale, queries);
-        multiply(b.M, b.N, D, {queries, Dp, 1}, {keys + b.low * D, PANEL, PANEL * D}, scores, b.padded, false);
+        Form::lefts(in(a.q, first, h, a.q_token, a.q_head), a.q_token, b.M, D, queries);
+        multiply<Form>(b.M, b.N, per(D), over_width(queries, Dp), columns_from(keys, b.low), scores, b.padded, {false, a.scale});
         float inverses[QUERIES];
         for (int64_t i = 0; i < b.M; i++) inverses[i] = soften(b, i, h, drop, scores + i * b.padded);
-        multiply(b.M, Dp, b.N, {scores, b.padded, 1}, {values + b.low * Dp, Dp, PANEL}, outs, Dp, false);
+        const float *weights = Form::along_keys(scores, b.M, b.padded, scores);
+        multiply<Form>(b.M, Dp, per(b.N), over_keys(weights, b.padded), rows_from(values, b.low), outs, Dp, {false, 1.0f});
         pack(outs, b.M, D, inverses, 1.0f, out(a.out, first, h, a.heads), a.heads * D);
       }
     }
@@ -299,45 +187,61 @@ template <class T> struct Item {
   }
 
   void backward() const {
-    const int64_t Lp = up(L, PANEL), side = Lp * Dp, tall = QUERIES * Dp;
-    float *keys = scratch.take(2 * Lp * D + 3 * side + 3 * tall + (2 * QUERIES + 1) * Lp);
+    const int64_t Lp = up(L, PANEL), side = Lp * Dp, tall = QUERIES * Dp, square = QUERIES * Lp;
+    float *keys = scratch.take(2 * Lp * D + 3 * side + 5 * tall + 3 * square);
     float *values = keys + Lp * D, *key_rows = values + Lp * D, *grad_k = key_rows + side, *grad_v = grad_k + side;
-    float *queries = grad_v + side, *outs = queries + tall, *grad_q = outs + tall, *scores = grad_q + tall;
-    float *grads = scores + QUERIES * Lp, *spare = grads + QUERIES * Lp;
-    columns(in(a.k, 0, group, a.k_token, a.k_head), a.k_token, L, D, keys);
-    columns(in(a.v, 0, group, a.v_token, a.v_head), a.v_token, L, D, values);
-    unpack(in(a.k, 0, group, a.k_token, a.k_head), a.k_token, L, D, 1.0f, key_rows);
+    float *queries = grad_v + side, *query_rows = Form::ONE_LAYOUT ? queries : queries + tall;
+    float *outs = queries + 2 * tall, *out_rows = Form::ONE_LAYOUT ? outs : outs + tall, *grad_q = outs + 2 * tall;
+    float *scores = grad_q + tall, *grads = scores + square, *spare = grads + square;
+    Form::columns(in(a.k, 0, group, a.k_token, a.k_head), a.k_token, L, D, keys);
+    Form::columns(in(a.v, 0, group, a.v_token, a.v_head), a.v_token, L, D, values);
+    Form::rights(in(a.k, 0, group, a.k_token, a.k_head), a.k_token, L, D, key_rows);
     memset(grad_k, 0, 2 * side * sizeof(float));
     for (int64_t h = group * per_group; h < (group + 1) * per_group; h++) {
       const Drop drop(a, row, h);
       for (int64_t first = 0; first < L; first += QUERIES) {
         const Block b = block_at(a, first, L);
-        unpack(in(a.q, first, h, a.q_token, a.q_head), a.q_token, b.M, D, a.scale, queries);
-        unpack(in(a.grad_out, first, h, a.grad_token, a.grad_head), a.grad_token, b.M, D, 1.0f, outs);
-        multiply(b.M, b.N, D, {queries, Dp, 1}, {keys + b.low * D, PANEL, PANEL * D}, scores, b.padded, false);
-        multiply(b.M, b.N, D, {outs, Dp, 1}, {values + b.low * D, PANEL, PANEL * D}, grads, b.padded, false);
+        const T *q = in(a.q, first, h, a.q_token, a.q_head), *g = in(a.grad_out, first, h, a.grad_token, a.grad_head);
+        Form::lefts(q, a.q_token, b.M, D, queries);
+        Form::lefts(g, a.grad_token, b.M, D, outs);
+        if (!Form::ONE_LAYOUT) {
+          Form::rights(q, a.q_token, b.M, D, query_rows);
+          Form::rights(g, a.grad_token, b.M, D, out_rows);
+        }
+        multiply<Form>(b.M, b.N, per(D), over_width(queries, Dp), columns_from(keys, b.low), scores, b.padded, {false, a.scale});
+        multiply<Form>(b.M, b.N, per(D), over_width(outs, Dp), columns_from(values, b.low), grads, b.padded, {false, 1.0f});
         for (int64_t i = 0; i < b.M; i++) harden(b, i, h, drop, scores + i * b.padded, grads + i * b.padded, spare);
-        multiply(b.N, Dp, b.M, {scores, 1, b.padded}, {outs, Dp, PANEL}, grad_v + b.low * Dp, Dp, true);
-        multiply(b.N, Dp, b.M, {grads, 1, b.padded}, {queries, Dp, PANEL}, grad_k + b.low * Dp, Dp, true);
-        multiply(b.M, Dp, b.N, {grads, b.padded, 1}, {key_rows + b.low * Dp, Dp, PANEL}, grad_q, Dp, false);
-        pack(grad_q, b.M, D, nullptr, a.scale, out(a.grad_q, first, h, a.heads), a.heads * D);
+        const float *slopes = Form::along_keys(grads, b.M, b.padded, spare);
+        multiply<Form>(b.M, Dp, per(b.N), over_keys(slopes, b.padded), rows_from(key_rows, b.low), grad_q, Dp, {false, a.scale});
+        Form::along_queries(scores, b.M, b.padded);
+        Form::along_queries(grads, b.M, b.padded);
+        float *to_v = grad_v + b.low * Dp, *to_k = grad_k + b.low * Dp;
+        multiply<Form>(b.N, Dp, per(b.M), over_queries(scores, b.padded), rows_from(out_rows, 0), to_v, Dp, {true, 1.0f});
+        multiply<Form>(b.N, Dp, per(b.M), over_queries(grads, b.padded), rows_from(query_rows, 0), to_k, Dp, {true, 1.0f});
+        pack(grad_q, b.M, D, nullptr, 1.0f, out(a.grad_q, first, h, a.heads), a.heads * D);
       }
     }
-    pack(grad_k, L, D, nullptr, 1.0f, out(a.grad_k, 0, group, a.kv_heads), a.kv_heads * D);
+    pack(grad_k, L, D, nullptr, a.scale, out(a.grad_k, 0, group, a.kv_heads), a.kv_heads * D);
     pack(grad_v, L, D, nullptr, 1.0f, out(a.grad_v, 0, group, a.kv_heads), a.kv_heads * D);
   }
 };
 
-template <class T> void run(const Attention &a, const Team &team, bool backward) {
+template <class T, class Form> void run(const Attention &a, const Team &team, bool backward) {
   share(team, a.rows * a.kv_heads, [&](int64_t i) {
-    const Item<T> item(a, i);
+    const Item<T, Form> item(a, i);
     backward ? item.backward() : item.forward();
   });
 }
+
+#if defined(__AVX512BF16__)
+typedef Pairs HalfForm;
+#else
+typedef Single HalfForm;
+#endif
 
 }  // namespace
 
 WEFT_EXPORT void weft_attention(const Attention *a, void *parallel, int64_t threads, int64_t backward) {
   const Team team{parallel, threads};
-  a->is_bf16 ? run<bf16>(*a, team, backward) : run<float>(*a, team, backward);
+  a->is_bf16 ? run<bf16, HalfForm>(*a, team, backward) : run<float, Single>(*a, team, backward);
 }

@@ -44,16 +44,16 @@ INLINE F load(const float *p) { return *reinterpret_cast<const FLoose *>(p); }
 INLINE void store(float *p, F x) { *reinterpret_cast<FLoose *>(p) = x; }
 
 // Compilers split the widening and narrowing of whole vectors into many steps, hence the intrinsics.
-INLINE F load(const bf16 *p) {
+INLINE U widen(H x) {
 #if defined(__AVX512F__)
-  return (F)((U)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))) << 16);
+  return (U)_mm512_cvtepu16_epi32((__m256i)x);
 #elif defined(__AVX2__)
-  return (F)((U)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))) << 16);
+  return (U)_mm256_cvtepu16_epi32((__m128i)x);
 #else
-  const H h = *reinterpret_cast<const HLoose *>(p);
-  return (F)(__builtin_convertvector(h, U) << 16);
+  return __builtin_convertvector(x, U);
 #endif
 }
+INLINE F load(const bf16 *p) { return (F)(widen(*reinterpret_cast<const HLoose *>(p)) << 16); }
 
 // Round to nearest even; NaN stays NaN (its payload could otherwise round up to infinity).
 INLINE H narrow(F x) {
