@@ -1,112 +1,196 @@
-"""The race: every contestant in turn, several rounds, one table of medians and ratios."""
+"""The race: every contestant in turn, several rounds, a table for each job and one of all ratios."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
-from collections import defaultdict
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import gettempdir
 
-from bench.job import RATES
+from bench import flops
+from bench.jobs import GROUPS, JOBS, PACKAGES, Job
+from bench.machine import describe
+from bench.order import Order
+from bench.race import ROOT, ContestantError, disturbed, environment, race
+from bench.table import OURS, Results, Scale, Wanted, job_table, memory_ratio, per_example, summary_table
 
-ROOT = Path(__file__).parent.parent
-CONTESTANTS = {
-    "common": ["bench.hf", "--config", "common"],
-    "tuned": ["bench.hf", "--config", "tuned"],
-    "weft": ["bench.ours"],
-}
-Figures = dict[str, float]
+
+@dataclass(frozen=True)
+class Choices:
+    """What was asked for."""
+
+    jobs: tuple[str, ...]
+    contestants: tuple[str, ...]
+    data: Path
+    work: Path
+    figures: Path
+    rounds: int
+    rows: int | None
+    threads: int
+    patience: float
+    smoke: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    choices = parse()
+    choices.work.mkdir(parents=True, exist_ok=True)
+    peak = measured_peak(choices.threads)
+    say(header(choices, peak))
+    summary: list[tuple[Wanted, Results]] = []
+    for name in choices.jobs:
+        results = run_job(name, choices, peak)
+        summary += [(wanted, results) for wanted in JOBS[name].wanted]
+    say("\n## Ratios: how many times Weft's time the peer needs (medians over rounds; wanted in parentheses)\n")
+    say(summary_table(summary))
+    say(f"\nEvery figure: {choices.figures}")
+
+
+def parse() -> Choices:
+    """Return the command line's choices."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    names = [*JOBS, *GROUPS]
+    parser.add_argument("--jobs", nargs="+", choices=names, default=list(JOBS), metavar="JOB", help=", ".join(names))
+    parser.add_argument("--contestants", nargs="+", default=[], help="only these; default: all of each job")
     parser.add_argument(
-        "--data",
-        type=Path,
-        default=ROOT.parent / "shared" / "data",
-        help="folder that holds sst2/{train,dev}.jsonl",
+        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder that holds sst2/train.jsonl, ..."
     )
-    parser.add_argument("--rows", type=int, default=6920)
+    parser.add_argument(
+        "--work", type=Path, default=Path(gettempdir()) / "weft-bench", help="for prepared files, which are kept"
+    )
+    parser.add_argument("--figures", type=Path, help="JSON lines that results are added to")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", choices=sorted(RATES), default=sorted(RATES))
+    parser.add_argument("--rows", type=int, help="instead of each job's own number")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    choices = parser.parse_args()
-    if not (choices.data / "sst2" / "train.jsonl").is_file():
-        sys.exit(
-            f"{choices.data}: must hold sst2/train.jsonl and sst2/dev.jsonl, but does not. Name the folder by --data."
-        )
-    say(
-        ", ".join(
-            f"{name} {version(name)}" for name in ("weft", "torch", "transformers", "peft", "accelerate")
-        )
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a quiet machine")
+    parser.add_argument("--smoke", action="store_true", help="tiny rows, one round: does everybody run?")
+    given = parser.parse_args()
+    if not (given.data / "sst2" / "train.jsonl").is_file():
+        parser.error(f"{given.data}: must hold sst2/train.jsonl and others, but does not. Name the folder by --data.")
+    jobs = [job for name in given.jobs for job in GROUPS.get(name, (name,))]
+    return Choices(
+        jobs=tuple(dict.fromkeys(jobs)),
+        contestants=tuple(given.contestants),
+        data=given.data.resolve(),
+        work=given.work.resolve(),
+        figures=(given.figures or given.work / "figures.jsonl").resolve(),
+        rounds=1 if given.smoke else given.rounds,
+        rows=given.rows,
+        threads=given.threads,
+        patience=0.0 if given.smoke else given.patience,
+        smoke=given.smoke,
     )
-    say(
-        f"{choices.rows} sentences, 1 epoch, {choices.threads} threads, {choices.rounds} rounds, order rotates"
+
+
+def run_job(name: str, choices: Choices, peak: float) -> Results:
+    """Run one job and say its table; return its figures."""
+    job = JOBS[name]
+    rows = choices.rows or (job.smoke if choices.smoke else job.rows)
+    say(f"\n## {name}: {job.title}\n")
+    wanted = {who: c for who, c in job.contestants.items() if not choices.contestants or who in choices.contestants}
+    for who, contestant in wanted.items():
+        say(f"- {who}: {contestant.settings}")
+    say(f"\n{job.note}\n" if job.note else "")
+    try:
+        files = prepared(name, rows, choices)
+    except ContestantError as error:
+        say(f"  {name}: its files could not be made, the job is left out: {error}")
+        return {}
+    order = Order(name, "", files, choices.work, rows, job.epochs, 0, choices.threads)
+    rounds = min(choices.rounds, job.most_rounds)
+    results = race(
+        wanted, order, rounds=rounds, patience_s=choices.patience, figures=choices.figures, say=say
     )
-    for method in choices.methods:
-        results: dict[str, list[Figures]] = defaultdict(list)
-        for round_number in range(choices.rounds):
-            names = list(CONTESTANTS)
-            shift = round_number % len(names)
-            for name in names[shift:] + names[:shift]:
-                results[name].append(run(name, method, choices, seed=round_number))
-                say(f"  {method} round {round_number + 1} {name}: {results[name][-1]}")
-        say(table(method, results))
+    about = json.loads((files / "about.json").read_text(encoding="utf-8"))
+    scale = Scale(about["tokens"], flops.of_job(name, answer_share=about.get("answer_share", 1.0)), peak)
+    say("\n" + job_table(results, scale))
+    for line in remarks(job, results):
+        say(line)
+    return results
 
 
-def run(name: str, method: str, choices: argparse.Namespace, *, seed: int) -> Figures:
-    """Return one contestant's figures, measured in a process of its own."""
-    script, *extra = CONTESTANTS[name]
-    threads = str(choices.threads)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    with tempfile.TemporaryDirectory() as work:
-        words = [sys.executable, "-m", script, *extra, "--method", method]
-        words += ["--data", str((choices.data / "sst2").resolve())]
-        words += ["--rows", str(choices.rows), "--seed", str(seed), "--work", work, "--threads", threads]
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
-    if done.returncode or not lines:
-        sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(lines[-1].removeprefix("FIGURES "))
+def prepared(name: str, rows: int, choices: Choices) -> Path:
+    """Return the folder with the job's files; made in a process of its own, so that this one stays small.
 
-
-def table(method: str, results: dict[str, list[Figures]]) -> str:
-    """Return the medians as a Markdown table; ratios are medians over rounds of that round's ratio."""
-    lines = [
-        f"\n### {method}\n",
-        "| | seconds | examples/s | x weft | peak MiB | accuracy (95 %) |",
-        "|---|--:|--:|--:|--:|---|",
-    ]
-    for name, rounds in results.items():
-        seconds = [figures["seconds"] for figures in rounds]
-        speed = statistics.median(figures["examples"] / figures["seconds"] for figures in rounds)
-        pairs = zip(rounds, results["weft"], strict=True)
-        ratio = statistics.median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
-        memory = statistics.median(figures["peak_mib"] for figures in rounds)
-        share = sum(figures["correct"] for figures in rounds) / sum(figures["n"] for figures in rounds)
-        error = 1.96 * math.sqrt(share * (1 - share) / rounds[0]["n"])
-        spread = f"{statistics.median(seconds):.1f} [{min(seconds):.1f}-{max(seconds):.1f}]"
-        lines.append(
-            f"| {name} | {spread} | {speed:.0f} | {ratio:.2f} | {memory:.0f} | {share:.2%} ± {error:.2%} |"
+    Raises:
+        ContestantError: they cannot be made.
+    """
+    kind = "sentences" if name in ("full", "lora", "top2", "head", "candidates", "heads") else name
+    home = choices.work / f"{kind}-{rows}"
+    if not (home / "about.json").is_file():
+        words = [sys.executable, "-m", "bench.prepare", kind, str(choices.data), str(home), str(rows)]
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment(choices.threads, home), capture_output=True, text=True, check=False
         )
-    return "\n".join(lines)
+        if done.returncode:
+            raise ContestantError(done.stderr[-1500:])
+    return home
+
+
+def remarks(job: Job, results: Results) -> list[str]:
+    """Return what stands under a job's table."""
+    lines: list[str] = []
+    if job.inner is not None and results.get(OURS):
+        over, under, most = job.inner
+        pairs = zip(per_example(results[OURS], over), per_example(results[OURS], under), strict=True)
+        share = sorted(a / b for a, b in pairs)[len(results[OURS]) // 2]
+        lines.append(f"\nWeft: {over} in {share:.2f} of the time of {under} (<= {most:g})")
+    if job.memory:
+        for name in results:
+            if name != OURS and (share := memory_ratio(results, name)) is not None:
+                lines.append(f"\nWeft's peak memory is {share:.2f} of that of {name} (<= {job.memory:g})")
+    if number := disturbed(results):
+        lines.append(f"\n{number} processes ran while others used the machine: repeat when it is quiet.")
+    return lines
+
+
+def measured_peak(threads: int) -> float:
+    """Return the bf16 peak of this machine in FLOP/s, measured in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.machine", str(threads)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def header(choices: Choices, peak: float) -> str:
+    """Return versions, machine and rules."""
+    installed = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
+    return "\n".join(
+        [
+            "# Weft with its defaults beside named peers",
+            "",
+            f"- {installed}",
+            f"- {describe(choices.threads)}, bf16 peak {peak / 1e12:.3f} TFLOP/s",
+            f"- {choices.rounds} rounds, the order rotates, every contestant in a process of its own; medians [range]",
+            f"- {flops.FORMULA}",
+            "- start-up: from the start of the process to the end of its first step; peak MiB: of the process",
+        ]
+    )
+
+
+def version_of(package: str) -> str:
+    """Return the installed version, or that there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def say(text: str) -> None:
+    """Print at once, so that a long race can be watched."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
 
 
 if __name__ == "__main__":

@@ -14,6 +14,12 @@ def rows_of(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:limit]]
 
 
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write records, one a line."""
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write ``text,label`` rows with a header."""
     with path.open("w", encoding="utf-8", newline="") as file:

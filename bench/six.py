@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.rawfiles import rows_of
+from bench.rawfiles import rows_of, write_jsonl
 
 ROOT = Path(__file__).parent.parent
 KINDS = {
@@ -43,13 +43,11 @@ def main() -> None:
     sys.stdout.write(table(together, alone) + "\n")
 
 
-def write_files(data: Path, work: Path, limit: int) -> None:
+def write_files(data: Path, work: Path, limit: int, dev_limit: int | None = None) -> None:
     """Write the capped training file and the dev file of every task."""
     for name in KINDS:
-        for split, most in (("train", limit), ("dev", None)):
-            rows = rows_of(data / name / f"{split}.jsonl", most)
-            lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-            (work / f"{name}.{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for split, most in (("train", limit), ("dev", dev_limit)):
+            write_jsonl(work / f"{name}.{split}.jsonl", rows_of(data / name / f"{split}.jsonl", most))
 
 
 def run(name: str, tasks: list[str], choices: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Weft as its users run it: a recipe and nothing else."""

@@ -1,0 +1,70 @@
+"""Sixteen classifications of one text from one trunk pass, beside one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bench.order import Clock, Order, peak_mib, report
+from bench.ours.runs import recipe
+from bench.rates import BATCH, HEADS
+
+BUDGET = 8192
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network with its tasks and encoded rows."""
+
+    network: Any
+    tasks: dict[str, Any]
+    encoded: dict[str, Any]
+    pad: int
+    dtype: Any
+
+    def run(self, names: list[str]) -> float:
+        """Return the seconds for ``names`` to answer all rows, 32 at a time."""
+        from weft.evaluate.predict import answer_all
+
+        start = time.perf_counter()
+        for at in range(0, len(self.encoded[names[0]]), BATCH):
+            rows = {name: self.encoded[name][at : at + BATCH] for name in names}
+            answer_all(
+                self.network, self.tasks, rows, pad=self.pad, budget=BUDGET, dtype=self.dtype, losses=False
+            )
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    order, clock = Order.read(), Clock()
+    opened = open_all(order)
+    names = list(opened.encoded)
+    num_texts = len(opened.encoded[names[0]])
+    for lap, chosen in (("1 head", names[:1]), (f"{HEADS} heads", names)):
+        opened.run(chosen)
+        clock.first()
+        clock.add(lap, opened.run(chosen), num_texts)
+    report(clock, [], peak=peak_mib())
+
+
+def open_all(order: Order) -> Opened:
+    """Return a network with random heads for sixteen tasks that read the same rows."""
+    from weft.build import opened as built
+    from weft.core.example import Purpose
+    from weft.data.sources import read
+    from weft.model.device import pick_device, pick_precision
+
+    lines = [f"t{number}: {{kind: classification, train: train.jsonl}}" for number in range(HEADS)]
+    path = order.files / "heads.yaml"
+    path.write_text(recipe(lines, "strategy: head", order), encoding="utf-8")
+    found, device = built.open_all(path), pick_device()
+    tasks = dict(found.data.fitted)
+    rows = read("train.jsonl", root=order.files).rows[: order.rows]
+    encoded = {name: task.encode(rows, found.tokenizer, Purpose.ANSWER) for name, task in tasks.items()}
+    network = found.base.network(tasks, device=device).eval()
+    return Opened(network, tasks, encoded, found.tokenizer.pad, pick_precision(found.recipe.precision, device))
+
+
+if __name__ == "__main__":
+    main()

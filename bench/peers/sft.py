@@ -1,0 +1,43 @@
+"""LoRA instruction tuning of the small decoder by TRL's SFTTrainer.
+
+Padding-free batches and packing need a flash attention implementation in TRL, which there is none of on a CPU.
+"""
+
+from __future__ import annotations
+
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from bench.decoder import MODEL, dev_loss, load
+from bench.order import Clock, Order, peak_mib, report
+from bench.peers.decoder import base, lora
+from bench.peers.trainer import Config, Laps, Plan, settings
+from bench.rates import DECODER_BATCH, DECODER_TOKENS, RATES
+from bench.rawfiles import rows_of
+
+
+def main() -> None:
+    order = Order.read()
+    clock = Clock()
+    config = Config.TUNED if order.contestant == "trl tuned" else Config.COMMON
+    rows = rows_of(order.files / "train.jsonl", order.rows)
+    tokenizer = AutoTokenizer.from_pretrained(order.files / MODEL)
+    plan = Plan(config, RATES["decoder"], DECODER_BATCH, order.epochs, order.seed, order.work)
+    trainer = SFTTrainer(
+        model=base(order, is_tuned=config is Config.TUNED),
+        args=SFTConfig(**settings(plan), max_length=DECODER_TOKENS),
+        train_dataset=Dataset.from_list(
+            [{"prompt": row["instruction"], "completion": row["output"]} for row in rows]
+        ),
+        processing_class=tokenizer,
+        peft_config=lora(),
+        callbacks=[Laps(clock, plan.laps, len(rows))],
+    )
+    trainer.train()
+    peak = peak_mib()
+    report(clock, [dev_loss(trainer.model, load(order.files)[2])], peak=peak)
+
+
+if __name__ == "__main__":
+    main()
