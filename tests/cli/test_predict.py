@@ -8,11 +8,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from weft.cli import main
 from weft.cli.predict import _chunks
 from weft.errors import DataError
 
@@ -192,3 +194,55 @@ def test_chinese(weft: Weft, runs: Runs, monkeypatch: pytest.MonkeyPatch):
     code, _, err = weft("predict", str(runs.first), "好电影")
     assert code == 0
     assert err.startswith("略过：match")
+
+
+def test_two_bundles_are_asked_at_once(weft: Weft, adapters: tuple[Path, Path], tmp_path: Path):
+    """On one base with adapters alone: each row goes to the task that it names, of either bundle."""
+    first, second = adapters
+    code, out, err = weft(
+        "predict", str(first), f"new={second}", SENTENCE, "--json", "-t", "mood", "-t", "new-mood"
+    )
+    assert (code, err) == (0, "")
+    (mixed,) = answers(out)
+    for folder, name in ((first, "mood"), (second, "new-mood")):
+        (alone,) = answers(weft("predict", str(folder), SENTENCE, "--json", "-t", "mood")[1])
+        shares = alone["answers"]["mood"]["probabilities"]
+        assert mixed["answers"][name]["probabilities"] == pytest.approx(shares, abs=0.01)
+    file = tmp_path / "rows.csv"
+    file.write_text("text,who\nthe cat likes london,new-mood\nmary hates food,mood\n")
+    code, out, err = weft("predict", str(first), f"new={second}", str(file), "--column", "task=who")
+    assert (code, err) == (0, "")
+    assert [list(one["answers"]) for one in answers(out)] == [["new-mood"], ["mood"]]
+
+
+def test_bundles_that_cannot_share_are_an_error_of_export(weft: Weft, adapters: tuple[Path, Path]):
+    first, second = map(str, adapters)
+    code, _, err = weft("predict", first, second, SENTENCE)
+    assert code == 7
+    assert "but mood is in both" in err
+    code, _, err = weft("predict", first, f"new={second}")
+    assert code == 5
+    assert "there must be something to answer" in err
+
+
+ONLY_LORA = """
+model: {{path: {model}, max_tokens: 32}}
+precision: fp32
+bootstrap: 100
+tasks:
+  mood: {{kind: classification, train: mood.csv}}
+stages:
+  - {{name: only, strategy: lora, length: 3 steps, batch: 8, lr: 5e-3}}
+"""
+
+
+@pytest.fixture(scope="module")
+def adapters(runs: Runs, tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple[Path, Path]:
+    """Return two runs that trained a LoRA and a head each on the same base."""
+    recipe = runs.root / "only.yaml"
+    recipe.write_text(ONLY_LORA.format(model=tiny_bert), encoding="utf-8")
+    folders = tmp_path_factory.mktemp("a") / "run", tmp_path_factory.mktemp("b") / "run"
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        for seed, folder in enumerate(folders):
+            assert main(["train", str(recipe), f"seed={seed}", "--run", str(folder)]) == 0
+    return folders

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from weft.core.batch import Batch, Target
-from weft.core.features import Features
+from weft.core.features import Features, Pooling
 from weft.core.layout import Layout
 from weft.core.network import Inference, Network
+from weft.core.routing import Routable, Routing
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
-from weft.errors import SiteError
+from weft.errors import SiteError, StrategyError
 
 
 class CountingTrunk(nn.Module):
@@ -128,3 +131,57 @@ def test_fold_depends_on_every_key_and_its_type() -> None:
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert fold(0, "dropout", 3) == 7_843_292_026_817_520_709  # the same on every machine, for ever
+
+
+class Sited(Routable):
+    """A linear layer that remembers what it was routed by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Routing | None] = []
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        return ("a", "b")
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.seen.append(self.routing)
+        return states
+
+
+class SitedTrunk(CountingTrunk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model.site = Sited()
+
+    def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
+        features = super().forward(batch, perturb=perturb)
+        return replace(features, hidden=self.model.site(features.hidden), pooler=self.model.site)
+
+    def generate(self, prompts: list[list[int]], *, max_new_tokens: int, stop_token: int) -> list[list[int]]:
+        self.model.site(torch.zeros(len(prompts), max_new_tokens, stop_token))
+        return prompts
+
+
+def test_the_pass_the_pooler_and_generation_are_routed_by_task() -> None:
+    net = Network(SitedTrunk(), {"mood": RowHead(), "topic": RowHead()})
+    seen = net.trunk.model.site.seen
+    net.features(batch())
+    assert net.generate("mood", [[1]], max_new_tokens=2, stop_token=3) == [[1]]
+    assert seen == [None, None]
+    net.routes = {"mood": "b", "topic": "b"}
+    features = net.features(batch())
+    features.pooled_BD(Pooling.POOLER)
+    net.generate("topic", [[1]], max_new_tokens=2, stop_token=3)
+    net.generate("other", [[1]], max_new_tokens=2, stop_token=3)
+    assert [routing.rows for routing in seen[2:]] == [(0, 0), (0, 0), (0,), (-1,)]
+    assert net.trunk.model.site.routing is None
+
+
+def test_an_output_embedding_with_adapters_cannot_be_routed() -> None:
+    net = Network(SitedTrunk(), {"mood": RowHead(), "topic": RowHead()})
+    net.routes = {"mood": "a", "topic": "a"}
+    plain = net.trunk.forward
+    net.trunk.forward = lambda batch, *, perturb=None: replace(plain(batch), project=Sited())
+    with pytest.raises(StrategyError, match="lm_head: must have no adapter"):
+        net.features(batch())

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from weft.core.batch import Batch, Target
 from weft.core.layout import Layout
-from weft.core.routing import NONE, Block, Routable, Routing, routed
+from weft.core.routing import NONE, Block, Routable, Routing, routed, routing_of
 from weft.errors import StrategyError
 
 CPU = torch.device("cpu")
@@ -144,3 +145,36 @@ def test_an_adapter_that_nobody_holds_is_refused() -> None:
         routed(Holder("a", "b"), packed([0], [1])),
     ):
         pass
+
+
+def batch(rows: dict[str, list[int]]) -> Batch:
+    """Return a packed batch of three rows with one target for each task of ``rows``."""
+    targets = {name: Target(torch.tensor(own), {}, 0.0, len(own)) for name, own in rows.items()}
+    return Batch(torch.arange(6), None, Layout.packed([1, 2, 3]), targets, ("f:1", "f:2", "f:3"))
+
+
+def test_rows_take_the_adapter_of_the_tasks_that_ask() -> None:
+    routes = {"mood": "z", "topic": "z", "names": "a"}
+    found = routing_of(batch({"mood": [2], "topic": [2, 0], "plain": [1]}), routes)
+    assert found.adapters == ("a", "z")  # sorted: rows in the order of names are in the order of places
+    assert (found.rows, found.lengths, found.is_packed) == ((1, NONE, 1), (1, 2, 3), True)
+    assert routing_of(batch({"names": [1]}), routes).rows == (NONE, 0, NONE)
+
+
+@pytest.mark.parametrize("other", ["names", "plain"])
+def test_a_row_cannot_take_two_adapters(other: str) -> None:
+    with pytest.raises(StrategyError, match="f:2: a row must take one adapter"):
+        routing_of(batch({"mood": [1], other: [1]}), {"mood": "z", "names": "a"})
+
+
+def test_one_row_may_stand_for_all() -> None:
+    routing = Routing.uniform(ABC, 2)
+    assert routing.present == ("c",)
+    assert routing.index_N((2, 3), ABC, CPU).tolist() == [2] * 6
+    assert routing.blocks((5, 1), ABC, overhead=10) == (Block(0, 5, 2, 3),)
+    assert Routing.uniform(ABC, NONE).blocks((5, 1), ABC, overhead=10) == ()
+
+
+def test_what_a_stock_model_pools_of_a_packed_batch_belongs_to_nobody() -> None:
+    assert packed([0, 1], [2, 3]).index_N((1,), ABC, CPU).tolist() == [NONE]
+    assert packed([1], [2]).index_N((1,), ABC, CPU).tolist() == [1]

@@ -13,7 +13,7 @@ from weft.build.network import Base
 from weft.core.example import Answer, Dropped, Row
 from weft.core.network import Network
 from weft.errors import DataError
-from weft.evaluate.ask import Asked, Questions, ask, from_rows, from_texts
+from weft.evaluate.ask import Asked, Questions, ask, from_rows, from_texts, only_named
 from weft.model.folder import locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.task.base import Task
@@ -167,3 +167,42 @@ def test_what_a_question_may_have_beside_it_need_not_be_there():
         {"ask": "x", "given": "y"},
     ]
     assert list(from_rows(reply, [Row({"given": "y"}, "f:1")], {}, what="f").left_out) == ["reply"]
+
+
+def test_each_row_may_be_for_one_task_only(network: Network, tasks: dict[str, Task], tokenizer: HFTokenizer):
+    rows = [
+        Row({"review": SENTENCES[0], "for": "many"}, "f:1"),
+        Row({"review": SENTENCES[1], "for": "mood"}, "f:2"),
+        Row({"review": " ", "for": "many"}, "f:3"),
+        Row({"review": SENTENCES[1], "for": "many"}, "f:4"),
+    ]
+    every = from_rows(tasks, rows, {}, what="f")
+    questions = only_named(every, rows, "for", tasks=tasks, what="f")
+    assert [row is not None for row in questions.rows["many"]] == [True, False, True, True]
+    found = put(network, tasks, tokenizer, questions)
+    assert [list(row) for row in found] == [["many"], ["mood"], ["many"], ["many"]]
+    assert isinstance(found[2]["many"], Dropped)
+    for row, answers in zip(rows, found, strict=True):
+        ((name, answer),) = answers.items()
+        if isinstance(answer, Answer):
+            (alone,) = put(
+                network, tasks, tokenizer, from_texts(build((name,)), [str(row.values["review"])], None)
+            )
+            assert numbers(answer) == pytest.approx(numbers(alone[name]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("named", "column", "words"),
+    [
+        ("moood", "for", "f:1: for must be a task, but is 'moood'. Did you mean 'mood'"),
+        ("match", "for", "f:1: match: needs column a"),
+        ("mood", "fro", "the column that names the task must exist, but fro does not. Did you mean 'for'"),
+    ],
+)
+def test_a_row_for_a_task_that_cannot_answer_is_an_error(
+    named: str, column: str, words: str, tasks: dict[str, Task]
+):
+    rows = [Row({"review": "good", "for": named}, "f:1")]
+    every = from_rows(tasks, rows, {}, what="f")
+    with pytest.raises(DataError, match=words):
+        only_named(every, rows, column, tasks=tasks, what="f")

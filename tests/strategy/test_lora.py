@@ -18,7 +18,7 @@ from weft.core.parts import AdapterState
 from weft.core.sites import SiteMap
 from weft.core.view import SiteKind
 from weft.errors import StrategyError
-from weft.strategy.adapters import extract, restore
+from weft.strategy.adapters import extract, joined, merged, restore
 from weft.strategy.lora import Lora, LoraRule
 from weft.strategy.lora_layer import initial, lora_site, update, widths
 
@@ -246,3 +246,53 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(toy, change, said):
     with pytest.raises(ValueError, match=said.replace("(", r"\(").replace(")", r"\)")):
         restore(sites, change(state))
     assert toy.describe(sites.network) == sites.view
+
+
+def test_joined_adapters_do_what_they_did_one_on_the_other():
+    site = {"one": (2, 5.0), "two": (3, 4.0)}
+    states = [
+        AdapterState(
+            name,
+            "lora",
+            {"sites": {"s": options(rank, alpha=alpha)} | ({"only": options(rank)} if name == "two" else {})},
+            {
+                f"{path}.lora_{letter}.{name}": tensor
+                for path in (("s", "only") if name == "two" else ("s",))
+                for letter, tensor in zip("AB", factors(rank, 6, 4, seed=rank), strict=True)
+            },
+        )
+        for name, (rank, alpha) in site.items()
+    ]
+    both = joined(states, name="both")
+    assert (both.name, both.method, both.config["sites"]["s"]["rank"]) == ("both", "lora", 5)
+    weights = {"s.weight": torch.randn(4, 6), "only.weight": torch.zeros(4, 6)}
+    apart = merged(weights, states)
+    for path, value in merged(weights, [both]).items():
+        assert torch.allclose(value, apart[path], atol=1e-5)
+    assert both.config["sites"]["only"] == states[1].config["sites"]["only"]
+
+
+def test_one_adapter_joined_only_changes_its_name(toy):
+    (state,) = extract(installed(toy), ["one"])
+    renamed = joined([state], name="other")
+    assert renamed.config == state.config
+    for path, tensor in state.tensors.items():
+        assert torch.equal(renamed.tensors[path.removesuffix("one") + "other"], tensor)
+    sites = maps(toy)
+    restore(sites, renamed)
+    assert sites.module("layers.0.attention.query").adapter_names == {"other": options(2)}
+
+
+def test_what_cannot_be_joined_is_refused(toy):
+    (state,) = extract(installed(toy), ["one"])
+    wet = replace(
+        state, config={"sites": {p: {**o, "dropout": 0.1} for p, o in state.config["sites"].items()}}
+    )
+    with pytest.raises(StrategyError, match="one dropout"):
+        joined([state, wet], name="x")
+    with pytest.raises(StrategyError, match="of one method"):
+        joined([state, replace(state, method="other")], name="x")
+    with pytest.raises(StrategyError, match="none"):
+        joined([], name="x")
+    with pytest.raises(ValueError, match="1-64 letters"):
+        joined([state], name="../x")

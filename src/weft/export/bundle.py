@@ -190,8 +190,11 @@ def read_bundle(folder: Path, *, base: Path | None = None) -> Contents:
 
 
 def is_bundle(folder: Path) -> bool:
-    """Return whether ``folder`` is a bundle or a run that holds one."""
-    return any((path / "weft.json").is_file() for path in (folder, folder / "bundle"))
+    """Return whether ``folder`` is a bundle or a run that holds one; whatever is no path at all is none."""
+    try:
+        return any((path / "weft.json").is_file() for path in (folder, folder / "bundle"))
+    except OSError:  # longer than a path may be
+        return False
 
 
 def put_parts(base: Base, network: Network, parts: Parts) -> SiteMap:
