@@ -22,7 +22,7 @@ try:
 except ImportError:  # built in place, without hatchling
     BuildHookInterface = None
 
-NATIVE = Path(__file__).resolve().parent / "src" / "weft" / "native"
+KERNELS = Path(__file__).resolve().parent / "src" / "weft" / "native" / "kernels"
 # No -ffast-math and no contraction: what a kernel rounds is written in its source, not decided while inlining.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden"),
@@ -61,14 +61,14 @@ def build(target: Path, names: Sequence[str] | None = None) -> tuple[list[Path],
     program = compiler()
     if program is None:
         return [], ["no C++ compiler on the path"]
-    sources = sorted(str(path) for path in (NATIVE / "kernels").glob("*.cpp"))
+    sources = sorted(str(path) for path in KERNELS.glob("*.cpp"))
     made: list[Path] = []
     failures: list[str] = []
     for name, flags in variants().items():
         if names is not None and name not in names:
             continue
-        library = target / f"_kernels_{name}.so"
-        aside = target / f"_kernels_{name}.{os.getpid()}.tmp"
+        library = target / f"{name}.so"
+        aside = target / f"{name}.{os.getpid()}.tmp"
         done = subprocess.run(
             [program, *FLAGS, *flags, *sources, "-o", str(aside)], capture_output=True, text=True, check=False
         )
@@ -83,12 +83,12 @@ def build(target: Path, names: Sequence[str] | None = None) -> tuple[list[Path],
 
 if BuildHookInterface is not None:
 
-    class KernelHook(BuildHookInterface):  # pyright: ignore[reportUntypedBaseClass]
+    class KernelHook(BuildHookInterface[Any]):  # pyright: ignore[reportUntypedBaseClass]
         """Compiles before a wheel (also an editable one) is put together, and names the platform in its tag."""
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
             """Build the kernels and add them to the wheel; leave it pure when none could be built."""
-            made, failures = build(NATIVE)
+            made, failures = build(KERNELS)
             for failure in failures:
                 self.app.display_warning(f"weft.native, {failure}")
             if not made:
@@ -96,14 +96,14 @@ if BuildHookInterface is not None:
             system = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{system}"
-            build_data["artifacts"] += [f"src/weft/native/{path.name}" for path in made]
+            build_data["artifacts"] += [f"src/weft/native/kernels/{path.name}" for path in made]
 
 
 def main() -> int:
     """Build in place and say what was made."""
-    made, failures = build(NATIVE)
+    made, failures = build(KERNELS)
     for path in made:
-        print(path.relative_to(NATIVE.parents[2]))  # noqa: T201
+        print(path.relative_to(KERNELS.parents[3]))  # noqa: T201
     for failure in failures:
         print(failure, file=sys.stderr)  # noqa: T201
     return 0 if made else 1

@@ -28,8 +28,8 @@ def test_a_plain_build_loads_and_computes_what_the_fallback_computes(hook, monke
         pytest.skip("no C++ compiler on the path")
     made, failures = hook.build(tmp_path, ["generic"])
     assert failures == []
-    assert [path.name for path in made] == ["_kernels_generic.so"]
-    assert [path.name for path in tmp_path.iterdir()] == ["_kernels_generic.so"]
+    assert [path.name for path in made] == ["generic.so"]
+    assert [path.name for path in tmp_path.iterdir()] == ["generic.so"]
     library = load(made[0])
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(40, 2, 24, generator=generator) for _ in range(3))

@@ -56,9 +56,9 @@ def test_the_best_variant_that_torch_sees_and_that_was_built_is_taken(monkeypatc
     monkeypatch.setattr(subject, "_multiplies_bf16", lambda: bf16)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(subject, "load", lambda path: path.name)
-    assert subject.library.__wrapped__() == f"_kernels_{best}.so"
+    assert subject.library.__wrapped__() == f"{best}.so"
     monkeypatch.setattr(subject, "load", lambda path: path.name if "generic" in path.name else None)
-    assert subject.library.__wrapped__() == "_kernels_generic.so"
+    assert subject.library.__wrapped__() == "generic.so"
     monkeypatch.setattr(subject, "load", lambda path: None)
     assert subject.library.__wrapped__() is None
 
@@ -84,18 +84,18 @@ def test_there_is_one_openmp_runtime_and_it_is_torchs():
         assert subject.library().parallel is not None
     assert sum("torch" in path for path in runtimes) <= 1
     # The kernels themselves bring none along.
-    assert all("_kernels_" not in path for path in runtimes)
+    assert all("kernels" not in path for path in runtimes)
 
 
 def test_files_that_are_no_kernels_are_passed_over(tmp_path):
-    assert load(tmp_path / "_kernels_none.so") is None
-    (tmp_path / "_kernels_broken.so").write_bytes(b"not a library")
-    assert load(tmp_path / "_kernels_broken.so") is None
+    assert load(tmp_path / "none.so") is None
+    (tmp_path / "broken.so").write_bytes(b"not a library")
+    assert load(tmp_path / "broken.so") is None
 
 
 @needs_kernels
 def test_kernels_of_another_version_are_not_used(monkeypatch, tmp_path):
-    found = Path(shutil.copy(subject.library().kernels._name, tmp_path / "_kernels_copy.so"))
+    found = Path(shutil.copy(subject.library().kernels._name, tmp_path / "copy.so"))
     assert load(found).variant == "copy"
     monkeypatch.setattr(subject, "ABI", subject.ABI + 1)
     assert load(found) is None

@@ -42,7 +42,7 @@ def library() -> Library | None:
     for variant in _LOWER.get(torch.backends.cpu.get_cpu_capability(), ("generic",)):
         if variant == "avx512bf16" and not _multiplies_bf16():
             continue
-        found = load(Path(__file__).parent / f"_kernels_{variant}.so")
+        found = load(Path(__file__).parent / "kernels" / f"{variant}.so")
         if found is not None:
             return found
     return None
@@ -55,7 +55,7 @@ def load(path: Path) -> Library | None:
         abi = kernels.weft_abi()
     except (OSError, AttributeError):
         return None
-    return Library(path.stem.removeprefix("_kernels_"), kernels, _parallel()) if abi == ABI else None
+    return Library(path.stem, kernels, _parallel()) if abi == ABI else None
 
 
 def available() -> bool:
