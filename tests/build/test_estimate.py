@@ -94,7 +94,7 @@ def test_moving_the_trunk_under_a_kept_head_is_noted(open_kit):
     stages = [
         {"name": "a"},
         {"name": "b", "tasks": "mood"},
-        {"name": "c", "tasks": "mood", "strategy": "head"},
+        {"name": "c", "tasks": "mood", "strategy": "head", "reuse": False},
     ]
     notes = [plan.notes for plan in plans(open_kit(stages))]
     assert notes[0] == notes[2] == ()
@@ -103,7 +103,7 @@ def test_moving_the_trunk_under_a_kept_head_is_noted(open_kit):
 
 def test_memory_and_time_follow_what_is_trained(open_kit):
     by_strategy = {
-        name: only(open_kit([{"name": "one", "strategy": name}]))
+        name: only(open_kit([{"name": "one", "strategy": name, "reuse": False}]))
         for name in ("full", "top 1", "lora", "head")
     }
     memory = {name: plan.memory_bytes for name, plan in by_strategy.items()}
@@ -116,6 +116,24 @@ def test_memory_and_time_follow_what_is_trained(open_kit):
     assert seconds["full"] == pytest.approx(
         3 * seconds["head"], rel=0.02
     )  # forward, and twice as much backward
+
+
+@pytest.mark.parametrize(
+    ("strategy", "share", "words"),
+    [("head", 1.0, "the trunk is frozen"), ("top 1", 0.5, "layers[:1] are frozen"), ("full", 0.0, "")],
+)
+def test_frozen_layers_are_counted_once_a_text(kit, open_kit, strategy, share, words):
+    def plan(**keys):
+        stage = {"name": "one", "strategy": strategy, "length": "4 epochs", **keys}
+        return only(open_kit([stage], {"mood": kit.MOOD}))
+
+    every, once = plan(reuse=False), plan()
+    layers = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    tokens = sum(len(row.tokens) for row in open_kit([{"name": "one"}]).data.tasks["mood"].train)
+    spared = 3 * tokens * 2 * share * layers / 1e9  # the pooler is above the store
+    assert seconds_of(every) - seconds_of(once) == pytest.approx(spared)
+    assert every.notes == ()
+    assert [words in note for note in once.notes] == ([True] if words else [])
 
 
 def test_time_is_that_of_the_matrices(kit, open_kit):

@@ -273,8 +273,7 @@ def test_a_weight_of_zero_is_drawn_and_trains_nothing(kit, open_kit):
 
 def gradient(opened, entered, step, budget):
     engine = opened.engine(entered, opened.recipe.stages[0])
-    engine.optimizer.step = lambda: None
-    engine.optimizer.zero_grad = lambda set_to_none: None
+    engine.optimizer.apply = lambda *_, **__: (torch.zeros(()), torch.zeros(()))
     batches = opened.feed(opened.recipe.stages[0], budget=budget)(step)
     engine.step(batches, step=0, lr_factor=0.0)
     grads = {path: value.grad.clone() for path, value in entered.sites.parameters() if value.grad is not None}

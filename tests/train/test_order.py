@@ -75,9 +75,9 @@ def test_an_epoch_holds_exactly_the_mixtures_draws(toy, sizes, batch, homogeneou
 def test_order_is_as_it_was_when_it_was_released(toy):
     steps = make_order(toy, {"classify": 4, "score": 3}, batch=3).steps(0)
     assert [[f"{draw.task[0]}{draw.row}" for draw in step] for step in steps] == [
-        ["c0", "c3", "c1"],
+        ["s1", "c3", "c1"],
         ["s0", "s2", "c2"],
-        ["s1"],
+        ["c0"],
     ]
 
 

@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from weft.build.tokens import remembering
 from weft.core.example import Dropped, Encoded, Purpose, Row
 from weft.data.sources import Table, read
 from weft.data.survey import duplicates, hold_out, lengths, overlap
@@ -89,6 +90,7 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
     Raises:
         DataError: a file cannot be read, or holds nothing a task can use.
     """
+    tokenizer = remembering(tokenizer)
     tables: dict[str, Table] = {}
     tasks: dict[str, TaskData] = {}
     reports: list[TaskDataReport] = []

@@ -6,17 +6,20 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 
 from weft.build.data import Data
 from weft.build.order import foresee, order_of
+from weft.build.reuse import depth
 from weft.build.stage import Entered
 from weft.core.network import Trunk
 from weft.core.sites import HEAD_PREFIX
 from weft.core.table import ParamTable
 from weft.core.view import Site, SiteKind
+from weft.model import cut
 from weft.recipe.spec import Recipe, StageSpec
 from weft.report.records import StagePlan
 from weft.report.tables import condense
@@ -88,8 +91,8 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         examples=None if end is None else end.num_examples,
         tokens=None if end is None else end.tokens,
         memory_bytes=_memory(entered, stage, order, machine.dtype),
-        seconds=None if end is None else end.tokens * _flops_per_token(entered) / machine.flops,
-        notes=_notes(entered.table, recipe, stage),
+        seconds=None if end is None else _flops(stage, entered, order, end.tokens) / machine.flops,
+        notes=(*_notes(entered.table, recipe, stage), *_speed_notes(stage, entered)),
     )
 
 
@@ -110,17 +113,32 @@ def _strategy_words(stage: StageSpec) -> str:
     return " + ".join(f"{rule.train} on {rule.sites}" for rule in stage.strategy)
 
 
-def _flops_per_token(entered: Entered) -> float:
-    """Forward, plus the gradient of inputs above the lowest trained site, plus the gradient of trained weights."""
+def _flops(stage: StageSpec, entered: Entered, order: EpochOrder, tokens: int) -> float:
+    """Forward, plus the gradient of inputs above the lowest trained site, plus the gradient of trained weights.
+
+    Layers behind a store run once for the tokens of distinct texts.
+    """
     trained = {row.path for row in entered.table.trained()}
-    total = 0.0
+    place = partial(cut.place, num_layers=entered.sites.view.num_layers.get("", 0))
+    at, once, always = depth(stage, entered), 0.0, 0.0
     for site, has_gradient in _trunk_sites(entered):
         if site.kind is SiteKind.EMBEDDING:
             continue  # a look-up
         matrices = [info for info in site.params if len(info.shape) == 2]
-        total += (4 if has_gradient else 2) * sum(info.size for info in matrices)
-        total += 2 * sum(info.size for info in matrices if info.path in trained)
-    return total
+        count = (4 if has_gradient else 2) * sum(info.size for info in matrices)
+        count += 2 * sum(info.size for info in matrices if info.path in trained)
+        if at > 0 and place(site.path) < at:
+            once += count
+        else:
+            always += count
+    return always * tokens + once * min(tokens, _distinct_tokens(order))
+
+
+def _distinct_tokens(order: EpochOrder) -> int:
+    found: dict[int, int] = {}
+    for texts in order.texts.values():
+        found.update(zip(texts.keys_R.tolist(), texts.lengths_R.tolist(), strict=True))
+    return sum(found.values())
 
 
 def _trunk_sites(entered: Entered) -> Iterator[tuple[Site, bool]]:
@@ -136,12 +154,15 @@ def _trunk_sites(entered: Entered) -> Iterator[tuple[Site, bool]]:
 def _memory(entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.dtype) -> int:
     """Return the bytes at the peak of a step: weights, optimizer, and activations of one micro-batch of long rows."""
     table, info = entered.table, cast(Trunk, entered.network.trunk).info
-    weights = (4 if dtype is torch.float32 else 6) * table.num_values()  # fp32, and autocast's copies
+    weights = 4 * table.num_values()
+    if dtype is not torch.float32:  # a twin of each, and what is frozen laid out for products and their gradients
+        weights += 6 * table.num_values() - 4 * table.num_trained()
     state = 12 * table.num_trained()  # gradient and two moments
     longest = max(int(texts.lengths_R.max()) for texts in order.texts.values())
     tokens = min(max(stage.budget, longest), stage.batch * longest)
     a_layer = _ACTIVATION_BYTES[dtype] * info.width
-    a_layer += _SCORE_BYTES[dtype] * longest * max(1, info.width // _HEAD_WIDTH)
+    if not cast(Trunk, entered.network.trunk).packs:  # else scores are computed again rather than kept
+        a_layer += _SCORE_BYTES[dtype] * longest * max(1, info.width // _HEAD_WIDTH)
     kept = {_layer_of(site.path) for site, has_gradient in _trunk_sites(entered) if has_gradient}
     layers = max(1, len(kept - {None}))  # without a gradient, one at a time
     return round(PROCESS_BYTES + weights + state + tokens * (layers * a_layer + 8 * info.vocabulary))
@@ -151,6 +172,19 @@ def _layer_of(path: str) -> str | None:
     parts = path.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
     return None if number is None else ".".join(parts[: number + 1])
+
+
+def _speed_notes(stage: StageSpec, entered: Entered) -> Iterator[str]:
+    """Yield what is done otherwise than the plain loop would, because it is faster, or cannot be."""
+    at, layers = depth(stage, entered), entered.sites.view.num_layers.get("", 0)
+    if at > layers:
+        yield "the trunk is frozen: it runs once a text, and without dropout (reuse: false runs it every time)"
+    elif at > 0:
+        yield (
+            f"layers[:{at}] are frozen: they run once a text, and without dropout (reuse: false runs them every time)"
+        )
+    if not cast(Trunk, entered.network.trunk).packs:
+        yield f"{entered.sites.view.architecture} takes no packed rows: batches are padded, rows of like length together"
 
 
 def _notes(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def depth(stage: StageSpec, entered: Entered) -> int:
     if not stage.reuse or not trunk.packs or obstacle(trunk.backbone):
         return 0
     trained = [row.path for row in entered.table.trained()]
-    return deepest_cut(trained, num_layers=entered.sites.view.num_layers[""]) or 0
+    return deepest_cut(trained, num_layers=entered.sites.view.num_layers.get("", 0)) or 0
 
 
 def put_behind_store(

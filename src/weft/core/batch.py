@@ -48,6 +48,7 @@ class Batch:
         layout: where the real tokens are.
         targets: per task name.
         ids: one identifier per row (``file:line``) for messages and diagnosis.
+        digests: of each row's tokens and segments as ``Encoded`` has them; empty where nobody made them.
     """
 
     tokens: Tensor
@@ -55,9 +56,12 @@ class Batch:
     layout: Layout
     targets: Mapping[str, Target]
     ids: tuple[str, ...]
+    digests: tuple[bytes, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch on ``device``; copies are asynchronous where the memory allows."""
+        if self.tokens.device == device:
+            return self
         return replace(
             self,
             tokens=self.tokens.to(device, non_blocking=True),

@@ -46,7 +46,8 @@ class Encoded:
         num_cut: tokens lost to truncation.
         token_bytes: the tokens as int64 of this machine: batches are laid out from these, not from Python's numbers.
         segment_bytes: the segments likewise, empty without.
-        key: 64 bits of a digest over tokens and segments: rows with equal keys share a trunk pass.
+        digest: 128 bits over tokens and segments, the same on every machine of this byte order.
+        key: 64 bits of it: rows with equal keys share a trunk pass.
     """
 
     tokens: tuple[int, ...]
@@ -57,14 +58,16 @@ class Encoded:
     num_cut: int = 0
     token_bytes: bytes = field(init=False, repr=False, compare=False)
     segment_bytes: bytes = field(init=False, repr=False, compare=False)
+    digest: bytes = field(init=False, repr=False, compare=False)
     key: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tokens, segments = _int64(self.tokens), _int64(self.segments or ())
-        data = _int64((len(self.tokens),)) + tokens + segments
+        digest = hashlib.blake2b(_int64((len(self.tokens),)) + tokens + segments, digest_size=16).digest()
         object.__setattr__(self, "token_bytes", tokens)
         object.__setattr__(self, "segment_bytes", segments)
-        object.__setattr__(self, "key", int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big"))
+        object.__setattr__(self, "digest", digest)
+        object.__setattr__(self, "key", int.from_bytes(digest[:8], "big"))
 
 
 def _int64(values: Sequence[int]) -> bytes:

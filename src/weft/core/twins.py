@@ -110,16 +110,18 @@ class Twins:
                 twin.master.grad += grad.to(twin.master.dtype)
 
     def _refresh(self) -> None:
-        stale = [twin for twin in self if twin.version != twin.master._version or not _is_kept(twin)]
+        stale = [
+            twin
+            for twin in self
+            if twin.version != twin.master._version or (not twin.is_kept and twin.master.requires_grad)
+        ]
         if stale:
             with torch.no_grad():
                 torch._foreach_copy_([twin.copy for twin in stale], [twin.master for twin in stale])
         for twin in stale:
             twin.version = twin.master._version
         for twin in self:
-            twin.copy.requires_grad_(twin.master.requires_grad)
+            if twin.copy.requires_grad is not twin.master.requires_grad:
+                twin.copy.requires_grad_(twin.master.requires_grad)
 
 
-
-def _is_kept(twin: Twin) -> bool:
-    return twin.is_kept or not twin.master.requires_grad

@@ -223,12 +223,12 @@ def deepest_cut(trained: Iterable[str], *, num_layers: int) -> int | None:
         >>> deepest_cut(["heads.x.weight"], num_layers=6)
         7
     """
-    places = [_place(path, num_layers) for path in trained]
+    places = [place(path, num_layers) for path in trained]
     lowest = min(places, default=num_layers + 1)
     return None if lowest < 0 else lowest
 
 
-def _place(path: str, num_layers: int) -> int:
+def place(path: str, num_layers: int) -> int:
     """Return the deepest cut that keeps ``path`` above it, -1 where none does."""
     first, _, rest = path.partition(".")
     match first:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weft import native
 from weft.core.batch import Batch
 from weft.core.layout import Layout
 from weft.core.states import StateStore, state_key
@@ -56,7 +58,9 @@ class Frozen:
 
 
 def row_keys(batch: Batch) -> list[bytes]:
-    """Return the key of each row of a packed batch."""
+    """Return the key of each row of a packed batch, as ``state_key`` makes it of tokens and segments."""
+    if batch.digests and sys.byteorder == "little":
+        return list(batch.digests)
     tokens = batch.tokens.tolist()
     segments = None if batch.segments is None else batch.segments.tolist()
     starts = batch.layout.starts_B.tolist()
@@ -80,6 +84,7 @@ def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
         layout=Layout.packed([lengths[row] for row in rows]).to(batch.tokens.device),
         targets={},
         ids=tuple(batch.ids[row] for row in rows),
+        digests=tuple(batch.digests[row] for row in rows) if batch.digests else (),
     )
 
 
@@ -91,5 +96,5 @@ def store_key(cut: Cut, *, dtype: torch.dtype, about: object) -> str:
         dtype: of the trunk while it computes.
         about: JSON values that say what weights alone do not (how frozen adapters are scaled).
     """
-    words = json.dumps([cut.digest(), str(dtype), about], sort_keys=True)
+    words = json.dumps([cut.digest(), str(dtype), native.available(), about], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:32]

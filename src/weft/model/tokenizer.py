@@ -6,8 +6,10 @@ them, which makes truncation and the count of cut tokens exact for texts, pairs 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,11 @@ class Frame:
     parts: tuple[tuple[int, ...], ...]
     part_segments: tuple[tuple[int, ...], ...]
     text_segments: tuple[int, ...]
+    num_special: int = field(init=False)
+    """How many tokens are not of the texts."""
 
-    @property
-    def num_special(self) -> int:
-        """How many tokens are not of the texts."""
-        return sum(len(part) for part in self.parts)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_special", sum(map(len, self.parts)))
 
     def tokens(self, *texts: Sequence[int]) -> tuple[int, ...]:
         """Return ``texts`` with the special tokens around them."""
@@ -88,6 +90,7 @@ class HFTokenizer:
         self._has_segments = has_segments
         self._single = _frame(self._backend, pair=False)
         self._pair = _frame(self._backend, pair=True)
+        self._segments: dict[tuple[int, ...], tuple[int, ...]] = {}  # by the lengths of the texts
         self._is_spaced = _needs_space(self._backend)
         self.max_tokens = max_tokens
         self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -97,6 +100,12 @@ class HFTokenizer:
                 f"max_tokens: must leave room beside {self._pair.num_special} special tokens, but is {max_tokens}. "
                 f"Raise it."
             )
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that decides which tokens a text becomes, but for ``max_tokens``."""
+        about = f"{version('tokenizers')} {self._has_segments} {self.stop}\n"
+        return hashlib.sha256((about + self._backend.to_str()).encode()).hexdigest()
 
     @property
     def start(self) -> tuple[int, ...]:
@@ -164,17 +173,24 @@ class HFTokenizer:
         word = word[:_MAX_CHARACTERS]
         return f" {word}" if self._is_spaced and word.strip() else word.strip()
 
+    def _segments_of(self, *lengths: int) -> tuple[int, ...]:
+        """Return the segments of texts of ``lengths``; rows of equal lengths share them."""
+        if lengths not in self._segments:
+            frame = self._single if len(lengths) == 1 else self._pair
+            self._segments[lengths] = frame.segments(*lengths)
+        return self._segments[lengths]
+
     def _framed(self, body: Sequence[int], first: tuple[int, ...] | None = None) -> Pieces:
         kept = body[: self.max_tokens - self._single.num_special]
         tokens = self._single.tokens(kept) or (self.stop,)
-        segments = self._single.segments(len(kept)) if self._has_segments else None
+        segments = self._segments_of(len(kept)) if self._has_segments else None
         return Pieces(tokens, segments, len(body) - len(kept), first)
 
     def _framed_pair(self, first: list[int], second: list[int]) -> Pieces:
         room = self.max_tokens - self._pair.num_special
         len_first, len_second = longest_first(len(first), len(second), room)
         tokens = self._pair.tokens(first[:len_first], second[:len_second]) or (self.stop,)
-        segments = self._pair.segments(len_first, len_second) if self._has_segments else None
+        segments = self._segments_of(len_first, len_second) if self._has_segments else None
         return Pieces(tokens, segments, len(first) + len(second) - len_first - len_second)
 
     def _framed_words(self, encoding: Any, *, num_words: int) -> Pieces:

@@ -59,6 +59,7 @@ def make_batch(
         layout=layout,
         targets=targets,
         ids=tuple(text.where for text in texts),
+        digests=tuple(text.digest for text in texts),
     )
 
 

@@ -117,6 +117,7 @@ class Engine:
         self.dtype = dtype
         self.clip = clip
         self.seed = seed
+        network.train()
 
     def step(self, micro_batches: Sequence[Batch], *, step: int, lr_factor: float) -> StepResult:
         """Take one step on the sum over tasks of ``weight * total / denominator``; return what it did.
@@ -129,8 +130,7 @@ class Engine:
             step: number of the step within the stage, from 0.
             lr_factor: of the schedule, on every group's peak learning rate.
         """
-        torch.manual_seed(fold(self.seed[0], self.seed[1], "step", step))
-        self.network.train()
+        self._reseed(step)
         denominators = denominators_of(micro_batches)
         totals = {name: torch.zeros((), device=self.device) for name in denominators}
         objective = torch.zeros((), device=self.device)
@@ -157,6 +157,12 @@ class Engine:
             padded_tokens=sum(batch.tokens.numel() for batch in micro_batches),
             ids=tuple(row for batch in micro_batches for row in batch.ids),
         )
+
+    def _reseed(self, step: int) -> None:
+        seed = fold(self.seed[0], self.seed[1], "step", step)
+        torch.default_generator.manual_seed(seed)  # ``torch.manual_seed`` also notes where it was called from
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _backward(self, losses: Mapping[str, Loss], denominators: Mapping[str, float]) -> Tensor:
         """Add the gradient of one micro-batch's share of the step; return that share, a scalar."""

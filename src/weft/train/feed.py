@@ -36,7 +36,7 @@ class Feed:
         by_text: dict[int, list[tuple[str, Encoded]]] = {}
         for draw in step:
             row = self.rows[draw.task][draw.row]
-            by_text.setdefault(text_key(row), []).append((draw.task, row))
+            by_text.setdefault(row.key, []).append((draw.task, row))
         units = list(by_text.values())
         lengths = [len(unit[0][1].tokens) for unit in units]
         cut = filled if self.packed else partial(group_by_length, in_order=False)

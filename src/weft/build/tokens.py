@@ -1,0 +1,129 @@
+"""A tokenizer that remembers: large lists of texts are tokenized once on a machine, whatever reads them again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from weft.build.reuse import limit_bytes
+from weft.data.tokens import TokenStore
+from weft.model.tokenizer import HFTokenizer, Pieces
+from weft.task.base import Tokenizer
+
+ENCODING = 1  # of texts as pieces; raise it whenever the same text may give other pieces
+_WORTH_CHARACTERS = 1 << 18  # of a list: below, tokenizing takes less than a tenth of a second
+_LIMIT_BYTES = 1 << 30
+
+
+class RememberingTokenizer:
+    """A tokenizer whose answers for large lists come from a store where it has them; see ``weft.task.base.Tokenizer``.
+
+    Args:
+        tokenizer: answers what the store does not.
+        store: of earlier answers.
+        worth_characters: shortest list, in characters, that is kept.
+    """
+
+    def __init__(
+        self, tokenizer: HFTokenizer, store: TokenStore, *, worth_characters: int = _WORTH_CHARACTERS
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._store = store
+        self._worth = worth_characters
+        self.max_tokens = tokenizer.max_tokens
+        self.pad = tokenizer.pad
+        self.stop = tokenizer.stop
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Tokens that open a causal text."""
+        return self._tokenizer.start
+
+    def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Pieces]:
+        """Return each text (or text pair) with special tokens, cut to ``max_tokens``."""
+        kind = "texts" if pairs is None else "pairs"
+        return self._recalled(
+            kind, [texts] if pairs is None else [texts, pairs], lambda: self._tokenizer.texts(texts, pairs)
+        )
+
+    def words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+        """Return each pre-split sentence with special tokens, cut to ``max_tokens``."""
+        return self._recalled("words", sentences, lambda: self._tokenizer.words(sentences))
+
+    def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return each text's token ids without special tokens and without cutting."""
+        found = self._recalled(
+            "plain", [texts], lambda: [Pieces(ids, None, 0) for ids in self._tokenizer.plain(texts)]
+        )
+        return [pieces.tokens for pieces in found]
+
+    def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
+        """Return each conversation through the tokenizer's own chat template; None without one."""
+        return self._tokenizer.chat(messages)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ``tokens`` without special tokens."""
+        return self._tokenizer.decode(tokens)
+
+    def _recalled(
+        self, kind: str, texts: Sequence[Sequence[str]], encode: Callable[[], list[Pieces]]
+    ) -> list[Pieces]:
+        if sum(len(text) for group in texts for text in group) < self._worth:
+            return encode()
+        key = self._key(kind, texts)
+        columns = self._store.load(key)
+        if columns is not None:
+            return _pieces(columns)
+        made = encode()
+        self._store.save(key, _columns(made))
+        return made
+
+    def _key(self, kind: str, texts: Sequence[Sequence[str]]) -> str:
+        """Return a digest of the tokenizer, of how it is asked, and of every text."""
+        about = f"{ENCODING} {kind} {self.max_tokens} {len(texts)} {self._tokenizer.digest}"
+        digest = hashlib.blake2b(about.encode(), digest_size=20)
+        digest.update(array("q", map(len, texts)).tobytes())
+        digest.update(array("q", map(len, chain.from_iterable(texts))).tobytes())
+        digest.update("".join(chain.from_iterable(texts)).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def remembering(tokenizer: Tokenizer) -> Tokenizer:
+    """Return ``tokenizer`` with a store of this machine behind it, in ``$WEFT_CACHE/tokens`` or ``~/.cache/weft/tokens``.
+
+    One without a digest of all that it does is returned as it is, and so is any where ``WEFT_CACHE_LIMIT`` is 0.
+    """
+    limit = min(_LIMIT_BYTES, limit_bytes())
+    if not isinstance(tokenizer, HFTokenizer) or not limit:
+        return tokenizer
+    named = os.environ.get("WEFT_CACHE")
+    root = Path(named) if named else Path.home() / ".cache" / "weft"
+    return RememberingTokenizer(tokenizer, TokenStore(root / "tokens", limit))
+
+
+def _columns(pieces: Sequence[Pieces]) -> dict[str, Sequence[Sequence[int]]]:
+    """Return pieces as columns; those that no piece has are left out."""
+    columns: dict[str, Sequence[Sequence[int]]] = {
+        "tokens": [one.tokens for one in pieces],
+        "num_cut": [(one.num_cut,) for one in pieces],
+    }
+    if any(one.segments is not None for one in pieces):
+        columns["segments"] = [one.segments or () for one in pieces]
+    if any(one.first is not None for one in pieces):
+        columns["first"] = [one.first or () for one in pieces]
+    return columns
+
+
+def _pieces(columns: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Pieces]:
+    tokens, cut = columns["tokens"], columns["num_cut"]
+    nothing: Sequence[None] = (None,) * len(tokens)
+    segments, first = columns.get("segments", nothing), columns.get("first", nothing)
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # most rows of a length have equal segments
+    return [
+        Pieces(ids, None if parts is None else shared.setdefault(parts, parts), num_cut[0], places)
+        for ids, parts, num_cut, places in zip(tokens, segments, cut, first, strict=True)
+    ]
