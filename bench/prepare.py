@@ -14,7 +14,6 @@ from typing import Any
 from bench.rawfiles import rows_of, whole_sentences, write_jsonl
 
 
-
 def most_dev(rows: int) -> int:
     """Return how many dev rows are judged: 1,000, or few where there are few training rows."""
     return min(1000, max(32, rows))

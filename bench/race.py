@@ -31,6 +31,7 @@ class Contestant:
         environment: further variables.
         recipe: further lines of Weft's recipe.
         stage: further keys of its stage.
+        off: parts of Weft to switch off.
     """
 
     module: str
@@ -39,6 +40,7 @@ class Contestant:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     recipe: tuple[str, ...] = ()
     stage: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
 
 
 class ContestantError(RuntimeError):
@@ -92,7 +94,12 @@ def run(contestant: Contestant, order: Order) -> Figures:
     with tempfile.TemporaryDirectory() as work:
         share = max(1, round(order.rows * contestant.share))
         told = replace(
-            order, work=Path(work), rows=share, recipe=contestant.recipe, stage=contestant.stage
+            order,
+            work=Path(work),
+            rows=share,
+            recipe=contestant.recipe,
+            stage=contestant.stage,
+            off=contestant.off,
         )
         own_before, all_before, start = _children_seconds(), busy_seconds(), time.perf_counter()
         done = subprocess.run(
@@ -121,7 +128,7 @@ def environment(threads: int, work: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "XDG_CACHE_HOME": str(work / "cache"),
+        "WEFT_CACHE": str(work / "cache"),
         "PYTHONWARNINGS": "ignore",
     }
 

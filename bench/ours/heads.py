@@ -55,15 +55,19 @@ def open_all(order: Order) -> Opened:
     from weft.data.sources import read
     from weft.model.device import pick_device, pick_precision
 
-    lines = [f"t{number}: {{kind: classification, train: train.jsonl}}" for number in range(HEADS)]
-    path = order.files / "heads.yaml"
+    lines = [
+        f"t{number}: {{kind: classification, train: '{order.files}/train.jsonl'}}" for number in range(HEADS)
+    ]
+    path = order.work / "recipe.yaml"
     path.write_text(recipe(lines, "strategy: head", order), encoding="utf-8")
     found, device = built.open_all(path), pick_device()
     tasks = dict(found.data.fitted)
     rows = read("train.jsonl", root=order.files).rows[: order.rows]
     encoded = {name: task.encode(rows, found.tokenizer, Purpose.ANSWER) for name, task in tasks.items()}
     network = found.base.network(tasks, device=device).eval()
-    return Opened(network, tasks, encoded, found.tokenizer.pad, pick_precision(found.recipe.precision, device))
+    return Opened(
+        network, tasks, encoded, found.tokenizer.pad, pick_precision(found.recipe.precision, device)
+    )
 
 
 if __name__ == "__main__":

@@ -54,9 +54,7 @@ class Answerer:
 
         opened = self.bundle
         rows = from_texts(opened.tasks, texts, None).rows
-        asked = ask(
-            opened.network, opened.tasks, opened.tokenizer, rows, budget=BUDGET, dtype=opened.dtype
-        )
+        asked = ask(opened.network, opened.tasks, opened.tokenizer, rows, budget=BUDGET, dtype=opened.dtype)
         return [one[TASK] for one in asked]
 
 

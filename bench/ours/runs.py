@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.order import Clock, Order, Score
+from bench.ours.switches import switched_off
 
 
 @dataclass
@@ -47,7 +48,7 @@ def run(text: str, order: Order, clock: Clock, *, name: str = "run") -> Ran:
     path = order.work / f"{name}.yaml"
     path.write_text(text, encoding="utf-8")
     ran, last, is_training = Ran(), time.perf_counter(), False
-    with first_step(clock):
+    with switched_off(order.off), first_step(clock):
         for event in train(open_recipe(path), RunFolder(order.work / name), root=order.files):
             now = time.perf_counter()
             if isinstance(event, Stepped):

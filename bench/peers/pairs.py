@@ -41,7 +41,9 @@ def bi_encoder(order: Order, table: Any, laps: Laps, pairs: list[tuple[str, str]
     SentenceTransformerTrainer(
         model=model, args=args, train_dataset=table, loss=loss, callbacks=[laps]
     ).train()
-    first, second = (model.encode([pair[side] for pair in pairs], normalize_embeddings=True) for side in (0, 1))
+    first, second = (
+        model.encode([pair[side] for pair in pairs], normalize_embeddings=True) for side in (0, 1)
+    )
     return (first * second).sum(1)
 
 

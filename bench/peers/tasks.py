@@ -102,9 +102,7 @@ class Tags:
 
     def encode(self, rows: Sequence[Row]) -> list[Row]:
         words = [list(row["tokens"]) for row in rows]
-        found = self.tokenizer(
-            words, is_split_into_words=True, truncation=True, max_length=self.max_tokens
-        )
+        found = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.max_tokens)
         encoded: list[Row] = []
         for index, row in enumerate(rows):
             places = found.word_ids(index)

@@ -91,9 +91,7 @@ def settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def train(
-    model: Any, plan: Plan, rows: Any, collate: Callable[[list[Any]], Any], *, clock: Clock
-) -> Trainer:
+def train(model: Any, plan: Plan, rows: Any, collate: Callable[[list[Any]], Any], *, clock: Clock) -> Trainer:
     """Train ``model`` on ``rows`` (a ``datasets`` table with a column ``length``); return its Trainer."""
     trainer = Trainer(
         model=model,

@@ -1,0 +1,96 @@
+"""Each lever on and off: how much of the speed is whose. Whole epochs of ``full`` and ``top2``, Weft against itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import gettempdir
+
+from bench.files import prepared
+from bench.machine import describe
+from bench.order import Order
+from bench.race import ROOT, Contestant, race
+from bench.table import Results, lap_names, per_example, ratio, score_words, spread
+
+_PLAIN = Contestant("bench.ours.sentences", "everything at its default")
+DEFAULT = "default"
+LEVERS: Mapping[str, Contestant] = {
+    DEFAULT: _PLAIN,
+    "without native kernels": replace(_PLAIN, settings="WEFT_NATIVE=0", environment={"WEFT_NATIVE": "0"}),
+    "without native attention": replace(_PLAIN, settings="attention in torch", off=("native attention",)),
+    "without native AdamW": replace(_PLAIN, settings="AdamW in torch", off=("native AdamW",)),
+    "without packing": replace(_PLAIN, settings="padded, grouped by length", off=("packing",)),
+    "without lazy embedding rows": replace(
+        _PLAIN, settings="all rows at every step", off=("lazy embedding rows",)
+    ),
+    "without prepacked weights": replace(
+        _PLAIN, settings="frozen weights as they lie", off=("prepacked weights",)
+    ),
+    "fp32": replace(_PLAIN, settings="precision: fp32", recipe=("precision: fp32",)),
+    "dropout 0.1": replace(_PLAIN, settings="dropout: 0.1", stage=("dropout: 0.1",)),
+    "without reuse": replace(_PLAIN, settings="reuse: false", stage=("reuse: false",)),
+}
+JOBS = {"full": 1, "lora": 1, "top2": 2, "head": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.levers", description=__doc__)
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=["full", "top2"])
+    parser.add_argument("--levers", nargs="+", choices=list(LEVERS), default=list(LEVERS), metavar="LEVER")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=6920)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--patience", type=float, default=60.0)
+    given = parser.parse_args()
+    say(
+        f"# Levers, one at a time\n\n- {describe(given.threads)}, {given.rounds} rounds, {given.rows} sentences"
+    )
+    names = dict.fromkeys([DEFAULT, *given.levers])
+    files = prepared("sentences", given.rows, data=given.data, work=given.work, threads=given.threads)
+    for job in given.jobs:
+        order = Order(job, "", files, given.work, given.rows, JOBS[job], 0, given.threads)
+        results = race(
+            {name: LEVERS[name] for name in names},
+            order,
+            rounds=given.rounds,
+            patience_s=given.patience,
+            figures=given.work / "levers.jsonl",
+            say=say,
+        )
+        say(f"\n## {job}\n\n{lever_table(results)}")
+
+
+def lever_table(results: Results) -> str:
+    """Return how many times the default's time each variant needs, with what it does to memory and score."""
+    lines = [
+        "| | how | lap | seconds | x the default's time | peak MiB | score (95 %) |",
+        "|---|---|---|--:|--:|--:|---|",
+    ]
+    for name, rounds in results.items():
+        for lap in lap_names({name: rounds}):
+            seconds = [one * rounds[0].laps[0].examples for one in per_example(rounds, lap)]
+            times = ratio(results, lap, name, ours=DEFAULT)
+            peak = max(figures.peak_mib for figures in rounds)
+            cells = [name, LEVERS[name].settings, lap, spread(seconds)]
+            cells += [
+                "-" if times is None else f"{times:.2f}",
+                f"{peak:.0f}",
+                score_words([one.scores for one in rounds]),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
