@@ -155,7 +155,9 @@ def _memory(entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.
     """Return the bytes at the peak of a step: weights, optimizer, and activations of one micro-batch of long rows."""
     table, info = entered.table, cast(Trunk, entered.network.trunk).info
     weights = 4 * table.num_values()
-    if dtype is not torch.float32:  # a twin of each, and what is frozen laid out for products and their gradients
+    if (
+        dtype is not torch.float32
+    ):  # a twin of each, and what is frozen laid out for products and their gradients
         weights += 6 * table.num_values() - 4 * table.num_trained()
     state = 12 * table.num_trained()  # gradient and two moments
     longest = max(int(texts.lengths_R.max()) for texts in order.texts.values())

@@ -117,11 +117,10 @@ class Twins:
         ]
         if stale:
             with torch.no_grad():
-                torch._foreach_copy_([twin.copy for twin in stale], [twin.master for twin in stale])
+                for twin in stale:
+                    twin.copy.copy_(twin.master)
         for twin in stale:
             twin.version = twin.master._version
         for twin in self:
             if twin.copy.requires_grad is not twin.master.requires_grad:
                 twin.copy.requires_grad_(twin.master.requires_grad)
-
-

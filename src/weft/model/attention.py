@@ -41,7 +41,7 @@ def register() -> str:
     return NAME
 
 
-def _attend(
+def _attend(  # noqa: PLR0913 (what transformers passes)
     module: nn.Module,
     query: Tensor,
     key: Tensor,

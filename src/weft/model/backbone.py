@@ -91,7 +91,9 @@ class HFTrunk(nn.Module):
 
     def _from_cut_TD(self, batch: Batch, frozen: Frozen) -> Tensor:
         """Return states (T, D) of packed rows, of which the layers below the cut run for texts that are new only."""
-        states_TD = frozen.states_TD(batch, lower=lambda rows: self._run_TD(rows, None, call=frozen.cut.lower))
+        states_TD = frozen.states_TD(
+            batch, lower=lambda rows: self._run_TD(rows, None, call=frozen.cut.lower)
+        )
         if frozen.cut.is_whole:
             return states_TD
 
@@ -104,7 +106,11 @@ class HFTrunk(nn.Module):
         return self._run_TD(batch, None, call=upper)
 
     def _run_TD(
-        self, batch: Batch, perturb_TD: Tensor | None, *, call: Callable[[dict[str, Any]], Tensor] | None = None
+        self,
+        batch: Batch,
+        perturb_TD: Tensor | None,
+        *,
+        call: Callable[[dict[str, Any]], Tensor] | None = None,
     ) -> Tensor:
         """Return states (T, D) of packed rows from one ``call`` of the backbone, or of what stands for it."""
         layout = batch.layout
@@ -200,7 +206,9 @@ class HFTrunk(nn.Module):
             inputs["position_ids"] = positions_L.expand_as(tokens_BL)
         return self.backbone(**inputs).last_hidden_state[:, :width]
 
-    def _inputs(self, tokens_BL: Tensor, segments: Tensor | None, perturb: Tensor | None, extra: int) -> dict[str, Any]:
+    def _inputs(
+        self, tokens_BL: Tensor, segments: Tensor | None, perturb: Tensor | None, extra: int
+    ) -> dict[str, Any]:
         """Return what every call of the backbone gets; ``segments`` and ``perturb`` lack ``extra`` tokens a row."""
         inputs: dict[str, Any] = {}
         if perturb is None:
@@ -210,7 +218,9 @@ class HFTrunk(nn.Module):
             inputs["inputs_embeds"] = words + functional.pad(perturb, (0, 0, 0, extra)).to(words.dtype)
         if segments is not None and "token_type_ids" in self._accepted:
             inputs["token_type_ids"] = _longer(segments, extra).view_as(tokens_BL)
-        elif self._has_segments:  # the model's own default is as long as its positions, a packed row may be longer
+        elif (
+            self._has_segments
+        ):  # the model's own default is as long as its positions, a packed row may be longer
             inputs["token_type_ids"] = torch.zeros_like(tokens_BL)
         if self.info.is_causal:
             inputs["use_cache"] = False

@@ -15,6 +15,7 @@ from weft.core.features import Pooling
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model.backbone import UNLIMITED, HFTrunk, first_position
+from weft.model.dropout import count_dropout
 from weft.model.folder import CONFIG, ModelFolder, check_size, weight_shapes
 from weft.model.quiet import quiet
 
@@ -202,6 +203,7 @@ def _trunk(model: Any, *, wants_lm_head: bool) -> HFTrunk:
         max_positions=int(getattr(config, "max_position_embeddings", UNLIMITED)) - first_position(backbone),
         init_range=float(getattr(config, "initializer_range", 0.02)),
     )
+    count_dropout(model)
     return HFTrunk(model, info).eval()
 
 

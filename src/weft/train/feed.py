@@ -10,7 +10,7 @@ from weft.core.batch import Batch
 from weft.core.example import Encoded
 from weft.task.base import Task
 from weft.task.batching import group_by_length, make_batch
-from weft.train.order import Step, text_key
+from weft.train.order import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ class LazyRows:
     """The optimizer's side of one embedding table whose gradients are sparse.
 
     Args:
-        module: the embedding; its gradients become sparse, and rows are brought up to date as it looks them up.
-        master: its fp32 weight (V, D), on the CPU.
+        module: the embedding, on the CPU, as it is outside of ``computing``: its fp32 weight (V, D) is the master. Its
+            gradients become sparse, and rows are brought up to date as it looks them up.
     """
 
-    def __init__(self, module: nn.Embedding, master: nn.Parameter) -> None:
-        self.master = master
+    def __init__(self, module: nn.Embedding) -> None:
+        self.master = module.weight
         self._table: Table | None = None
         self._twin: Twin | None = None
         self._history = History()
@@ -45,7 +45,9 @@ class LazyRows:
         """Work on these moments, which have had ``count`` steps; a table at work goes on."""
         if self._table is not None and self._table.exp_avg is state["exp_avg"] and self._twin is twin:
             return
-        assert self._history.base == self._history.num_steps, "a table is settled before its state is replaced"
+        assert self._history.base == self._history.num_steps, (
+            "a table is settled before its state is replaced"
+        )
         seen = torch.full((self.master.shape[0],), count, dtype=torch.int32)
         copy = None if twin is None else twin.copy.detach()
         self._table = Table(self.master.detach(), state["exp_avg"], state["exp_avg_sq"], seen, copy)

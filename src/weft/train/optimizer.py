@@ -203,7 +203,7 @@ def _lazy_rows(table: ParamTable, sites: SiteMap) -> list[LazyRows]:
         is_free = path in trained and path not in shared and len(site.params) == 1
         on_cpu = module.weight.device.type == "cpu" and native.available()
         if is_free and on_cpu and module.num_embeddings >= LEAST_ROWS:
-            found.append(LazyRows(module, module.weight))
+            found.append(LazyRows(module))
     return found
 
 
