@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from weft.errors import ModelError
 from weft.native import available
-from weft.native.attention import Drop, Pattern, attention, plain
+from weft.native.attention import attention
+from weft.native.plain import Drop, Pattern, plain
 
 needs_kernels = pytest.mark.skipif(not available(), reason="no compiled kernels: run `python hatch_build.py`")
 

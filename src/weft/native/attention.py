@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-from collections import defaultdict
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,32 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from weft.errors import ModelError
-from weft.native.counter import draw, extend, key_of
 from weft.native.library import Library, use_native
+from weft.native.plain import NO_DROP, Drop, Pattern, plain
 
-_ROUND = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Dropout of attention weights: ``rate`` of them become zero, the others grow by 1 / (1 - rate).
-
-    Which ones is a pure function of (seed, row, head, query, key): the backward pass draws them again.
-    """
-
-    rate: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """Everything about one call but its tensors; see :func:`attention`."""
-
-    starts: Tensor
-    max_length: int
-    scale: float
-    window: tuple[int, int] = (-1, -1)
-    drop: Drop = Drop()
+__all__ = ["Drop", "Pattern", "attention"]
 
 
 def attention(
@@ -54,7 +30,7 @@ def attention(
     *,
     scale: float,
     window: tuple[int, int] = (-1, -1),
-    drop: Drop = Drop(),
+    drop: Drop = NO_DROP,
 ) -> Tensor:
     """Return softmax(scale q k^T) v within each row, (T, H, D) contiguous; differentiable in q, k and v.
 
@@ -239,79 +215,3 @@ def _flash(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, pattern: Pattern) -> Ten
         window_size=pattern.window,
         enable_gqa=q_THD.shape[1] != k_TKD.shape[1],
     )
-
-
-# ------------------------------------------------------------------------------------------- plain torch
-
-
-def plain(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, pattern: Pattern) -> Tensor:
-    """Return what :func:`attention` returns, in plain torch: one padded grid per group of like lengths."""
-    outs: list[Tensor] = []
-    order: list[Tensor] = []
-    for rows_B, length in _groups(pattern.starts):
-        first_B = pattern.starts[rows_B].long()
-        length_B = pattern.starts[rows_B + 1].long() - first_B
-        at_L = torch.arange(length)
-        # Padding repeats the row's own last token: nothing of another row, NaN included, gets near.
-        token_BL = first_B[:, None] + torch.minimum(at_L, length_B[:, None] - 1)
-        inside_BL = at_L < length_B[:, None]
-        index_BL = token_BL.to(q_THD.device)
-        q_BHLD, k_BKLD, v_BKLD = (x[index_BL].transpose(1, 2) for x in (q_THD, k_TKD, v_TKD))
-        visible_BLL = _visible(inside_BL, pattern.window).to(q_THD.device)
-        weights_BHLL = _weights(q_BHLD, k_BKLD, visible_BLL, pattern, rows_B)
-        out_BLHD = (weights_BHLL @ _repeat(v_BKLD, q_BHLD.shape[1])).transpose(1, 2)
-        outs.append(out_BLHD[inside_BL.to(q_THD.device)])
-        order.append(token_BL[inside_BL])
-    if not outs:
-        return q_THD.new_empty(q_THD.shape)
-    return torch.cat(outs)[torch.argsort(torch.cat(order)).to(q_THD.device)]
-
-
-def _groups(starts: Tensor) -> list[tuple[Tensor, int]]:
-    """Return (rows, longest length) of every group of rows whose lengths round up to the same number."""
-    lengths: list[int] = starts.diff().tolist()
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row, length in enumerate(lengths):
-        if length:
-            groups[-(-length // _ROUND)].append(row)
-    return [(torch.tensor(rows), max(lengths[row] for row in rows)) for rows in groups.values()]
-
-
-def _visible(inside_BL: Tensor, window: tuple[int, int]) -> Tensor:
-    """Return which key each query may see; a padding query sees all, for a softmax over nothing would be NaN."""
-    at_L = torch.arange(inside_BL.shape[1])
-    offset_LL = at_L[None, :] - at_L[:, None]
-    left, right = window
-    near_LL = (offset_LL >= -left if left >= 0 else offset_LL == offset_LL) & (
-        offset_LL <= right if right >= 0 else offset_LL == offset_LL
-    )
-    return (near_LL & inside_BL[:, None, :]) | ~inside_BL[:, :, None]
-
-
-def _weights(q_BHLD: Tensor, k_BKLD: Tensor, visible_BLL: Tensor, pattern: Pattern, rows_B: Tensor) -> Tensor:
-    scores_BHLL = (q_BHLD * pattern.scale) @ _repeat(k_BKLD, q_BHLD.shape[1]).transpose(2, 3)
-    wide = torch.promote_types(scores_BHLL.dtype, torch.float32)
-    hidden_BHLL = scores_BHLL.to(wide).masked_fill(~visible_BLL[:, None], float("-inf"))
-    weights_BHLL = hidden_BHLL.softmax(-1)
-    if pattern.drop.rate > 0.0:
-        weights_BHLL = weights_BHLL * _kept(weights_BHLL, rows_B, pattern)
-    return weights_BHLL.to(q_BHLD.dtype)
-
-
-def _kept(weights_BHLL: Tensor, rows_B: Tensor, pattern: Pattern) -> Tensor:
-    """Return 0 or 1 / (1 - dropout) per weight: the same bits as ``Drop`` in ``kernels/attention.cpp``."""
-    device = weights_BHLL.device
-    _, heads, length, _ = weights_BHLL.shape
-    at_L = torch.arange(length, device=device)
-    first, second = key_of(pattern.drop.seed)
-    key = (torch.tensor(first, device=device), torch.tensor(second, device=device))
-    key = extend(key, rows_B.to(device)[:, None, None])
-    key = extend(key, torch.arange(heads, device=device)[:, None])
-    key = extend(key, at_L)
-    bits_BHLL = draw((key[0][..., None], key[1][..., None]), at_L)
-    keep = torch.tensor(1.0 - pattern.drop.rate, dtype=torch.float32).item()  # as the kernel holds it
-    return (bits_BHLL >= min(int((1.0 - keep) * 2**32), 2**32 - 1)).to(weights_BHLL.dtype) / keep
-
-
-def _repeat(x_BKLD: Tensor, heads: int) -> Tensor:
-    return x_BKLD if x_BKLD.shape[1] == heads else x_BKLD.repeat_interleave(heads // x_BKLD.shape[1], dim=1)

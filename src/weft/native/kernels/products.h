@@ -106,14 +106,6 @@ INLINE void transpose(F rows[W]) {
   }
 }
 
-// The first n elements of a row as W words; words not loaded are zero.
-INLINE F words(const float *from, int64_t n) { return load_some(from, n); }
-INLINE F words(const bf16 *from, int64_t n) {
-  F row{};
-  memcpy(&row, from, (n < 2 * W ? n : 2 * W) * sizeof(bf16));
-  return row;
-}
-
 // Tokens as columns of words: panels [n / PANEL][words of D][PANEL]; columns past n are zero up to the next W.
 // `load_words` reads W words (of `per` numbers each) of a token.
 template <int PER, class T, class LoadWords>
@@ -169,6 +161,12 @@ struct Pairs {
   }
   static INLINE F dot(F a, F b, F c) { return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
   static INLINE U bits(F x) { return (U)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)x)); }
+
+  // The first n numbers of a row as W words; what is not loaded is zero.
+  static INLINE F words(const bf16 *from, int64_t n) {
+    const __mmask32 loaded = n < 2 * W ? (1u << n) - 1 : ~0u;
+    return (F)_mm512_maskz_loadu_epi16(loaded, from);
+  }
 
   static void lefts(const bf16 *from, int64_t step, int64_t n, int64_t D, float *to) {
     const int64_t Dp = up(D, W);
