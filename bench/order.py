@@ -47,17 +47,12 @@ class Order:
     @classmethod
     def read(cls) -> Self:
         """Return the order on the command line; threads are set."""
-        values = json.loads(sys.argv[1])
-        order = cls(
-            **{
-                **values,
-                "files": Path(values["files"]),
-                "work": Path(values["work"]),
-                "recipe": tuple(values["recipe"]),
-                "stage": tuple(values["stage"]),
-                "off": tuple(values["off"]),
-            }
-        )
+        values: dict[str, Any] = json.loads(sys.argv[1])
+        for name in ("files", "work"):
+            values[name] = Path(values[name])
+        for name in ("recipe", "stage", "off"):
+            values[name] = tuple(values[name])
+        order = cls(**values)
         import torch
 
         torch.set_num_threads(order.threads)

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ class Profile:
     steps: int
     seconds: float
     tokens: int
-    parts: Counter[str]
+    parts: dict[str, float]
     profiled_s: float
 
 
@@ -138,12 +137,12 @@ def prepared_engine(order: Order, steps: int) -> tuple[Any, list[Any]]:
     return engine, [partial(feed, step) for step in islice(epoch_order.steps(0), steps)]
 
 
-def shares(own: Iterable[tuple[str, float]], *, batching_s: float, whole_s: float) -> Counter[str]:
+def shares(own: Iterable[tuple[str, float]], *, batching_s: float, whole_s: float) -> dict[str, float]:
     """Return seconds by kind of work from operators' own seconds; what no operator accounts for is the rest."""
-    parts: Counter[str] = Counter({BATCHING: batching_s})
+    parts = {BATCHING: batching_s}
     for name, seconds in own:
         if name != BATCHING and (kind := kind_of(name)) is not None:
-            parts[kind] += seconds
+            parts[kind] = parts.get(kind, 0.0) + seconds
     parts[REST] = max(0.0, whole_s - sum(parts.values()))
     return parts
 
@@ -173,7 +172,7 @@ def page(method: str, profile: Profile, peak: float) -> str:
         "| work | ms a step (under the profiler) | share |",
         "|---|--:|--:|",
     ]
-    for kind, seconds in profile.parts.most_common():
+    for kind, seconds in sorted(profile.parts.items(), key=lambda item: -item[1]):
         lines.append(f"| {kind} | {seconds / profile.steps * 1e3:.2f} | {seconds / profile.profiled_s:.1%} |")
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ def make(home: Path) -> None:
         for path, parameter in model.named_parameters():
             if "lora_B" in path:
                 torch.nn.init.normal_(parameter, std=SPREAD)
-        model.save_pretrained(home / "adapters")
+        model.save_pretrained(str(home / "adapters"))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from datasets import Dataset
 from setfit import SetFitModel, Trainer, TrainingArguments
@@ -21,13 +22,18 @@ def main() -> None:
     model = SetFitModel.from_pretrained(minilm(order), labels=labels, device="cpu")
     table = Dataset.from_list([{"text": row["text"], "label": labels.index(row["label"])} for row in rows])
     arguments = TrainingArguments(
-        output_dir=str(order.work), seed=order.seed, save_strategy="no", report_to=[], show_progress_bar=False
+        output_dir=str(order.work),
+        seed=order.seed,
+        save_strategy="no",
+        report_to="none",
+        show_progress_bar=False,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=table)
     start = time.perf_counter()
     trainer.train()
     clock.add("training", time.perf_counter() - start, len(rows))
-    said = [str(label) for label in model.predict([row["text"] for row in dev])]
+    answers: Any = model.predict([row["text"] for row in dev])
+    said = [str(label) for label in answers]
     clock.add("whole", since_birth(), len(rows))
     report(clock, [accuracy("sst2", [row["label"] for row in dev], said)], peak=peak_mib())
 

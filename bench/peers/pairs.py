@@ -33,7 +33,7 @@ def main() -> None:
 def bi_encoder(order: Order, table: Any, laps: Laps, pairs: list[tuple[str, str]]) -> Any:
     """Return cosines of the dev pairs after training on cosines."""
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.losses import CosineSimilarityLoss
+    from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
 
     model = SentenceTransformer(minilm(order), device="cpu")
     args = SentenceTransformerTrainingArguments(**settings(order))

@@ -85,7 +85,7 @@ class Numbers:
         return DataCollatorWithPadding(self.tokenizer, **options)
 
     def score(self, outputs: Any, label_ids: Any, name: str) -> Score:
-        return pearson(name, np.asarray(label_ids).reshape(-1), np.asarray(outputs).reshape(-1))
+        return pearson(name, np.ravel(label_ids).tolist(), np.ravel(outputs).tolist())
 
 
 class Tags:
