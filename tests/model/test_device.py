@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weft.model import device as device_module
-from weft.model.device import cpu_flags, describe_machine, pick_device, pick_precision
+from weft.model.device import cpu_flags, describe_machine, pick_device, pick_precision, set_products
 from weft.recipe.spec import Precision
 
 CPU = torch.device("cpu")
@@ -26,6 +26,7 @@ def test_auto_takes_bf16_only_from_native_units(monkeypatch, flags, expected):
     monkeypatch.setattr(device_module, "cpu_flags", lambda: frozenset(flags))
     assert pick_precision(Precision.AUTO, CPU) is expected
     assert pick_precision(Precision.FP32, CPU) is torch.float32
+    assert pick_precision(Precision.MEDIUM, CPU) is torch.float32
     assert pick_precision(Precision.BF16, CPU) is torch.bfloat16
 
 
@@ -67,3 +68,14 @@ def test_the_machine_describes_itself():
     assert facts["precision"] in ("float32", "bfloat16")
     assert {"system", "python", "transformers", "cpu", "cores", "memory", "device"} <= set(facts)
     assert all(isinstance(value, str) and value for value in facts.values())
+
+
+def test_products_are_narrower_only_where_it_is_asked_for():
+    before = torch.get_float32_matmul_precision()
+    try:
+        set_products(Precision.MEDIUM)
+        assert torch.get_float32_matmul_precision() == "medium"
+        set_products(Precision.AUTO)
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -71,7 +71,7 @@ GOOD = {
         ("stages", "[{name: s, strategy: [{train: lora, scale: big}]}]", "r.yaml:3: stages.0.strategy.0.scale: must be a whole number or one of its choices, but is 'big'. Choices: auto."),
         ("stages", "[{name: s, carry: merge}]", "r.yaml:3: stages.0.carry: must be a mapping, but is 'merge'."),
         ("stages", "[{name: s, patience: 0}]", "r.yaml:3: stages.0.patience: must be at least 1, but is 0."),
-        ("rest", "precision: fp16", "r.yaml:4: precision: must be one of its choices, but is 'fp16'. Did you mean 'bf16'? Choices: auto, bf16, fp32."),
+        ("rest", "precision: fp16", "r.yaml:4: precision: must be one of its choices, but is 'fp16'. Did you mean 'bf16'? Choices: auto, bf16, fp32, medium."),
         ("rest", "seed: 99999999999999999999", "r.yaml:4: seed: must be less than 9.223372037e+18, but is 99999999999999999999."),
         ("rest", "bootstrap: 10", "r.yaml:4: bootstrap: must be at least 100, but is 10."),
         ("rest", "learning_rate: 3", "r.yaml:4: learning_rate: must be a key that exists here, but is not. Choices: bootstrap, keep,"),

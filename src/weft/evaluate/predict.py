@@ -205,11 +205,13 @@ def _add_losses(
 @contextmanager
 def _answering(network: Network, dtype: torch.dtype) -> Generator[None]:
     """Put ``network`` in eval mode without gradients, and every module back to its own mode afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    # Walking through all modules takes longer than some answers: a network that answers only is left as it is.
+    was_training = [module for module in network.modules() if module.training] if network.training else []
+    if was_training:
+        network.eval()
     try:
         with network.computing(dtype), torch.inference_mode():
             yield
     finally:
-        for module, was_training in modes:
-            module.training = was_training
+        for module in was_training:
+            module.training = True

@@ -20,17 +20,22 @@ def pick_device() -> torch.device:
 
 
 def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the type of matrix products on ``device``; AUTO is bf16 only where the hardware multiplies it natively.
+    """Return the type that the trunk computes in on ``device``; AUTO is bf16 only where the hardware multiplies it.
 
     Emulated bf16 (AVX-512 without the bf16 instructions) is slower than fp32, so AUTO does not choose it.
     """
     match precision:
-        case Precision.FP32:
+        case Precision.FP32 | Precision.MEDIUM:
             return torch.float32
         case Precision.BF16:
             return torch.bfloat16
         case Precision.AUTO:
             return torch.bfloat16 if _has_bf16(device) else torch.float32
+
+
+def set_products(precision: Precision) -> None:
+    """Let fp32 products of this process round their inputs, or not, as ``precision`` says."""
+    torch.set_float32_matmul_precision("medium" if precision is Precision.MEDIUM else "highest")
 
 
 def describe_machine() -> dict[str, str]:

@@ -313,6 +313,7 @@ class Precision(StrEnum):
 
     AUTO = "auto"  # bf16 where the machine has units for it
     FP32 = "fp32"
+    MEDIUM = "medium"  # fp32 weights and states; products round their inputs to bf16 (CPU) or TF32 (GPU) on the way
     BF16 = "bf16"
 
 
@@ -328,7 +329,7 @@ class Recipe(Spec):
     stages: tuple[StageSpec, ...] = Field(min_length=1)
     """When to learn it, in order."""
     precision: Precision = Precision.AUTO
-    """auto, fp32 or bf16."""
+    """auto, fp32, medium (fp32 weights, narrower products) or bf16 (twins of fp32 weights)."""
     keep: int = Field(default=2, ge=1, le=1000)
     """Checkpoints to resume from that are kept, the best one not counted."""
     bootstrap: int = Field(default=1000, ge=100, le=100_000)

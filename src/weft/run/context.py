@@ -13,7 +13,7 @@ from weft.build.network import META, Base, open_base
 from weft.core.parts import Parts
 from weft.core.view import ModelView
 from weft.export.parts import load_parts
-from weft.model.device import pick_device, pick_precision
+from weft.model.device import pick_device, pick_precision, set_products
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.recipe.spec import Recipe, StageSpec
 from weft.run.folder import RunFolder
@@ -70,6 +70,7 @@ def open_context(recipe: Recipe, folder: RunFolder, *, root: Path, stop: StopFla
     base = open_base(recipe, root=root)
     tokenizer = load_tokenizer(base.folder, max_tokens=recipe.model.max_tokens)
     device = pick_device()
+    set_products(recipe.precision)
     return Context(
         recipe=recipe,
         folder=folder,
