@@ -36,7 +36,9 @@ def exported(order: Order) -> Any:
     from weft.export.bundle import open_bundle
     from weft.export.plain import export_plain
 
-    made = export_plain(open_bundle(order.work / "run"), order.work / "plain", tasks=(TASK,))
+    made = export_plain(
+        open_bundle(order.work / "run", base=order.files / MODEL), order.work / "plain", tasks=(TASK,)
+    )
     folder = made[0].folder
     if not (folder / "adapter_config.json").is_file():
         return AutoModelForCausalLM.from_pretrained(folder)
