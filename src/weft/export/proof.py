@@ -14,6 +14,7 @@ from torch import Tensor
 from weft.core.batch import Batch, Target
 from weft.core.layout import Layout
 from weft.core.network import Head, Network
+from weft.core.outputs import Projection
 from weft.core.seeds import fold
 from weft.core.stock import StockForm
 from weft.errors import ExportError
@@ -76,7 +77,9 @@ def weft_logits(network: Network, task: Task, batch: Batch) -> Tensor:
     device = network.device
     with torch.inference_mode():
         features = network.features(batch.to(device))
-        return cast(Head, network.heads[task.name])(features, target.to(device)).float().cpu()
+        outputs = cast(Head, network.heads[task.name])(features, target.to(device))
+        logits = outputs.logits_MV() if isinstance(outputs, Projection) else outputs
+        return logits.float().cpu()
 
 
 def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:

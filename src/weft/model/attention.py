@@ -6,7 +6,7 @@ Legend: T tokens of all rows, H heads, D width of a head.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -41,34 +41,40 @@ def register() -> str:
     return NAME
 
 
-def _attend(  # noqa: PLR0913 (what transformers passes)
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **told: Any
+) -> tuple[Tensor, None]:
+    """Return the attention output (1, T, H, D) of one packed sequence: query, key and value are (1, H, T, D)."""
+    how = _how(module, **told)
+    q_THD, k_THD, v_THD = (part[0].transpose(0, 1) for part in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if how.scale is None else how.scale
+    out_THD = attention(q_THD, k_THD, v_THD, how.starts, how.longest, scale=scale, window=how.window)
+    return out_THD[None], None
+
+
+class _How(NamedTuple):
+    """What a call says of rows and windows."""
+
+    starts: Tensor
+    longest: int
+    scale: float | None
+    window: tuple[int, int]
+
+
+def _how(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 (rows are told apart by their lengths)
     *,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
     scaling: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
-    **others: Any,  # noqa: ARG001 (what a model says to implementations of other kinds)
-) -> tuple[Tensor, None]:
-    """Return the attention output (1, T, H, D) of one packed sequence: query, key and value are (1, H, T, D)."""
-    q_THD, k_THD, v_THD = (part[0].transpose(0, 1) for part in (query, key, value))
+    **_others: Any,
+) -> _How:
+    """Return what matters here of what a model says to attention of any kind."""
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     back = -1 if sliding_window is None else sliding_window - 1  # transformers counts the token itself
-    out_THD = attention(
-        q_THD,
-        k_THD,
-        v_THD,
-        cu_seq_lens_q,
-        max_length_q,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=(back, 0 if causal else back),
-    )
-    return out_THD[None], None
+    return _How(cu_seq_lens_q, max_length_q, scaling, (back, 0 if causal else back))
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -80,7 +81,8 @@ class Duration:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r}: {_RULE}")
-        return cls(float(match["amount"]) * _SCALES[match["scale"]], Unit(match["unit"] + "s"))
+        amount = Decimal(match["amount"]) * Decimal(_SCALES[match["scale"]])  # of floats, 8390016.117 k would not be whole
+        return cls(float(amount), Unit(match["unit"] + "s"))
 
     def __str__(self) -> str:
         for scale, letter in ((1e6, "M"), (1e3, "k")):
