@@ -33,6 +33,7 @@ LEVERS: Mapping[str, Contestant] = {
         _PLAIN, settings="frozen weights as they lie", off=("prepacked weights",)
     ),
     "fp32": replace(_PLAIN, settings="precision: fp32", recipe=("precision: fp32",)),
+    "medium": replace(_PLAIN, settings="precision: medium", recipe=("precision: medium",)),
     "dropout 0.1": replace(_PLAIN, settings="dropout: 0.1", stage=("dropout: 0.1",)),
     "without reuse": replace(_PLAIN, settings="reuse: false", stage=("reuse: false",)),
 }
