@@ -29,6 +29,7 @@ def make(home: Path, about: dict[str, float]) -> dict[str, float]:
     from weft.build.catalogue import open_recipe
     from weft.export.bundle import open_bundle
     from weft.export.plain import export_plain
+    from weft.recipe.spec import Precision
     from weft.run.folder import RunFolder
     from weft.run.session import train
 
@@ -36,7 +37,7 @@ def make(home: Path, about: dict[str, float]) -> dict[str, float]:
     path.write_text(RECIPE.format(rows=LEARN), encoding="utf-8")
     for _ in train(open_recipe(path), RunFolder(home / "run"), root=home, overwrite=True):
         pass
-    export_plain(open_bundle(home / "run"), home / "plain", tasks=(TASK,))
+    export_plain(open_bundle(home / "run", precision=Precision.FP32), home / "plain", tasks=(TASK,))
     return about
 
 

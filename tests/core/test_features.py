@@ -62,10 +62,35 @@ def test_gradients_of_all_heads_reach_the_states_through_the_shared_vector() -> 
 def test_a_copy_with_other_states_pools_anew() -> None:
     features = both()[1]
     before = features.pooled_BD(Pooling.CLS)
-    moved = replace(features, hidden=features.hidden + 1)
+    moved = replace(features, states=features.hidden + 1)
     assert torch.equal(moved.pooled_BD(Pooling.CLS), before + 1)
 
 
 def test_a_trunk_without_a_pooler_says_so() -> None:
     with pytest.raises(ValueError, match="this one has none"):
         both()[0].pooled_BD(Pooling.POOLER)
+
+
+def test_states_are_made_when_somebody_asks_and_once() -> None:
+    calls: list[int] = []
+
+    def made() -> Tensor:
+        calls.append(1)
+        return torch.arange(16.0).view(8, 2)
+
+    layout = both()[1].layout
+    features = Features(made, layout)
+    assert calls == []
+    assert torch.equal(features.first_BD(), features.hidden[layout.starts_B])
+    assert calls == [1]
+
+
+def test_a_memory_is_asked_before_anything_is_pooled() -> None:
+    class Memory:
+        def pooled_BD(self, how, make):
+            return torch.full((2, 2), 7.0) if how is Pooling.CLS else make()
+
+    plain = both()[1]
+    features = replace(plain, memory=Memory())
+    assert features.pooled_BD(Pooling.CLS).unique().tolist() == [7.0]
+    assert torch.equal(features.pooled_BD(Pooling.LAST), plain.pooled_BD(Pooling.LAST))

@@ -156,7 +156,7 @@ class SitedTrunk(CountingTrunk):
 
     def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         features = super().forward(batch, perturb=perturb)
-        return replace(features, hidden=self.model.site(features.hidden), pooler=self.model.site)
+        return replace(features, states=self.model.site(features.hidden), pooler=self.model.site)
 
     def generate(self, prompts: list[list[int]], *, max_new_tokens: int, stop_token: int) -> list[list[int]]:
         self.model.site(torch.zeros(len(prompts), max_new_tokens, stop_token))

@@ -250,7 +250,7 @@ def test_processes_that_write_at_once(tmp_path: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
     with opened(tmp_path) as store:
         assert found(store, range(200)) == set(range(120))
-    assert len(files(tmp_path)) == 30
+    assert 20 <= len(files(tmp_path)) <= 30, "who opens late finds what the others have published"
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from weft.core.example import Encoded, Purpose, Row
 from weft.core.network import Inference
 from weft.core.stock import StockForm
 from weft.errors import ExportError
-from weft.export.bundle import Bundle
+from weft.export.bundle import Bundle, open_bundle
 from weft.export.plain import TOLERANCE, export_plain
 from weft.export.proof import probe_batch, stock_logits, weft_logits
+from weft.recipe.spec import Precision
 from weft.task.batching import make_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")  # PEFT asks under an old name
@@ -235,3 +236,9 @@ def test_the_probe_has_special_tokens_pairs_and_padding(merged_bert: Made):
     assert batch.layout.num_rows == 48
     assert (batch.tokens == bundle.tokenizer.pad).any()
     assert (batch.tokens[16:, 0] == batch.tokens[16, 0]).all(), "rows read as text begin with [CLS]"
+
+
+def test_rounded_weights_are_never_exported(merged_bert: Made, tmp_path: Path):
+    rounded = open_bundle(merged_bert.folder, device=torch.device("cpu"), precision=Precision.BF16)
+    with pytest.raises(ExportError, match="opened in fp32"):
+        export_plain(rounded, tmp_path / "out", tasks=tuple(rounded.tasks))

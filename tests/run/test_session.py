@@ -22,7 +22,7 @@ from weft.errors import CheckpointError, DivergenceError, RecipeError, RunBusyEr
 from weft.evaluate.predict import answer_all
 from weft.evaluate.predictions import read_predictions
 from weft.export.bundle import open_bundle
-from weft.recipe.spec import Recipe
+from weft.recipe.spec import Precision, Recipe
 from weft.report.records import RunReport
 from weft.run import session, steps
 from weft.run.events import DataRead, Evaluated, Finished, Saved, StageFinished, StageStarted, Stepped
@@ -191,7 +191,7 @@ class TestReport:
 
 
 def test_bundle_answers_as_the_network_did(unbroken: Path):
-    bundle = open_bundle(unbroken)
+    bundle = open_bundle(unbroken, precision=Precision.FP32)
     by_where = {}
     for path in sorted(unbroken.glob("predictions/*/*.jsonl")):
         file = read_predictions(path)

@@ -56,7 +56,8 @@ def put_behind_store(
     cut = cut_at(trunk.backbone, at)
     key = store_key(cut, dtype=dtype, about=[[one.name, one.method, one.config] for one in adapters])
     store = StateStore.open(root(), key, width=trunk.info.width, dtype=dtype, limit_bytes=limit_bytes())
-    trunk.frozen = Frozen(cut, store)
+    is_moved = any(parameter.requires_grad for parameter in trunk.parameters())
+    trunk.frozen = Frozen(cut, store, is_at_rest=cut.is_whole and not is_moved)
     return store
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -23,24 +25,39 @@ class Pooling(StrEnum):
     LAST = "last"
 
 
-@dataclass(frozen=True, slots=True)
+class PoolMemory(Protocol):
+    """Keeps the pooled vectors of texts that a frozen trunk has seen."""
+
+    def pooled_BD(self, how: Pooling, make: Callable[[], Tensor], /) -> Tensor:
+        """Return the vectors of a batch's rows: remembered ones, or what ``make`` returns."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
 class Features:
     """Last hidden states of one batch, whatever its layout.
 
     Attributes:
-        hidden: shape (B, L, D) when the layout is padded, (T, D) when packed.
+        states: (B, L, D) when the layout is padded, (T, D) when packed, or what makes them; ask for ``hidden``.
         layout: where the real tokens are.
         pooler: the trunk's own pooler, maps first-token states (B, D) to (B, D); None where it has none.
         project: the trunk's own output embedding, maps (M, D) to logits (M, V); None where it has none.
+        memory: of pooled vectors, where the trunk is frozen.
     """
 
-    hidden: Tensor
+    states: Tensor | Callable[[], Tensor]
     layout: Layout
     pooler: Callable[[Tensor], Tensor] | None = None
     project: nn.Module | None = None
-    _pooled: dict[Pooling, Tensor] = field(
-        default_factory=dict[Pooling, Tensor], init=False, compare=False, repr=False
-    )
+    memory: PoolMemory | None = None
+    _pooled: dict[Pooling, Tensor] = field(default_factory=dict[Pooling, Tensor], init=False, repr=False)
+
+    @property
+    def hidden(self) -> Tensor:
+        """The states, shape (B, L, D) when the layout is padded, (T, D) when packed."""
+        if not isinstance(self.states, Tensor):
+            self.states = self.states()
+        return self.states
 
     def flat_TD(self) -> Tensor:
         """Return the states of the real tokens in flat order, shape (T, D)."""
@@ -80,7 +97,8 @@ class Features:
             ValueError: ``Pooling.POOLER`` on a trunk that has none.
         """
         if how not in self._pooled:
-            self._pooled[how] = self._pool_BD(how)
+            make = partial(self._pool_BD, how)
+            self._pooled[how] = make() if self.memory is None else self.memory.pooled_BD(how, make)
         return self._pooled[how]
 
     def _pool_BD(self, how: Pooling) -> Tensor:

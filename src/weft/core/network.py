@@ -107,6 +107,7 @@ class Network(nn.Module):
         self.heads = Heads(dict(heads))
         self.routes: Mapping[str, str] = {}
         self._twins: Twins | None = None
+        self._only: torch.dtype | None = None
 
     @contextmanager
     def computing(self, dtype: torch.dtype) -> Generator[Twins | None]:
@@ -121,7 +122,11 @@ class Network(nn.Module):
         Yields:
             The twins in use, None in fp32.
         """
-        if dtype is torch.float32:
+        if self._only is not None and dtype is not self._only:
+            raise ValueError(
+                f"dtype: this network was made to compute in {self._only} only, but {dtype} is asked."
+            )
+        if dtype is torch.float32 or self._only is not None:
             yield None
             return
         if self._twins is None or self._twins.dtype is not dtype:
@@ -129,6 +134,12 @@ class Network(nn.Module):
                 self._twins = Twins(self.trunk, dtype)
         with self._twins.standing_in():
             yield self._twins
+
+    def compute_only_in(self, dtype: torch.dtype) -> None:
+        """Round the trunk's parameters to ``dtype`` for good: for a network that answers and is never trained or saved."""
+        if dtype is not torch.float32:
+            Twins(self.trunk, dtype).stay()
+        self._only = dtype
 
     def features(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the trunk's features of ``batch``: one pass."""

@@ -98,6 +98,13 @@ class Twins:
                 for parameters, name, twin in self._slots:
                     parameters[name] = twin.master
 
+    def stay(self) -> None:
+        """Put the copies in the masters' places for good; nothing here keeps the masters any longer."""
+        for parameters, name, twin in self._slots:
+            parameters[name] = twin.copy
+        for stand in self._stands:
+            stand.put()
+
     def collect(self) -> None:
         """Add the copies' gradients to their masters', in fp32, and clear them."""
         for twin in self:

@@ -130,7 +130,7 @@ def open_bundle(
         folder: a bundle, or a run folder that holds one.
         base: where the base model lies now, if not where the bundle says.
         device: default: GPU where there is one.
-        precision: of matrix products.
+        precision: of matrix products; the parameters of the opened network have it too, fp32 to export them.
 
     Raises:
         ExportError: not a bundle, a newer format, tampered with, or on another base model than it was trained on.
@@ -144,6 +144,8 @@ def open_bundle(
         sites = put_parts(where, network, found.parts)
     except (HandOverError, StrategyError) as error:
         raise ExportError(f"{found.folder}: must fit its base model, but does not: {error}") from error
+    dtype = pick_precision(precision, target)
+    network.compute_only_in(dtype)
     return Bundle(
         folder=found.folder,
         sites=sites,
@@ -151,7 +153,7 @@ def open_bundle(
         tasks=found.tasks,
         tokenizer=load_tokenizer(where.folder, max_tokens=found.max_tokens),
         base=where,
-        dtype=pick_precision(precision, target),
+        dtype=dtype,
     )
 
 

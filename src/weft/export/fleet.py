@@ -97,12 +97,14 @@ def open_fleet(
     network = where.network(tasks, device=target)
     _put(where, network, Parts(delta=opened[0].parts.delta, adapters=adapters, heads=heads), opened)
     network.routes = routes
+    dtype = pick_precision(precision, target)
+    network.compute_only_in(dtype)
     return Fleet(
         folders=tuple(one.folder for one in opened),
         network=network,
         tasks=tasks,
         tokenizer=load_tokenizer(where.folder, max_tokens=opened[0].max_tokens),
-        dtype=pick_precision(precision, target),
+        dtype=dtype,
     )
 
 

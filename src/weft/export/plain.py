@@ -76,6 +76,10 @@ def export_plain(
             raise ExportError(
                 f"{name}: must be a task of the bundle, but is not. {nearest(name, bundle.tasks)}"
             )
+    if bundle.dtype is not torch.float32:
+        raise ExportError(
+            f"{bundle.folder}: must be opened in fp32 to be exported, but is in {bundle.dtype}. Open it with precision fp32."
+        )
     has_adapter = len(bundle.parts.adapters) == 1
     reserved = {_TRUNK, *(f"{name}-adapter" for name in tasks)} if has_adapter else set[str]()
     for name in reserved.intersection(tasks):

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weft.core.batch import Batch
-from weft.core.features import Features
+from weft.core.features import Features, PoolMemory
 from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
@@ -28,6 +29,7 @@ from weft.model.quiet import quiet
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
 _PADDED_STEPS = 8  # widths an octave: at most an eighth too wide, 3 % on average
 _PACKED_STEPS = 16  # token counts an octave
+_LEAST_BITS = 3  # below a multiple of 8 tokens a product takes as long as with 8
 
 
 class HFTrunk(nn.Module):
@@ -70,17 +72,28 @@ class HFTrunk(nn.Module):
         """
         layout = batch.layout
         self._check_length(layout.max_length)
+        if self.frozen is not None and self.frozen.is_at_rest and layout.is_packed and perturb is None:
+            # Looked up, and only as far as somebody asks for it.
+            return self._features(
+                partial(self._packed_TD, batch, None), layout, memory=self.frozen.memory(batch)
+            )
         if not layout.is_packed:
             hidden = self._padded_BLD(batch, perturb)
         elif self.packs:
             hidden = self._packed_TD(batch, perturb)
         else:
             hidden = self._unpacked_TD(batch, perturb)
+        return self._features(hidden, layout)
+
+    def _features(
+        self, hidden: Tensor | Callable[[], Tensor], layout: Layout, *, memory: PoolMemory | None = None
+    ) -> Features:
         return Features(
             hidden,
             layout,
             pooler=self._pool if self.info.has_pooler else None,
             project=cast(Any, self.model).get_output_embeddings() if self.info.vocabulary else None,
+            memory=memory,
         )
 
     def _packed_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
@@ -258,13 +271,13 @@ class HFTrunk(nn.Module):
 
 
 def even(count: int, *, steps: int) -> int:
-    """Return ``count`` rounded up to one of ``steps`` (a power of 2) values an octave.
+    """Return ``count`` rounded up to one of ``steps`` (a power of 2) values an octave, and to a multiple of 8.
 
     Example:
-        >>> [even(count, steps=8) for count in (7, 17, 33, 100, 512)]
-        [7, 18, 36, 104, 512]
+        >>> [even(count, steps=8) for count in (7, 17, 33, 100, 520)]
+        [8, 24, 40, 104, 576]
     """
-    step = 1 << max(0, count.bit_length() - steps.bit_length())
+    step = 1 << max(_LEAST_BITS, count.bit_length() - steps.bit_length())
     return -(-count // step) * step
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,9 +17,62 @@ from torch import Tensor
 
 from weft import native
 from weft.core.batch import Batch
+from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.states import StateStore, state_key
+from weft.core.tensors import int64
 from weft.model.cut import Cut
+
+MOST_POOLED_BYTES = 256 * 2**20
+
+
+class Pool:
+    """Pooled vectors by text, in memory: a head on a frozen trunk then costs no more than itself."""
+
+    def __init__(self) -> None:
+        self._place: dict[bytes, int] = {}
+        self._values_ND = torch.empty(0)
+
+    def find_BD(self, keys: Sequence[bytes]) -> Tensor | None:
+        """Return the vectors of ``keys``; None if one is unknown."""
+        try:
+            return self._values_ND.index_select(0, int64([self._place[key] for key in keys]))
+        except KeyError:
+            return None
+
+    def add(self, keys: Sequence[bytes], values_BD: Tensor) -> None:
+        """Keep the vectors of texts, as long as there is room."""
+        new = [(row, key) for row, key in enumerate(keys) if key not in self._place]
+        needed = len(self._place) + len(new)
+        if needed > len(self._values_ND):
+            room = max(1024, 2 * needed)
+            if room * values_BD[0].nbytes > MOST_POOLED_BYTES:
+                return
+            with torch.inference_mode(mode=False):  # made while answering, used in training
+                grown_ND = values_BD.new_empty(room, values_BD.shape[1])
+            if self._place:
+                grown_ND[: len(self._place)] = self._values_ND[: len(self._place)]
+            self._values_ND = grown_ND
+        for row, key in new:
+            place = self._place.setdefault(key, len(self._place))
+            self._values_ND[place] = values_BD[row]
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The pooled vectors of one batch's rows (``weft.core.features.PoolMemory``)."""
+
+    pools: dict[Pooling, Pool]
+    keys: Sequence[bytes]
+
+    def pooled_BD(self, how: Pooling, make: Callable[[], Tensor]) -> Tensor:
+        """Return the vectors of the rows: remembered ones, or those that ``make`` returns, which are kept."""
+        pool = self.pools.setdefault(how, Pool())
+        found_BD = pool.find_BD(self.keys)
+        if found_BD is None:
+            found_BD = make().detach()
+            pool.add(self.keys, found_BD)
+        return found_BD
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,10 +82,18 @@ class Frozen:
     Attributes:
         cut: nothing below it is trained.
         store: made for these layers by ``store_key``.
+        is_at_rest: whether the whole trunk is frozen, its pooler too, so that pooled vectors never change.
+        pools: those vectors, by kind.
     """
 
     cut: Cut
     store: StateStore
+    is_at_rest: bool = False
+    pools: dict[Pooling, Pool] = field(default_factory=dict[Pooling, Pool])
+
+    def memory(self, batch: Batch) -> Remembered:
+        """Return the memory of the pooled vectors of ``batch``."""
+        return Remembered(self.pools, row_keys(batch))
 
     def states_TD(self, batch: Batch, *, lower: Callable[[Batch], Tensor]) -> Tensor:
         """Return the states at the cut of all tokens of a packed batch, on its device.

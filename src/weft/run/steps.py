@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -57,7 +57,7 @@ class _Line:
 
 def _take_steps(run: StageRun) -> Iterator[Event]:
     line = _Line(run.progress)
-    with closing(_steps(run)) as steps:
+    with closing(_steps(run)) as steps, _at_rest(run):
         try:
             for event in steps:
                 line.events.append(event)
@@ -71,6 +71,13 @@ def _take_steps(run: StageRun) -> Iterator[Event]:
             raise
     if line.events:
         yield _note(run, line)
+
+
+def _at_rest(run: StageRun) -> AbstractContextManager[object]:
+    """Compute as in one long pass where only heads are trained: nobody looks at the trunk's own parameters then."""
+    network = run.entered.network
+    is_moved = any(parameter.requires_grad for parameter in network.trunk.parameters())
+    return nullcontext() if is_moved else network.computing(run.context.dtype)
 
 
 def _after_step(run: StageRun, line: _Line) -> Iterator[Event]:

@@ -82,7 +82,7 @@ class FusedAdamW(torch.optim.AdamW):
             moved = [_Moved.of(p, None if twins is None else twins.of(p)) for p in group["params"]]
             found.append((group, [one for one in moved if one is not None]))
         norm = math.sqrt(sum_of_squares([one.grad for _, moved in found for one in moved]))
-        is_fine = math.isfinite(norm) and bool(torch.isfinite(objective))
+        is_fine = math.isfinite(norm) and math.isfinite(float(objective))
         if is_fine:
             for group, moved in found:
                 self._move(group, moved, grad_scale=max(1.0, norm / clip))
