@@ -81,7 +81,9 @@ class Duration:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r}: {_RULE}")
-        amount = Decimal(match["amount"]) * Decimal(_SCALES[match["scale"]])  # of floats, 8390016.117 k would not be whole
+        amount = Decimal(match["amount"]) * Decimal(
+            _SCALES[match["scale"]]
+        )  # of floats, 8390016.117 k would not be whole
         return cls(float(amount), Unit(match["unit"] + "s"))
 
     def __str__(self) -> str:
