@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.data.mixture import Mixture, row_keys, shares
+from weft.core.seeds import fold
+from weft.data.mixture import Mixture, mixed, row_keys, shares
 from weft.recipe.spec import MixtureKind, MixtureSpec
-from weft.train.order import Draw, EpochOrder, Texts, text_key
+from weft.train.order import LENGTH_NOISE, Draw, EpochOrder, Texts, text_key
 
 
 def make_order(
@@ -211,3 +213,99 @@ def test_small_data_meets_in_other_steps_in_every_epoch(toy):
     assert all(len(steps) == 16 for steps in held)
     assert len(held[0] & held[1]) < 8
     assert len(held[1] & held[2]) < 8
+
+
+class Plain:
+    """The steps of an order draw by draw, window by window, as record 0005 tells them."""
+
+    def __init__(self, order: EpochOrder, epoch: int) -> None:
+        self.order, self.epoch, self.mixture = order, epoch, order.mixture
+
+    def random(self, *keys):
+        seed = fold(self.mixture.seed, self.mixture.stage, "order", self.epoch, *keys)
+        return np.random.default_rng(seed)
+
+    def steps(self):
+        tasks = self.mixture.tasks
+        rows = {task: iter(self.mixture.rows(task, self.epoch).tolist()) for task in tasks}
+        drawn = [tasks[index] for index in self.mixture.draws(self.epoch)]
+        draws = [Draw(task, next(rows[task])) for task in drawn]
+        if not self.order.homogeneous:
+            return self.shuffled(draws, "")
+        queues = [self.shuffled([draw for draw in draws if draw.task == task], task) for task in tasks]
+        if self.mixture.kind is MixtureKind.ROUND_ROBIN:
+            turns = range(max(map(len, queues)))
+            return [queue[turn] for turn in turns for queue in queues if turn < len(queue)]
+        whose = [index for index, queue in enumerate(queues) for _ in queue]
+        return [queues[turn].pop(0) for turn in self.random("tasks").permutation(whose)]
+
+    def shuffled(self, draws, task):
+        size = self.order.batch * self.order.window
+        windows = [draws[start : start + size] for start in range(0, len(draws), size)]
+        steps = [step for number, window in enumerate(windows) for step in self.cut(window, task, number)]
+        full = [step for step in steps if len(step) == self.order.batch]
+        order = self.random("steps", task).permutation(len(full))
+        return [full[index] for index in order] + [step for step in steps if len(step) < self.order.batch]
+
+    def cut(self, window, task, number):
+        sizes = [self.order.batch] * (len(window) // self.order.batch)
+        if short := len(window) % self.order.batch:
+            sizes.insert(self.random("short", task, number).integers(len(sizes) + 1), short)
+        waiting = [list(unit) for _, unit in groupby(sorted(window, key=self.place), key=self.key)]
+        for size in sizes:
+            step = []
+            while room := size - len(step):
+                fits = [index for index, unit in enumerate(waiting) if len(unit) <= room]
+                if fits:
+                    step += waiting.pop(fits[0])
+                else:
+                    step += waiting[0][:room]
+                    waiting[0] = waiting[0][room:]
+            yield tuple(step)
+
+    def key(self, draw):
+        return self.order.texts[draw.task].keys_R[draw.row]
+
+    def place(self, draw):
+        salt = np.uint64(fold(self.mixture.seed, self.mixture.stage, "lengths", self.epoch))
+        chance = float(mixed(np.array([self.key(draw)]) ^ salt)[0]) / 2.0**64
+        length = self.order.texts[draw.task].lengths_R[draw.row]
+        return length * (1 + LENGTH_NOISE * chance) if self.order.by_length else chance, self.key(draw)
+
+
+@st.composite
+def _orders(draw: st.DrawFn) -> EpochOrder:
+    """Draw an order of one to three tasks over few texts, so that many are equal: within a task, and of two tasks."""
+    sizes = {name: draw(st.integers(8, 70)) for name in "abc"[: draw(st.integers(1, 3))]}
+    kind = draw(st.sampled_from(KINDS))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    distinct = draw(st.sampled_from([1, 3, 20, 10**6]))
+    shared = random.integers(distinct, size=max(sizes.values())).astype(np.uint64)
+    texts = {}
+    for name, size in sizes.items():
+        keys_R = (
+            shared[:size] if draw(st.booleans()) else random.integers(distinct, size=size).astype(np.uint64)
+        )
+        texts[name] = Texts((keys_R % 5 + 1).astype(np.int64), keys_R)
+    keys = {name: row_keys("x", [f"f:{row}" for row in range(size)]) for name, size in sizes.items()}
+    mixture = Mixture(1, "one", kind, shares(MixtureSpec(kind=kind), sizes, {}), keys)
+    return EpochOrder(
+        mixture,
+        texts,
+        batch=draw(st.integers(1, 12)),
+        homogeneous=draw(st.booleans()),
+        window=draw(st.integers(1, 5)),
+        by_length=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=250, deadline=None)
+@given(_orders(), st.integers(0, 3))
+def test_the_order_of_whole_epochs_is_that_of_draw_after_draw(order, epoch):
+    assert order.steps(epoch) == Plain(order, epoch).steps()
+
+
+def test_the_order_of_large_epochs_is_that_of_draw_after_draw(toy):
+    order = make_order(toy, {"classify": 700, "score": 500}, batch=8, source="shared")
+    assert order.steps(2) == Plain(order, 2).steps()
+    assert math.ceil(1200 / 8) == len(order.steps(2))

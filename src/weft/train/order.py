@@ -1,14 +1,14 @@
 """Which rows make up which step of an epoch: a pure function of the mixture, the epoch and the rows' texts.
 
-Legend: R rows of a task, N draws of an epoch, W draws of a window.
+Legend: R rows of a task, N draws of an epoch or of one task in it, S steps, U runs of equal texts in a window.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -99,15 +99,11 @@ class EpochOrder:
 
     def steps(self, epoch: int) -> list[Step]:
         """Return the steps of ``epoch`` in order, each its draws."""
-        draws = self._draws(epoch)
+        drawn = self._drawn(epoch)
         if not self.homogeneous:
-            pieces = list(self._pieces(draws, epoch, ""))
-            return self._shuffled(pieces, epoch)
+            return self._steps(drawn, epoch, "")
         queues = [
-            self._shuffled(
-                list(self._pieces([draw for draw in draws if draw.task == task], epoch, task)), epoch, task
-            )
-            for task in self.mixture.tasks
+            self._steps(drawn.only(index), epoch, task) for index, task in enumerate(self.mixture.tasks)
         ]
         if self.mixture.kind is MixtureKind.ROUND_ROBIN:
             longest = max(len(queue) for queue in queues)
@@ -117,62 +113,126 @@ class EpochOrder:
         rest = [iter(queue) for queue in queues]
         return [next(rest[turn]) for turn in turns]
 
-    def _draws(self, epoch: int) -> list[Draw]:
-        rows = {task: iter(self.mixture.rows(task, epoch).tolist()) for task in self.mixture.tasks}
-        names = (self.mixture.tasks[index] for index in self.mixture.draws(epoch))
-        return [Draw(name, next(rows[name])) for name in names]
+    @cached_property
+    def _named(self) -> list[Draw]:
+        """Every row of every task: made once, for an epoch of new objects keeps the garbage collector busy."""
+        return [Draw(name, row) for name in self.mixture.tasks for row in range(len(self.mixture.keys[name]))]
 
-    def _pieces(self, draws: Sequence[Draw], epoch: int, task: str) -> Iterator[Step]:
-        """Yield ``draws`` cut into steps, window by window; one window may hold a short step."""
-        for number, start in enumerate(range(0, len(draws), self.window * self.batch)):
-            window = draws[start : start + self.window * self.batch]
-            short = len(window) % self.batch
-            sizes = [self.batch] * (len(window) // self.batch)
-            if short:
-                # Anywhere in the order of lengths: otherwise the longest rows would always be the ones that count most.
-                sizes.insert(int(self._random(epoch, "short", task, number).integers(len(sizes) + 1)), short)
-            yield from _cut(self._same_texts(window, epoch), sizes)
+    def _drawn(self, epoch: int) -> _Drawn:
+        names = self.mixture.tasks
+        tasks_N = self.mixture.draws(epoch)
+        numbers_N = np.empty_like(tasks_N)
+        first = 0
+        for index, name in enumerate(names):
+            numbers_N[tasks_N == index] = self.mixture.rows(name, epoch) + first
+            first += len(self.mixture.keys[name])
+        lengths = np.concatenate([self.texts[name].lengths_R for name in names])
+        keys = np.concatenate([self.texts[name].keys_R for name in names])
+        return _Drawn(tasks_N, numbers_N, lengths[numbers_N], keys[numbers_N])
 
-    def _same_texts(self, window: Sequence[Draw], epoch: int) -> list[list[Draw]]:
-        """Return the draws of a window by chance, or by length, about; those of one text together.
+    def _steps(self, drawn: _Drawn, epoch: int, task: str) -> list[Step]:
+        """Return ``drawn`` cut into steps, the full ones in random order, then the short one."""
+        order_N = self._sorted(drawn, epoch)
+        sizes = self._sizes(len(order_N), epoch, task)
+        ends_S = np.cumsum(sizes)
+        self._keep_texts(order_N, drawn.keys_N[order_N], ends_S)
+        draws = list(map(self._named.__getitem__, drawn.numbers_N[order_N].tolist()))
+        ends = ends_S.tolist()
+        steps = [tuple(draws[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+        full = [step for step in steps if len(step) == self.batch]
+        turns = self._random(epoch, "steps", task).permutation(len(full)).tolist()
+        return [full[turn] for turn in turns] + [step for step in steps if len(step) < self.batch]
+
+    def _sorted(self, drawn: _Drawn, epoch: int) -> Ints:
+        """Return the positions of draws, those of each window by chance, or by length, about; equal texts together.
 
         Lengths are taken a little too long by chance, anew in every epoch: otherwise rows that a window holds again
         would meet the same rows in their step again, and small data, one window, would have the same steps for ever.
         """
-        keys_W = np.array([self.texts[draw.task].keys_R[draw.row] for draw in window])
         salt = np.uint64(fold(self.mixture.seed, self.mixture.stage, "lengths", epoch))
-        chance_W = mixed(keys_W ^ salt) / 2.0**64
+        chance_N = mixed(drawn.keys_N ^ salt) / 2.0**64
         if self.by_length:
-            lengths_W = np.array([self.texts[draw.task].lengths_R[draw.row] for draw in window])
-            chance_W = lengths_W * (1 + LENGTH_NOISE * chance_W)
-        order = np.lexsort((keys_W, chance_W)).tolist()
-        return [[window[i] for i in group] for _, group in groupby(order, key=lambda i: keys_W[i])]
+            chance_N = drawn.lengths_N * (1 + LENGTH_NOISE * chance_N)
+        windows_N = np.arange(len(chance_N)) // (self.window * self.batch)
+        return np.lexsort((drawn.keys_N, chance_N, windows_N))
 
-    def _shuffled(self, steps: list[Step], epoch: int, task: str = "") -> list[Step]:
-        """Return the full steps in random order, then the short one."""
-        full = [step for step in steps if len(step) == self.batch]
-        order = self._random(epoch, "steps", task).permutation(len(full))
-        return [full[index] for index in order] + [step for step in steps if len(step) < self.batch]
+    def _sizes(self, num_draws: int, epoch: int, task: str) -> list[int]:
+        """Return the draws of each step before the full ones are shuffled; one of the last window may be short."""
+        sizes = [self.batch] * (num_draws // self.batch)
+        if short := num_draws % self.batch:
+            number = num_draws // (self.window * self.batch)
+            first = number * self.window
+            # Anywhere in the order of lengths: otherwise the longest rows would always be the ones that count most.
+            place = self._random(epoch, "short", task, number).integers(len(sizes) - first + 1)
+            sizes.insert(first + int(place), short)
+        return sizes
+
+    def _keep_texts(self, order_N: Ints, keys_N: NDArray[np.uint64], ends_S: Ints) -> None:
+        """Change the order within windows so that steps that end at ``ends_S`` part no text that may stay whole.
+
+        Args:
+            order_N: changed in place; the draws of one text lie together in each window.
+            keys_N: in this order.
+            ends_S: of all steps.
+        """
+        width = self.window * self.batch
+        inner_S = ends_S[ends_S % width > 0]
+        inner_S = inner_S[inner_S < len(keys_N)]
+        for number in np.unique(inner_S[keys_N[inner_S] == keys_N[inner_S - 1]] // width).tolist():
+            window = slice(number * width, min((number + 1) * width, len(keys_N)))
+            starts_U = np.flatnonzero(np.diff(keys_N[window], prepend=~keys_N[window.start]))
+            ends = ends_S[(ends_S > window.start) & (ends_S <= window.stop)]
+            units = [unit.tolist() for unit in np.split(order_N[window], starts_U[1:])]
+            order_N[window] = _filled(units, np.diff(ends, prepend=window.start).tolist())
 
     def _random(self, epoch: int, *keys: int | str) -> np.random.Generator:
         return np.random.default_rng(fold(self.mixture.seed, self.mixture.stage, "order", epoch, *keys))
 
 
-def _cut(units: Sequence[Sequence[Draw]], sizes: Sequence[int]) -> Iterator[Step]:
-    """Yield steps of exactly ``sizes`` draws, filled with ``units`` in order.
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The draws of an epoch, or of one task in it, in drawing order.
 
-    A unit that no longer fits waits for the next step while later, smaller ones fill this one; it is split only when
-    nothing smaller is left.
+    Attributes:
+        tasks_N: index of each draw's task.
+        numbers_N: its row, counted on through all tasks.
+        lengths_N: the row's tokens.
+        keys_N: the row's text.
     """
-    waiting = [list(unit) for unit in units]
+
+    tasks_N: Ints
+    numbers_N: Ints
+    lengths_N: Ints
+    keys_N: NDArray[np.uint64]
+
+    def only(self, task: int) -> _Drawn:
+        """Return the draws of one task."""
+        own = self.tasks_N == task
+        return _Drawn(self.tasks_N[own], self.numbers_N[own], self.lengths_N[own], self.keys_N[own])
+
+
+def _filled(units: list[list[int]], sizes: Sequence[int]) -> list[int]:
+    """Return the members of ``units`` in an order that, cut into steps of ``sizes``, parts few units.
+
+    Steps are filled with units in order. One that no longer fits waits for the next step while later, smaller ones
+    fill this one; it is parted only when nothing smaller is left.
+    """
+    order: list[int] = []
     for size in sizes:
-        step: list[Draw] = []
-        while len(step) < size:
-            room = size - len(step)
-            index = next((i for i, unit in enumerate(waiting) if len(unit) <= room), None)
-            if index is not None:
-                step += waiting.pop(index)
+        room = size
+        passed: list[list[int]] = []
+        seen = 0
+        for unit in units:
+            if not room:
+                break
+            seen += 1
+            if len(unit) <= room:
+                order += unit
+                room -= len(unit)
             else:
-                step += waiting[0][:room]
-                waiting[0] = waiting[0][room:]
-        yield tuple(step)
+                passed.append(unit)
+        units = passed + units[seen:]
+        if room:
+            order += units[0][:room]
+            units[0] = units[0][room:]
+    return order
