@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from weft.core import linear, prepacked
-from weft.core.prepacked import Stand, can_prepack
+from weft.core.prepacked import Direct, Stand, can_direct, can_prepack
 from weft.core.twins import Twins
 
 BF16 = torch.bfloat16
@@ -77,3 +77,37 @@ def test_twins_use_it_for_what_is_frozen_and_leave_no_trace():
     expected = model.float()(x.float())
     torch.testing.assert_close(inside.float(), expected, rtol=5e-2, atol=5e-2)
     assert linear.packed(model[0]) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 48), (1, 7, 48)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_trained_linear_equals_its_plain_self(shape, has_bias):
+    torch.manual_seed(0)
+    module = nn.Linear(48, 32, bias=has_bias).to(BF16)
+    results = []
+    for direct in (False, True):
+        inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(BF16).requires_grad_()
+        module.zero_grad()
+        way = Direct(module)
+        if direct:
+            way.put()
+        outputs = module(inputs)
+        (outputs.float() ** 2).sum().backward()
+        way.remove()
+        with torch.no_grad():
+            assert torch.equal(module(inputs), outputs)
+        results.append([outputs.detach(), inputs.grad, *(p.grad.clone() for p in module.parameters())])
+    for plain, direct in zip(*results, strict=True):
+        torch.testing.assert_close(direct, plain, rtol=2e-2, atol=2e-2)
+    assert "forward" not in vars(module)
+
+
+def test_what_is_trained_stays_plain_where_the_class_is_not():
+    class Own(nn.Linear):
+        pass
+
+    module = nn.Linear(4, 4).to(BF16)
+    assert can_direct(module, module.weight)
+    assert not can_direct(Own(4, 4).to(BF16), module.weight)
+    assert not can_direct(module, module.weight.float())
+    assert not can_direct(module, module.weight.detach())

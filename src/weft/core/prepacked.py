@@ -61,6 +61,53 @@ class _Product(torch.autograd.Function):
         )
 
 
+class Direct:
+    """A trained linear module in bf16: oneDNN adds the bias itself, where ``F.linear`` first copies it over the output.
+
+    Args:
+        module: nn.Linear, with bf16 parameters on the CPU while it is in use.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def put(self) -> None:
+        """Let the module compute this way."""
+        vars(self._module)["forward"] = self._forward
+
+    def remove(self) -> None:
+        """Let the module compute as its class says again."""
+        vars(self._module).pop("forward", None)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        weight_OI, bias = linear.values(self._module)
+        if not torch.is_grad_enabled():
+            return _times(inputs, weight_OI, bias)
+        return _Trained.apply(inputs, weight_OI, bias)
+
+
+class _Trained(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight_OI)
+        return _times(inputs, weight_OI, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs, weight_OI = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad
+        gradients_TO = grads[0].reshape(-1, grads[0].shape[-1])
+        found = gradients_TO @ weight_OI if needs_input else None
+        return (
+            None if found is None else found.view(inputs.shape),
+            gradients_TO.t() @ inputs.reshape(-1, inputs.shape[-1]) if needs_weight else None,
+            gradients_TO.sum(0) if needs_bias else None,
+        )
+
+
 class Stand:
     """One linear module whose frozen weight can be used in its prepacked form.
 
@@ -95,8 +142,16 @@ class Stand:
 def can_prepack(module: nn.Module, weight: Tensor) -> bool:
     """Return whether ``module`` is linear, its ``weight`` frozen, and this torch can lay it out."""
     is_linear = isinstance(module, nn.Linear) or _is_transposed(module)
-    fits = weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and not weight.requires_grad
-    return is_linear and fits and _works()
+    return is_linear and not weight.requires_grad and _fits(weight)
+
+
+def can_direct(module: nn.Module, weight: Tensor) -> bool:
+    """Return whether ``module`` is nn.Linear itself with a trained ``weight`` for which ``Direct`` works."""
+    return type(module) is nn.Linear and weight.requires_grad and _fits(weight)
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and _works()
 
 
 def _is_transposed(module: nn.Module) -> bool:

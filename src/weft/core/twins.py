@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from weft.core.prepacked import Stand, can_prepack
+from weft.core.prepacked import Direct, Stand, can_direct, can_prepack
 
 
 @dataclass(slots=True)
@@ -56,14 +56,17 @@ class Twins:
             for name, parameter in own.items():
                 if parameter is not None and parameter.is_floating_point():
                     self._slots.append((own, name, self._twin(parameter)))
-        self._stands = [
-            Stand(part, twin.copy)
-            for part in module.modules()
-            if (own := vars(part)["_parameters"].get("weight")) is not None
-            and (twin := self._by_id.get(id(own))) is not None
-            and can_prepack(part, twin.copy)
-        ]
+        self._stands = [stand for part in module.modules() if (stand := self._stand(part)) is not None]
         self._depth = 0
+
+    def _stand(self, part: nn.Module) -> Stand | Direct | None:
+        weight = vars(part)["_parameters"].get("weight")
+        twin = None if weight is None else self._by_id.get(id(weight))
+        if twin is None:
+            return None
+        if can_prepack(part, twin.copy):
+            return Stand(part, twin.copy)
+        return Direct(part) if can_direct(part, twin.copy) else None
 
     def _twin(self, master: nn.Parameter) -> Twin:
         if id(master) not in self._by_id:

@@ -21,6 +21,7 @@ from weft.model.device import pick_device, pick_precision
 from weft.model.folder import ModelFolder, locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.recipe.names import Name
+from weft.native.memory import keep_freed_memory
 from weft.recipe.spec import ModelSpec, Precision
 from weft.strategy.adapters import restore
 from weft.task.base import Task
@@ -146,6 +147,7 @@ def open_bundle(
         raise ExportError(f"{found.folder}: must fit its base model, but does not: {error}") from error
     dtype = pick_precision(precision, target)
     network.compute_only_in(dtype)
+    keep_freed_memory()
     return Bundle(
         folder=found.folder,
         sites=sites,

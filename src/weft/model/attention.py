@@ -46,10 +46,11 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Return the attention output (1, T, H, D) of one packed sequence: query, key and value are (1, H, T, D)."""
     how = _how(module, **told)
-    q_THD, k_THD, v_THD = (part[0].transpose(0, 1) for part in (query, key, value))
+    # Squeezed rather than indexed: the gradient of an index is a copy into zeros.
+    q_THD, k_THD, v_THD = (part.transpose(1, 2).squeeze(0) for part in (query, key, value))
     scale = query.shape[-1] ** -0.5 if how.scale is None else how.scale
     out_THD = attention(q_THD, k_THD, v_THD, how.starts, how.longest, scale=scale, window=how.window)
-    return out_THD[None], None
+    return out_THD.unsqueeze(0), None
 
 
 class _How(NamedTuple):

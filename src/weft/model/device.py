@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from weft import native
 from weft.recipe.spec import Precision
 
 _NATIVE_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86 dot products, x86 tiles, Arm
@@ -53,6 +54,7 @@ def describe_machine() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "memory": _memory(),
         "device": str(device),
+        "kernels": native.describe(),
         "precision": str(pick_precision(Precision.AUTO, device)).removeprefix("torch."),
     }
     if device.type == "cuda":

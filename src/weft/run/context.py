@@ -15,6 +15,7 @@ from weft.core.view import ModelView
 from weft.export.parts import load_parts
 from weft.model.device import pick_device, pick_precision, set_products
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
+from weft.native.memory import keep_freed_memory
 from weft.recipe.spec import Recipe, StageSpec
 from weft.run.folder import RunFolder
 from weft.run.log import Log
@@ -71,6 +72,7 @@ def open_context(recipe: Recipe, folder: RunFolder, *, root: Path, stop: StopFla
     tokenizer = load_tokenizer(base.folder, max_tokens=recipe.model.max_tokens)
     device = pick_device()
     set_products(recipe.precision)
+    keep_freed_memory()
     return Context(
         recipe=recipe,
         folder=folder,
