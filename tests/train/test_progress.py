@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.errors import CheckpointError
-from weft.recipe.duration import Duration
+from weft.recipe.duration import Duration, Unit
 from weft.train.progress import Best, Progress, due, fraction_done, is_over
 
 
@@ -127,3 +128,32 @@ def test_minutes_are_due_by_seconds_in_steps():
     one, two = Progress(seconds=299.9), Progress(seconds=300.1)
     assert due(length("5 minutes"), one, two, epoch_size=1)
     assert not due(length("5 minutes"), two, Progress(seconds=599.0), epoch_size=1)
+
+
+@given(
+    st.sampled_from(list(Unit)),
+    st.integers(1, 10**9),
+    st.tuples(*[st.integers(0, 10**12)] * 2),
+    st.floats(0, 1e7),
+    st.integers(1, 10**6),
+)
+def test_shares_are_those_of_exact_fractions(unit, millionths, counts, seconds, epoch_size):
+    amount = millionths / 10**6 if unit in (Unit.EPOCHS, Unit.MINUTES) else millionths
+    duration = Duration(amount, unit)
+    exact = Fraction(millionths, 10**6) if unit in (Unit.EPOCHS, Unit.MINUTES) else Fraction(millionths)
+
+    def share(count, seconds):
+        done = {Unit.EPOCHS: Fraction(count, epoch_size), Unit.MINUTES: Fraction(seconds) / 60}
+        return done.get(unit, Fraction(count)) / exact
+
+    one, two = (Progress(step=c, examples={"a": c}, tokens=c, seconds=seconds) for c in sorted(counts))
+    first, last = (share(c, seconds) for c in sorted(counts))
+    assert fraction_done(duration, one, epoch_size=epoch_size) == float(first)
+    assert is_over(duration, one, epoch_size=epoch_size) == (first >= 1)
+    assert due(duration, one, two, epoch_size=epoch_size) == (last // 1 > first // 1)
+
+
+def test_an_outcome_that_changes_nothing_makes_no_new_progress():
+    progress = Progress(step=3, skipped=2)
+    assert progress.settled(skipped=False) is progress
+    assert Progress(skipped=2, skipped_in_row=2).settled(skipped=False) == Progress(skipped=2)

@@ -43,7 +43,7 @@ class Flag:
     """A device scalar on its way to the host; reading it waits for the step that wrote it, not for later ones."""
 
     def __init__(self, value: Tensor) -> None:
-        self._value = value.to("cpu", non_blocking=value.is_cuda)
+        self._value = value if value.is_cpu else value.to("cpu", non_blocking=value.is_cuda)
         self._event = torch.cuda.Event() if value.is_cuda else None
         if self._event is not None:
             self._event.record()
@@ -96,16 +96,17 @@ def train(
     progress = start
     recent: deque[StepEvent] = deque(maxlen=MAX_SKIPPED_IN_ROW + 1)
     steps = _prepared(order, feed, start)
-    while not is_over(course.length, progress, epoch_size=order.epoch_size):
+    epoch_size, steps_per_epoch = order.epoch_size, order.steps_per_epoch
+    while not is_over(course.length, progress, epoch_size=epoch_size):
         began = time.perf_counter()
         drawn, batches = next(steps)
         after = progress.counted(
-            Counter(draw.task for draw in drawn),
-            tokens=sum(batch.layout.num_tokens for batch in batches),
-            padded_tokens=sum(batch.tokens.numel() for batch in batches),
-            steps_per_epoch=order.steps_per_epoch,
+            Counter([task for task, _ in drawn]),
+            tokens=sum([batch.layout.num_tokens for batch in batches]),
+            padded_tokens=sum([batch.tokens.numel() for batch in batches]),
+            steps_per_epoch=steps_per_epoch,
         )
-        factor = _factor(course, progress, after, epoch_size=order.epoch_size)
+        factor = _factor(course, progress, after, epoch_size=epoch_size)
         result = engine.step(batches, step=progress.step, lr_factor=factor)
         flag = Flag(result.skipped)
         if recent:  # only now, so that the host waits for the last step while this one is under way
@@ -130,7 +131,7 @@ def _prepared(
 
 def _factor(course: Course, before: Progress, after: Progress, *, epoch_size: int) -> float:
     """Return the schedule's factor in the middle of a step, so that neither the first nor the last step has rate 0."""
-    middle = sum(fraction_done(course.length, at, epoch_size=epoch_size) for at in (before, after)) / 2
+    middle = sum([fraction_done(course.length, at, epoch_size=epoch_size) for at in (before, after)]) / 2
     return lr_factor(middle, schedule=course.schedule, warmup=course.warmup)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from fractions import Fraction
+from decimal import Decimal
 from typing import Any
 
 from weft.errors import CheckpointError
@@ -46,20 +45,23 @@ class Progress:
     def settled(self, *, skipped: bool) -> Progress:
         """Return this progress with the outcome of its last step counted."""
         if not skipped:
-            return replace(self, skipped_in_row=0)
+            return replace(self, skipped_in_row=0) if self.skipped_in_row else self
         return replace(self, skipped=self.skipped + 1, skipped_in_row=self.skipped_in_row + 1)
 
     def counted(
-        self, drawn: Counter[str], *, tokens: int, padded_tokens: int, steps_per_epoch: int
+        self, drawn: Mapping[str, int], *, tokens: int, padded_tokens: int, steps_per_epoch: int
     ) -> Progress:
         """Return this progress one step further, its seconds and its outcome not counted yet."""
         ends = self.step_in_epoch + 1 == steps_per_epoch
+        examples = dict(self.examples)
+        for name, count in drawn.items():
+            examples[name] = examples.get(name, 0) + count
         return replace(
             self,
             epoch=self.epoch + ends,
             step_in_epoch=0 if ends else self.step_in_epoch + 1,
             step=self.step + 1,
-            examples=dict(Counter(self.examples) + drawn),
+            examples=examples,
             tokens=self.tokens + tokens,
             padded_tokens=self.padded_tokens + padded_tokens,
         )
@@ -133,32 +135,40 @@ def fraction_done(duration: Duration, progress: Progress, *, epoch_size: int) ->
         progress: so far.
         epoch_size: examples in an epoch.
     """
-    return float(_amount(duration.unit, progress, epoch_size) / Fraction(str(duration.amount)))
+    done, whole = _share(duration, progress, epoch_size)
+    return done / whole
 
 
 def is_over(duration: Duration, progress: Progress, *, epoch_size: int) -> bool:
     """Return whether ``duration`` is done; exact, so that "3 epochs" ends with the last example of the third."""
-    return _amount(duration.unit, progress, epoch_size) >= Fraction(str(duration.amount))
+    done, whole = _share(duration, progress, epoch_size)
+    return done >= whole
 
 
 def due(every: Duration, before: Progress, after: Progress, *, epoch_size: int) -> bool:
     """Return whether a multiple of ``every`` was reached between ``before`` (exclusive) and ``after`` (inclusive)."""
-    unit = Fraction(str(every.amount))
-    reached = (_amount(every.unit, progress, epoch_size) // unit for progress in (before, after))
-    first, last = reached
-    return last > first
+    first, last = (_share(every, progress, epoch_size) for progress in (before, after))
+    return last[0] // last[1] > first[0] // first[1]
 
 
-def _amount(unit: Unit, progress: Progress, epoch_size: int) -> Fraction:
-    """Return what ``unit`` counts, exactly."""
+def _share(duration: Duration, progress: Progress, epoch_size: int) -> tuple[int, int]:
+    """Return numerator and denominator of the share of ``duration`` that is done: exact, and without a Fraction's cost."""
+    done, of = _amount(duration.unit, progress, epoch_size)
+    amount, part = Decimal(str(duration.amount)).as_integer_ratio()
+    return done * part, of * amount
+
+
+def _amount(unit: Unit, progress: Progress, epoch_size: int) -> tuple[int, int]:
+    """Return numerator and denominator of what ``unit`` counts."""
     match unit:
         case Unit.EPOCHS:
-            return Fraction(progress.num_examples, epoch_size)
+            return progress.num_examples, epoch_size
         case Unit.STEPS:
-            return Fraction(progress.step)
+            return progress.step, 1
         case Unit.EXAMPLES:
-            return Fraction(progress.num_examples)
+            return progress.num_examples, 1
         case Unit.TOKENS:
-            return Fraction(progress.tokens)
+            return progress.tokens, 1
         case Unit.MINUTES:
-            return Fraction(progress.seconds) / 60
+            seconds, part = progress.seconds.as_integer_ratio()
+            return seconds, part * 60
