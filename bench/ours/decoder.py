@@ -35,9 +35,12 @@ def exported(order: Order) -> Any:
 
     from weft.export.bundle import open_bundle
     from weft.export.plain import export_plain
+    from weft.recipe.spec import Precision
 
     made = export_plain(
-        open_bundle(order.work / "run", base=order.files / MODEL), order.work / "plain", tasks=(TASK,)
+        open_bundle(order.work / "run", base=order.files / MODEL, precision=Precision.FP32),
+        order.work / "plain",
+        tasks=(TASK,),
     )
     folder = made[0].folder
     if not (folder / "adapter_config.json").is_file():

@@ -20,8 +20,8 @@ from weft.export.parts import check_tensor, load_parts, read_json, read_record, 
 from weft.model.device import pick_device, pick_precision
 from weft.model.folder import ModelFolder, locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
-from weft.recipe.names import Name
 from weft.native.memory import keep_freed_memory
+from weft.recipe.names import Name
 from weft.recipe.spec import ModelSpec, Precision
 from weft.strategy.adapters import restore
 from weft.task.base import Task
