@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from weft.core.example import Encoded
 from weft.core.features import Pooling
 from weft.objective.supervised import Supervised
-from weft.task.batching import group_by_length, make_batch
+from weft.task.batching import are_distinct, group_by_length, make_batch, make_plain_batch
 from weft.task.classification import Classification
 from weft.task.generation import Generation
 from weft.task.generation import Supervised as Answered
@@ -125,6 +127,37 @@ def test_a_batch_holds_its_texts_and_nothing_else(items):
         assert target.num_examples == len(own)
         assert [texts[row] for row in target.rows_R.tolist()] == [(one.tokens, one.segments) for one in own]
     assert list(batch.targets) == [name for name in TASKS if any(owner == name for owner, _ in items)]
+
+
+def _same(one, other):
+    """Whether two values hold the same: tensors, and whatever holds tensors."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other) and one.dtype == other.dtype
+    if is_dataclass(one):
+        return all(_same(getattr(one, name), getattr(other, name)) for name in (f.name for f in fields(one)))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return one == other
+
+
+@UNHURRIED
+@given(items=_items(), packed=st.booleans(), pad=st.integers(0, 9))
+def test_a_plain_batch_is_what_looking_for_shared_texts_gives(items, packed, pad):
+    name = items[0][0]
+    own = list({one.digest: one for owner, one in items if owner == name}.values())
+    assert are_distinct(own)
+    assert not are_distinct([*own, own[-1]])
+    plain = make_plain_batch(name, TASKS[name], own, pad=pad, packed=packed)
+    # One more task on the first text: looked for and found, so rows are as before, and the other target tells nothing new.
+    other = Classification("other", COLUMNS, ("a", "b"), pooling=Pooling.MEAN)
+    extra = ("other", Encoded(own[0].tokens, own[0].segments, 0, "a", "g:1"))
+    general = make_batch(
+        [*((name, one) for one in own), extra], {**TASKS, "other": other}, pad=pad, packed=packed
+    )
+    assert list(general.targets) == [name, "other"]
+    targets = {name: general.targets[name]}
+    assert _same(plain, replace(general, targets=targets))
+    assert _same(plain, make_batch([(name, one) for one in own], TASKS, pad=pad, packed=packed))
 
 
 def test_a_row_is_named_after_the_first_that_brought_it():

@@ -5,6 +5,7 @@ Legend: B rows, L padded length, T real tokens.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -38,6 +39,10 @@ def make_batch(
         packed: rows laid end to end instead of padded to the longest.
         routes: adapter by task (``Network.routes``); tasks with different ones never share a row.
     """
+    names, examples = {name for name, _ in items}, [example for _, example in items]
+    if len(names) == 1 and are_distinct(examples):
+        name = names.pop()
+        return make_plain_batch(name, tasks[name], examples, pad=pad, packed=packed)
     row_of: dict[tuple[int, str | None], int] = {}
     texts: list[Encoded] = []
     rows: list[int] = []
@@ -46,21 +51,35 @@ def make_batch(
         if row == len(texts):
             texts.append(example)
         rows.append(row)
-    lengths = [len(text.tokens) for text in texts]
-    layout = Layout.packed(lengths) if packed else Layout.padded(lengths)
+    layout = _layout(texts, packed=packed)
     targets: dict[str, Target] = {}
     for name, task in tasks.items():
         own = [(example, row) for (owner, example), row in zip(items, rows, strict=True) if owner == name]
         if own:
             targets[name] = task.collate([example for example, _ in own], [row for _, row in own], layout)
-    return Batch(
-        tokens=_laid_out([text.token_bytes for text in texts], layout, fill=pad),
-        segments=_segments(texts, layout),
-        layout=layout,
-        targets=targets,
-        ids=tuple(text.where for text in texts),
-        digests=tuple(text.digest for text in texts),
-    )
+    return _batch(texts, layout, targets, pad=pad)
+
+
+def are_distinct(examples: Sequence[Encoded]) -> bool:
+    """Return whether no two examples are of one text."""
+    return len({example.digest for example in examples}) == len(examples)
+
+
+def make_plain_batch(
+    name: str, task: Task, examples: Sequence[Encoded], *, pad: int, packed: bool = False
+) -> Batch:
+    """Return what ``make_batch`` makes of distinct examples of one task, without looking for texts to share.
+
+    Args:
+        name: of the task.
+        task: of all examples.
+        examples: at least one, no two of one text.
+        pad: token id that fills padded rows.
+        packed: rows laid end to end instead of padded to the longest.
+    """
+    layout = _layout(examples, packed=packed)
+    target = task.collate(examples, list(range(len(examples))), layout)
+    return _batch(examples, layout, {name: target}, pad=pad)
 
 
 def group_by_length(lengths: Sequence[int], *, budget: int, in_order: bool = True) -> list[list[int]]:
@@ -93,6 +112,22 @@ def group_by_length(lengths: Sequence[int], *, budget: int, in_order: bool = Tru
     return groups
 
 
+def _layout(texts: Sequence[Encoded], *, packed: bool) -> Layout:
+    lengths = [len(text.tokens) for text in texts]
+    return Layout.packed(lengths) if packed else Layout.padded(lengths)
+
+
+def _batch(texts: Sequence[Encoded], layout: Layout, targets: Mapping[str, Target], *, pad: int) -> Batch:
+    return Batch(
+        tokens=_laid_out([text.token_bytes for text in texts], layout, fill=pad),
+        segments=_segments(texts, layout),
+        layout=layout,
+        targets=targets,
+        ids=tuple([text.where for text in texts]),
+        digests=tuple([text.digest for text in texts]),
+    )
+
+
 def _segments(texts: Sequence[Encoded], layout: Layout) -> Tensor | None:
     if not any(text.segment_bytes for text in texts):
         return None
@@ -102,9 +137,8 @@ def _segments(texts: Sequence[Encoded], layout: Layout) -> Tensor | None:
 
 def _laid_out(rows: Sequence[bytes], layout: Layout, *, fill: int) -> Tensor:
     """Return ``rows`` of int64 as (B, L) padded with ``fill``, or (T,) packed."""
-    flat_T = torch.frombuffer(bytearray().join(rows), dtype=torch.int64)
-    if layout.index_T is None or layout.width is None:
-        return flat_T
-    grid = torch.full((layout.num_rows * layout.width,), fill, dtype=torch.int64)
-    grid[layout.index_T] = flat_T
-    return grid.view(layout.num_rows, layout.width)
+    if layout.width is None:
+        return torch.frombuffer(bytearray().join(rows), dtype=torch.int64)
+    filler = array("q", [fill]).tobytes() * layout.width
+    pieces = [piece for row in rows for piece in (row, filler[len(row) :])]
+    return torch.frombuffer(bytearray().join(pieces), dtype=torch.int64).view(len(rows), layout.width)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from weft.core.batch import Batch
 from weft.core.example import Encoded
 from weft.task.base import Task
-from weft.task.batching import group_by_length, make_batch
+from weft.task.batching import are_distinct, group_by_length, make_batch, make_plain_batch
 from weft.train.order import Step
 
 
@@ -33,14 +32,18 @@ class Feed:
 
     def __call__(self, step: Step) -> list[Batch]:
         """Return the step as batches of at most ``budget`` tokens; rows of one text come into one batch."""
+        names = {task for task, _ in step}
+        if len(names) == 1:
+            name = names.pop()
+            own = self.rows[name]
+            rows = [own[row] for _, row in step]
+            if are_distinct(rows):
+                return self._plain(name, rows)
         by_text: dict[int, list[tuple[str, Encoded]]] = {}
-        for draw in step:
-            row = self.rows[draw.task][draw.row]
-            by_text.setdefault(row.key, []).append((draw.task, row))
+        for task, number in step:
+            row = self.rows[task][number]
+            by_text.setdefault(row.key, []).append((task, row))
         units = list(by_text.values())
-        lengths = [len(unit[0][1].tokens) for unit in units]
-        cut = filled if self.packed else partial(group_by_length, in_order=False)
-        groups = cut(lengths, budget=self.budget)
         return [
             make_batch(
                 [item for index in group for item in units[index]],
@@ -48,8 +51,24 @@ class Feed:
                 pad=self.pad,
                 packed=self.packed,
             )
-            for group in groups
+            for group in self._cut([unit[0][1] for unit in units])
         ]
+
+    def _plain(self, name: str, rows: Sequence[Encoded]) -> list[Batch]:
+        """Return the batches of distinct rows of one task: what ``__call__`` does in general, in half the time."""
+        return [
+            make_plain_batch(
+                name, self.tasks[name], [rows[index] for index in group], pad=self.pad, packed=self.packed
+            )
+            for group in self._cut(rows)
+        ]
+
+    def _cut(self, texts: Sequence[Encoded]) -> list[list[int]]:
+        """Return the positions of ``texts`` by batch."""
+        lengths = [len(text.tokens) for text in texts]
+        if self.packed:
+            return filled(lengths, budget=self.budget)
+        return group_by_length(lengths, budget=self.budget, in_order=False)
 
 
 def filled(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
@@ -59,6 +78,8 @@ def filled(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
         >>> filled([3, 9, 3, 3], budget=12)
         [[0, 1], [2, 3]]
     """
+    if sum(lengths) <= budget:
+        return [list(range(len(lengths)))] if lengths else []
     groups: list[list[int]] = []
     room = 0
     for index, length in enumerate(lengths):
