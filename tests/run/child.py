@@ -18,7 +18,7 @@ from weft.build.catalogue import open_recipe
 from weft.errors import WeftError
 from weft.run import session
 from weft.run.folder import RunFolder
-from weft.train import checkpoint
+from weft.train import checkpoint, optimizer
 
 
 def work(folder: Path, recipe: Path) -> None:
@@ -52,6 +52,8 @@ def kill_in_writer(number: int, place: str) -> None:
 
 def main(folder: str, recipe: str, *fault: str) -> int:
     torch.set_num_threads(1)
+    os.environ["WEFT_CACHE"] = str(Path(folder).parent / "cache")  # not that of the run they are compared with
+    optimizer.LEAST_ROWS = 1  # the tables of tiny models are smaller than those whose rows wait
     if fault:
         kill_in_writer(int(fault[0]), fault[1])
     try:

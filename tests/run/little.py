@@ -50,6 +50,21 @@ stages:
     evaluate: 2 steps
     save: 1 steps
 """
+FAST_RECIPE = """\
+seed: 3
+model: {{path: {model}, max_tokens: 32}}
+precision: bf16
+bootstrap: 100
+keep: 1
+tasks:
+  mood: {{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl, test: mood.test.jsonl}}
+  names: {{kind: tagging, train: names.train.conll, dev: names.dev.conll, test: names.test.conll}}
+stages:
+  - {{name: all, strategy: full, lr: 2e-3, dropout: 0.1, length: 4 steps, batch: 8, evaluate: 2 steps, save: 1 steps}}
+  - {{name: upper, strategy: top 1, lr: 2e-3, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}}
+  - {{name: heads, strategy: head, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}}
+"""
+"""Every short cut at once: bf16 twins, rows that wait, layers behind a store, a trunk at rest."""
 STAGES = ("together", "alone")
 NUM_STEPS = 4
 

@@ -73,16 +73,14 @@ def finish(process: Any) -> int:
 
 
 @pytest.fixture
-def kill_at_random(
-    start: Start, little: ModuleType, job: Path, unbroken: Path, tmp_path: Path
-) -> Callable[[int], None]:
+def kill_at_random(start: Start, little: ModuleType, tmp_path: Path) -> Callable[[int, Path, Path], None]:
     """Return a function that kills runs so many times, and compares each run that came to its end."""
 
-    def check(run: int) -> None:
-        assert little.differences(tmp_path / str(run), unbroken) == []
-        assert little.answers(tmp_path / str(run)) == little.answers(unbroken)
+    def kill(number: int, job: Path, unbroken: Path) -> None:
+        def check(run: int) -> None:
+            assert little.differences(tmp_path / str(run), unbroken) == []
+            assert little.answers(tmp_path / str(run)) == little.answers(unbroken)
 
-    def kill(number: int) -> None:
         instants = random.Random(11)
         begun = time.monotonic()
         assert finish(start(tmp_path / "0", job)) == 0
@@ -108,13 +106,27 @@ def kill_at_random(
     return kill
 
 
-def test_killed_at_random_instants(kill_at_random: Callable[[int], None]):
-    kill_at_random(FAST_KILLS)
+def test_killed_at_random_instants(kill_at_random: Callable[..., None], job: Path, unbroken: Path):
+    kill_at_random(FAST_KILLS, job, unbroken)
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_instants(kill_at_random: Callable[[int], None]):
-    kill_at_random(SLOW_KILLS)
+def test_killed_at_many_random_instants(kill_at_random: Callable[..., None], job: Path, unbroken: Path):
+    kill_at_random(SLOW_KILLS, job, unbroken)
+
+
+@pytest.mark.slow
+def test_killed_on_the_fast_path(
+    kill_at_random: Callable[..., None],
+    little: ModuleType,
+    tiny_bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    job = little.write_job(tmp_path, tiny_bert, little.FAST_RECIPE)
+    monkeypatch.setattr("weft.train.optimizer.LEAST_ROWS", 1)
+    little.run(job, tmp_path / "unbroken")
+    kill_at_random(SLOW_KILLS // 2, job, tmp_path / "unbroken")
 
 
 # Checkpoint 3 is the second evaluation of the first stage, 5 the first of the second.
