@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from weft.native import available
 from weft.strategy.lora_layer import LoraSite, lora_site
 from weft.strategy.low_rank import Part, is_uniform, low_rank
+
+needs_kernels = pytest.mark.skipif(not available(), reason="no compiled kernels: run `python hatch_build.py`")
+hands = pytest.mark.parametrize("native", [pytest.param(True, marks=needs_kernels), False])
+THIN = "weft.native.low_rank.thin"
 
 
 def plain(module: nn.Module, inputs: Tensor, A_RI: Tensor, B_OR: Tensor, scale: float) -> Tensor:
@@ -33,6 +38,17 @@ def made(kind: str, width_in: int, width_out: int) -> nn.Module:
 KINDS = ("linear", "bare", "conv1d")
 
 
+@pytest.fixture
+def choose(monkeypatch):
+    def use(native: bool) -> None:  # noqa: FBT001
+        if not native:
+            monkeypatch.setattr(THIN, lambda *_: None)
+
+    return use
+
+
+@hands
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(KINDS),
     leading=st.sampled_from([(1,), (7,), (2, 3), (1, 9), (2, 1, 3)]),
@@ -41,8 +57,9 @@ KINDS = ("linear", "bare", "conv1d")
     trained=st.sets(st.sampled_from(["inputs", "weight", "bias", "A", "B"])),
 )
 def test_values_and_gradients_are_those_of_the_formula(
-    kind: str, leading: tuple[int, ...], rank: int, scale: float, trained: set[str]
+    choose, native: bool, kind: str, leading: tuple[int, ...], rank: int, scale: float, trained: set[str]  # noqa: FBT001
 ) -> None:
+    choose(native)
     module = made(kind, 6, 5)
     tensors = {
         "inputs": drawn(*leading, 6, seed=1),
@@ -183,11 +200,48 @@ def num_products(layer: LoraSite, inputs: Tensor) -> tuple[int, int]:
     return sum(name in ("aten::mm", "aten::addmm", "aten::addmm_") for name in names), len(additions)
 
 
-def test_no_weight_gradient_and_no_second_full_size_tensor_is_made() -> None:
+@hands
+def test_no_weight_gradient_and_no_second_full_size_tensor_is_made(choose, native: bool) -> None:  # noqa: FBT001
+    choose(native)
     layer = site()
     inputs = drawn(16, 8, seed=3).requires_grad_()
-    # Forward: base, A, B. Backward: B, base, A for the input; dA; dB.
-    assert num_products(layer, inputs) == (8, 0)
+    # Forward: base, A, B. Backward: B, base, A for the input; dA; dB. The kernels leave the base's two to torch.
+    assert num_products(layer, inputs) == (2 if native else 8, 0)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 3, 2, 1), (37, 40, 50, 8), (9, 100, 33, 16), (3, 8, 8, 70)])
+def test_both_hands_agree_with_what_is_not_dense_and_without_gradients(
+    monkeypatch, shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    num_tokens, width_in, width_out, rank = shape
+    module = made("linear", width_in, width_out).to(dtype)
+    A_RI = drawn(rank, width_in, seed=1, dtype=dtype).requires_grad_()
+    B_OR = drawn(width_out, rank, seed=2, dtype=dtype).requires_grad_()
+    inputs = drawn(width_in, num_tokens, seed=3, dtype=dtype).t().requires_grad_()
+    found = []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr(THIN, lambda *_: None)
+        outputs = low_rank(module, inputs, A_RI, B_OR, parts=[Part(0.5)])
+        with torch.no_grad():
+            assert torch.equal(low_rank(module, inputs, A_RI, B_OR, parts=[Part(0.5)]), outputs)
+        seen = drawn(width_out, num_tokens, seed=4, dtype=dtype).t()
+        found.append([outputs, *torch.autograd.grad(outputs, [inputs, A_RI, B_OR, *module.parameters()], seen)])
+    for one, other in zip(*found, strict=True):
+        size = other.abs().max().item()
+        assert (one - other).abs().max() <= (1e-5 if dtype is torch.float32 else 0.02) * size
+
+
+@hands
+def test_a_factor_that_changes_before_the_backward_pass_is_noticed(choose, native: bool) -> None:  # noqa: FBT001
+    choose(native)
+    module, A_RI, B_OR = made("linear", 6, 5), drawn(2, 6, seed=1).requires_grad_(), drawn(5, 2, seed=2)
+    outputs = low_rank(module, drawn(4, 6, seed=3), A_RI, B_OR, parts=[Part(1.0)])
+    B_OR.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs.sum().backward()
 
 
 def test_bf16_twins_compute_in_bf16_and_are_close_to_fp32() -> None:

@@ -32,7 +32,7 @@ from weft.strategy.lora import LoraRule
 from weft.strategy.peft_layout import CONFIG_FILE, TENSOR_FILE, read, write
 from weft.strategy.plan import plan
 
-TOLERANCE = 1e-6
+TOLERANCE = 5e-6  # fp32; the kernels take sums in another order than torch
 
 # PEFT asks transformers for an attribute under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

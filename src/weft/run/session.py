@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import weft
@@ -95,12 +97,24 @@ def _begin(context: Context, *, root: Path) -> None:
 
 def _run(context: Context) -> Iterator[Event]:
     yield DataRead(context.data.report)
-    for stage in context.recipe.stages:
-        if not context.folder.final(stage.name).is_dir():
-            yield from _run_stage(context, stage)
+    with _left_alone():
+        for stage in context.recipe.stages:
+            if not context.folder.final(stage.name).is_dir():
+                yield from _run_stage(context, stage)
     with context.stop.at_once("final judging"):
         report = finish(context)
     yield Finished(report, context.folder.path)
+
+
+@contextmanager
+def _left_alone() -> Generator[None]:
+    """Keep what is there now, modules and rows of data, out of the collector's walks, which come every few steps."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _run_stage(context: Context, stage: StageSpec) -> Iterator[Event]:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from weft.core import linear
 from weft.core.routing import Routing
+from weft.native import low_rank as native
 
 _ONE_BLOCK = 10**12
 Gate = float | Tensor
@@ -47,6 +48,9 @@ def low_rank(
 
     Source: arXiv:2106.09685, section 4.1; the order of products is that of the narrow side first.
     """
+    update = _thin(A_RI, B_OR, parts)
+    if update is not None:
+        return _compiled(module, inputs, update)
     if not torch.is_grad_enabled():
         outputs, _ = _forward(module, inputs, A_RI, B_OR, parts)
         return outputs
@@ -110,6 +114,67 @@ def _overhead(inputs: Tensor) -> int:
     if inputs.device.type != "cpu":
         return _ONE_BLOCK
     return 200 if inputs.dtype is torch.float32 else 1000
+
+
+def _thin(A_RI: Tensor, B_OR: Tensor, parts: Sequence[Part]) -> native.Thin | None:
+    """Return the one update that acts on all tokens alike if that is all there is and the kernels can read it."""
+    if len(parts) != 1:
+        return None
+    part = parts[0]
+    if part.tokens is not None or part.ranks is not None or isinstance(part.gate, Tensor):
+        return None
+    return native.thin(A_RI, B_OR, part.gate)
+
+
+def _compiled(module: nn.Module, inputs: Tensor, update: native.Thin) -> Tensor:
+    """Return what ``low_rank`` does for one update that acts on all tokens alike."""
+    if torch.is_grad_enabled():
+        weight, bias = linear.values(module)
+        return cast(Any, _Compiled.apply)(module, update, inputs, weight, bias, update.A_RI, update.B_OR)
+    outputs = linear.forward(module, inputs)
+    native.add(update, inputs.contiguous(), outputs)
+    return outputs
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        module: nn.Module,
+        update: native.Thin,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,  # noqa: ARG004 (named so that autograd asks for its gradient)
+        A_RI: Tensor,
+        B_OR: Tensor,
+    ) -> Tensor:
+        inputs = inputs.contiguous()
+        outputs = linear.forward(module, inputs)
+        _, _, _, for_weight, _, for_A, for_B = ctx.needs_input_grad
+        narrow = native.new_narrow(update, inputs) if for_B else None
+        native.add(update, inputs, outputs, narrow=narrow)
+        ctx.module, ctx.update, ctx.packed, ctx.narrow = module, update, linear.packed(module), narrow
+        # The factors are kept for the check that nobody has changed them since.
+        ctx.save_for_backward(inputs if for_weight or for_A else None, weight, A_RI, B_OR)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, weight, _, _ = ctx.saved_tensors
+        _, _, for_inputs, for_weight, for_bias, for_A, _ = ctx.needs_input_grad
+        grads = gradients.contiguous()
+        d_inputs = _input_gradient(ctx, grads, weight) if for_inputs else None
+        d_A, d_B = native.gradients(
+            ctx.update, grads, inputs=inputs if for_A else None, narrow=ctx.narrow, d_inputs=d_inputs
+        )
+        d_weight = d_bias = None
+        if for_weight or for_bias:
+            grads_TO = grads.view(-1, grads.shape[-1])
+            d_bias = grads_TO.sum(0) if for_bias else None
+            if for_weight:
+                d_weight = linear.backward_weight(ctx.module, grads_TO, inputs.view(-1, inputs.shape[-1]))
+        return None, None, d_inputs, d_weight, d_bias, d_A, d_B
 
 
 class _LowRank(torch.autograd.Function):
@@ -199,7 +264,7 @@ def _factor_gradient(
     return grads_RI
 
 
-def _input_gradient(ctx: Any, grads_TO: Tensor, weight: Tensor) -> Tensor:
+def _input_gradient(ctx: Any, grads: Tensor, weight: Tensor) -> Tensor:
     if ctx.packed is not None:
-        return ctx.packed.backward(grads_TO)
-    return linear.backward_input(ctx.module, grads_TO, weight=weight)
+        return ctx.packed.backward(grads)
+    return linear.backward_input(ctx.module, grads, weight=weight)
