@@ -40,7 +40,7 @@ KINDS = ("linear", "bare", "conv1d")
 
 @pytest.fixture
 def choose(monkeypatch):
-    def use(native: bool) -> None:  # noqa: FBT001
+    def use(native: bool) -> None:
         if not native:
             monkeypatch.setattr(THIN, lambda *_: None)
 
@@ -57,7 +57,13 @@ def choose(monkeypatch):
     trained=st.sets(st.sampled_from(["inputs", "weight", "bias", "A", "B"])),
 )
 def test_values_and_gradients_are_those_of_the_formula(
-    choose, native: bool, kind: str, leading: tuple[int, ...], rank: int, scale: float, trained: set[str]  # noqa: FBT001
+    choose,
+    native: bool,
+    kind: str,
+    leading: tuple[int, ...],
+    rank: int,
+    scale: float,
+    trained: set[str],
 ) -> None:
     choose(native)
     module = made(kind, 6, 5)
@@ -201,7 +207,7 @@ def num_products(layer: LoraSite, inputs: Tensor) -> tuple[int, int]:
 
 
 @hands
-def test_no_weight_gradient_and_no_second_full_size_tensor_is_made(choose, native: bool) -> None:  # noqa: FBT001
+def test_no_weight_gradient_and_no_second_full_size_tensor_is_made(choose, native: bool) -> None:
     choose(native)
     layer = site()
     inputs = drawn(16, 8, seed=3).requires_grad_()
@@ -228,14 +234,16 @@ def test_both_hands_agree_with_what_is_not_dense_and_without_gradients(
         with torch.no_grad():
             assert torch.equal(low_rank(module, inputs, A_RI, B_OR, parts=[Part(0.5)]), outputs)
         seen = drawn(width_out, num_tokens, seed=4, dtype=dtype).t()
-        found.append([outputs, *torch.autograd.grad(outputs, [inputs, A_RI, B_OR, *module.parameters()], seen)])
+        found.append(
+            [outputs, *torch.autograd.grad(outputs, [inputs, A_RI, B_OR, *module.parameters()], seen)]
+        )
     for one, other in zip(*found, strict=True):
         size = other.abs().max().item()
         assert (one - other).abs().max() <= (1e-5 if dtype is torch.float32 else 0.02) * size
 
 
 @hands
-def test_a_factor_that_changes_before_the_backward_pass_is_noticed(choose, native: bool) -> None:  # noqa: FBT001
+def test_a_factor_that_changes_before_the_backward_pass_is_noticed(choose, native: bool) -> None:
     choose(native)
     module, A_RI, B_OR = made("linear", 6, 5), drawn(2, 6, seed=1).requires_grad_(), drawn(5, 2, seed=2)
     outputs = low_rank(module, drawn(4, 6, seed=3), A_RI, B_OR, parts=[Part(1.0)])
