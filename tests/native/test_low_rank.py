@@ -71,7 +71,7 @@ def check(case: Case) -> None:
 sizes = st.one_of(st.integers(1, 70), st.sampled_from([16, 32, 64, 96, 128, 200]))
 
 
-@settings(max_examples=120)
+@settings(max_examples=120, deadline=None)
 @given(
     shape=st.tuples(sizes, sizes, sizes, st.integers(1, MOST_RANKS)), dtype=st.sampled_from([SINGLE, HALF])
 )

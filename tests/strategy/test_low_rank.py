@@ -48,7 +48,7 @@ def choose(monkeypatch):
 
 
 @hands
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(KINDS),
     leading=st.sampled_from([(1,), (7,), (2, 3), (1, 9), (2, 1, 3)]),

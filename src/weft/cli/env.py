@@ -18,6 +18,7 @@ from weft.cli.messages import say
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "datasets", "numpy")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HOME", "OMP_NUM_THREADS")
+OWN = ("WEFT_CACHE", "WEFT_CACHE_LIMIT", "WEFT_NATIVE")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "bf16")  # the last one is Arm's
 Facts = dict[str, Any]
 
@@ -39,6 +40,8 @@ def run(
 
 def gather() -> Facts:
     """Return everything that ``weft env`` prints, as JSON values by section."""
+    from weft import native
+
     return {
         "versions": {
             "weft": __version__,
@@ -49,9 +52,10 @@ def gather() -> Facts:
             "system": platform.platform(),
             **processor(_text("/proc/cpuinfo")),
             "memory_gib": _memory_gib(),
+            "kernels": native.describe(),
         },
         "accelerators": _accelerators(),
-        "variables": {name: os.environ.get(name) for name in OFFLINE},
+        "variables": {name: os.environ.get(name) for name in (*OFFLINE, *OWN)},
     }
 
 

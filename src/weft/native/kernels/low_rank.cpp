@@ -86,12 +86,12 @@ template <> struct Arithmetic<bf16> { using Kind = Halves; };
 template <class T> struct Arithmetic { using Kind = Numbers<T>; };
 #endif
 
-// Lane i of the result is the sum of vector i.
-INLINE F sums_of(F rows[W]) {
-  for (int half = W / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) rows[i] = ZIP_LOW(rows[i], rows[i + half]) + ZIP_HIGH(rows[i], rows[i + half]);
-  return rows[0];
+// Lane i of the result is the sum of vector i. A recursion, for loops over the halves would keep `rows` in memory.
+template <int HALF> INLINE F sums_of(F *rows) {
+  for (int i = 0; i < HALF; i++) rows[i] = ZIP_LOW(rows[i], rows[i + HALF]) + ZIP_HIGH(rows[i], rows[i + HALF]);
+  return sums_of<HALF / 2>(rows);
 }
+template <> INLINE F sums_of<0>(F *rows) { return rows[0]; }
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -118,7 +118,7 @@ template <class T> struct Pass {
           step(rows, factors, sums, [d](const T *row) { return Kind::whole(row + d); });
         if (d < width) step(rows, factors, sums, [d, width](const T *row) { return Kind::some(row + d, width - d); });
         Held held[W];
-        store(held, sums_of(sums) * a.scale);
+        store(held, sums_of<W / 2>(sums) * a.scale);
         for (int i = 0; i < DOWN && t + i < tokens; i++)
           memcpy(to + (t + i) * padded + r, held + i * ACROSS, ACROSS * sizeof(Held));
       }
