@@ -51,7 +51,7 @@ def test_what_is_packed_multiplies_in_the_weights_place(module: nn.Module) -> No
     weight_OI = module.weight.detach().t() if isinstance(module, Conv1D) else module.weight.detach()
     inputs, gradients = torch.randn(5, 6), torch.randn(5, 4)
     plain = linear.forward(module, inputs)
-    bias = torch.zeros(4) if module.bias is None else module.bias
+    bias = torch.zeros(4) if module.bias is None else module.bias.detach()
     try:
         vars(module)["packed"] = Loud(weight_OI)
         assert torch.allclose(linear.forward(module, inputs) - bias, 10 * (plain - bias), atol=1e-4)

@@ -52,7 +52,8 @@ def kill_in_writer(number: int, place: str) -> None:
 
 def main(folder: str, recipe: str, *fault: str) -> int:
     torch.set_num_threads(1)
-    os.environ["WEFT_CACHE"] = str(Path(folder).parent / "cache")  # not that of the run they are compared with
+    # Not that of the run they are compared with.
+    os.environ["WEFT_CACHE"] = str(Path(folder).parent / "cache")
     optimizer.LEAST_ROWS = 1  # the tables of tiny models are smaller than those whose rows wait
     if fault:
         kill_in_writer(int(fault[0]), fault[1])

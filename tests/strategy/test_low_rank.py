@@ -201,8 +201,9 @@ def num_products(layer: LoraSite, inputs: Tensor) -> tuple[int, int]:
     with torch.profiler.profile(record_shapes=True) as profile:
         layer(inputs).sum().backward()
     full = [list(inputs.shape), list(inputs.shape)]
-    names = [event.name for event in profile.events()]
-    additions = [e for e in profile.events() if e.name == "aten::add" and e.input_shapes[:2] == full]
+    events = profile.events() or []
+    names = [event.name for event in events]
+    additions = [e for e in events if e.name == "aten::add" and e.input_shapes[:2] == full]
     return sum(name in ("aten::mm", "aten::addmm", "aten::addmm_") for name in names), len(additions)
 
 
