@@ -6,9 +6,8 @@ Legend: T tokens, I input width, O output width, R rank (P: rounded up to eight)
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +21,7 @@ _EIGHT = 8
 _KINDS = (torch.bfloat16, torch.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Thin:
+class Thin(NamedTuple):
     """``scale * B A`` and the kernels that multiply with it; made by ``thin``."""
 
     A_RI: Tensor
@@ -108,20 +106,23 @@ def _run(
     backward: bool,
     rest: Rest = (None, None, None, None),
 ) -> None:
-    num_ranks, width_in = update.A_RI.shape
-    width_out = update.B_OR.shape[0]
-    tensors = (wide, update.A_RI, update.B_OR, out, pairs, *rest)
+    A_RI, B_OR, scale, kernels = update
+    num_ranks, width_in = A_RI.shape
+    width_out = B_OR.shape[0]
     call = _Call(
-        *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
+        wide.data_ptr(),
+        A_RI.data_ptr(),
+        B_OR.data_ptr(),
+        *[None if tensor is None else tensor.data_ptr() for tensor in (out, pairs, *rest)],
         wide.numel() // (width_out if backward else width_in),
         width_in,
         width_out,
         num_ranks,
         wide.dtype is torch.bfloat16,
-        update.scale,
+        scale,
     )
-    parallel, threads = update.kernels.team()
-    _entry(update.kernels)(ctypes.byref(call), parallel, threads, backward)
+    parallel, threads = kernels.team()
+    _entry(kernels)(ctypes.byref(call), parallel, threads, backward)
 
 
 @cache

@@ -76,8 +76,8 @@ class LoraSite(Routable):
             return False
         if self.training and any(self.lora_options[name]["dropout"] for name in names):
             return False
-        factors = (factors[name] for factors in (self.lora_A, self.lora_B) for name in names)
-        return is_uniform(inputs, cast(Tensor, self.weight), *factors)
+        down, up, (weight, _) = self.lora_A, self.lora_B, linear.values(self)
+        return is_uniform(inputs, weight, *[down[name] for name in names], *[up[name] for name in names])
 
     def _stacked(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return A (R, I) and B (O, R) of ``names`` side by side; the rows of B^T are in one piece, to be cut."""

@@ -60,10 +60,12 @@ def low_rank(
 
 def is_uniform(*tensors: Tensor) -> bool:
     """Return whether ``tensors`` have one dtype and autocast is off: then ``low_rank`` may work in place."""
-    first = tensors[0]
-    if torch.is_autocast_enabled(first.device.type):
-        return False
-    return all(tensor.dtype is first.dtype for tensor in tensors)
+    first, *others = tensors
+    dtype = first.dtype
+    for tensor in others:
+        if tensor.dtype is not dtype:
+            return False
+    return not torch.is_autocast_enabled(first.device.type)
 
 
 def routed_parts(

@@ -33,7 +33,7 @@ constexpr int ACROSS = 4;       // ranks of a tile of sums along a row
 constexpr int DOWN = W / ACROSS;  // and its tokens: together one vector of sums
 constexpr int RANKS = W == 16 ? 8 : 4;  // of a tile of sums along the tokens
 constexpr int SPREAD = W == 16 ? 4 : 2;  // tokens of a tile that is added to
-constexpr int64_t AHEAD = 16;   // tokens
+constexpr int64_t AHEAD = 32;   // tokens
 
 // How numbers become operands: as they are in fp32 ...
 template <class T> struct Numbers {
