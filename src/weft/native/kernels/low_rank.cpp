@@ -6,7 +6,7 @@
 // so results do not depend on the number of threads.
 //
 // Sums are fp32. The P numbers a token are held as operands of the next product: fp32, or bf16 where the processor
-// multiplies pairs of them; padding ranks hold numbers that only ever meet zeros.
+// multiplies pairs of them; padding ranks hold zeros.
 #include <stdlib.h>
 
 #include "products.h"
@@ -104,33 +104,40 @@ template <class T> struct Pass {
   int64_t padded, words;  // ranks, and the words that hold those there are
   explicit Pass(const LowRank &call) : a(call), padded(up(call.ranks, EIGHT)), words((call.ranks + PER - 1) / PER) {}
 
-  // scale * (wide down^T) of one block of tokens, (tokens, P); ranks and tokens past the last repeat it.
+  // scale * (wide down^T) of one block of tokens, (tokens, P); `down` has P rows.
   void sum_rows(const T *wide, int64_t tokens, int64_t width, const T *down, Held *to) const {
-    for (int64_t t = 0; t < tokens; t += DOWN) {
-      const T *rows[DOWN];
-      for (int i = 0; i < DOWN; i++) rows[i] = wide + least(t + i, tokens - 1) * width;
+    for (int64_t t = 0; t < tokens;) {
+      const int64_t together = tokens - t < DOWN ? 1 : DOWN;  // one is summed as DOWN times the same
       for (int64_t r = 0; r < padded; r += ACROSS) {
-        const T *factors[ACROSS];
-        for (int j = 0; j < ACROSS; j++) factors[j] = down + least(r + j, a.ranks - 1) * width;
-        F sums[W] = {};
-        int64_t d = 0;
-        for (; d + Kind::CHUNK <= width; d += Kind::CHUNK)
-          step(rows, factors, sums, [d](const T *row) { return Kind::whole(row + d); });
-        if (d < width) step(rows, factors, sums, [d, width](const T *row) { return Kind::some(row + d, width - d); });
         Held held[W];
-        store(held, sums_of<W / 2>(sums) * a.scale);
-        for (int i = 0; i < DOWN && t + i < tokens; i++)
-          memcpy(to + (t + i) * padded + r, held + i * ACROSS, ACROSS * sizeof(Held));
+        store(held, tile(wide + t * width, together == 1 ? 0 : width, down + r * width, width) * a.scale);
+        for (int64_t i = 0; i < together; i++) memcpy(to + (t + i) * padded + r, held + i * ACROSS, ACROSS * sizeof(Held));
       }
+      t += together;
     }
   }
 
-  template <class Read> static INLINE void step(const T *const *rows, const T *const *factors, F *sums, const Read &read) {
-    F left[DOWN];
-    for (int i = 0; i < DOWN; i++) left[i] = read(rows[i]);
+  static INLINE F tile(const T *left, int64_t step, const T *right, int64_t width) {
+    const T *left_end = left + (DOWN - 1) * step, *right_end = right + (ACROSS - 1) * width;
+    F sums[W] = {};
+    int64_t d = 0;
+    for (; d + Kind::CHUNK <= width; d += Kind::CHUNK) {
+      add(left, left_end, step, right, right_end, width, sums, [](const T *row) { return Kind::whole(row); });
+      left += Kind::CHUNK, left_end += Kind::CHUNK, right += Kind::CHUNK, right_end += Kind::CHUNK;
+    }
+    if (d < width)
+      add(left, left_end, step, right, right_end, width, sums, [d, width](const T *row) { return Kind::some(row, width - d); });
+    return sums_of<W / 2>(sums);
+  }
+
+  // The last row is addressed by itself, so that four take two registers and their step.
+  template <class Read>
+  static INLINE void add(const T *left, const T *left_end, int64_t step, const T *right, const T *right_end, int64_t width, F *sums, const Read &read) {
+    F token[DOWN];
+    for (int i = 0; i < DOWN; i++) token[i] = read(i < 3 ? left + i * step : left_end);
     for (int j = 0; j < ACROSS; j++) {
-      const F factor = read(factors[j]);
-      for (int i = 0; i < DOWN; i++) sums[i * ACROSS + j] = Form::dot(left[i], factor, sums[i * ACROSS + j]);
+      const F factor = read(j < 3 ? right + j * width : right_end);
+      for (int i = 0; i < DOWN; i++) sums[i * ACROSS + j] = Form::dot(token[i], factor, sums[i * ACROSS + j]);
     }
   }
 
@@ -223,9 +230,12 @@ template <class T> struct Pass {
   int64_t blocks() const { return (a.tokens + BLOCK - 1) / BLOCK; }
 
   void forward(const Team &team, float *scratch) const {
+    T *down = reinterpret_cast<T *>(scratch + words * up(a.width_out, PANEL));
+    memcpy(down, a.down, a.ranks * a.width_in * sizeof(T));
+    memset(down + a.ranks * a.width_in, 0, (padded - a.ranks) * a.width_in * sizeof(T));
     Form::columns(static_cast<const T *>(a.up), a.ranks, a.width_out, a.ranks, scratch);
     const Right right{scratch, PANEL, PANEL * words};
-    share(team, blocks(), [&](int64_t block) { rows(block, a.width_in, static_cast<const T *>(a.down), right, a.width_out); });
+    share(team, blocks(), [&](int64_t block) { rows(block, a.width_in, down, right, a.width_out); });
   }
 
   void backward(const Team &team, float *scratch) const {
@@ -234,6 +244,7 @@ template <class T> struct Pass {
       T *turned = reinterpret_cast<T *>(scratch + words * step + PANEL);
       for (int64_t r = 0; r < a.ranks; r++)
         for (int64_t o = 0; o < a.width_out; o++) turned[r * a.width_out + o] = static_cast<const T *>(a.up)[o * a.ranks + r];
+      memset(turned + a.ranks * a.width_out, 0, (padded - a.ranks) * a.width_out * sizeof(T));
       if (a.out) Form::rights(static_cast<const T *>(a.down), a.width_in, a.ranks, a.width_in, scratch);
       const Right right{scratch, step, PANEL};
       share(team, blocks(), [&](int64_t block) { rows(block, a.width_out, turned, right, a.width_in); });
