@@ -101,6 +101,8 @@ def in_fp32(out: nn.Linear, states: Tensor) -> Tensor:
     The product is small, the loss is the better for it, and the number of rows or tokens changes with every step: in
     bf16 each number would make oneDNN build and keep new primitives.
     """
+    if not torch.is_autocast_enabled(states.device.type):  # a context costs as much as the product
+        return out(states.float())
     with torch.autocast(states.device.type, enabled=False):
         return out(states.float())
 
