@@ -32,7 +32,11 @@ def test_pages_are_touched_for_the_first_time_once():
     for on in (True, False):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(on=on)], capture_output=True, text=True, check=True, env=plain
+            [sys.executable, "-c", PROGRAM.format(on=on)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=plain,
         )
         kept, faults = done.stdout.split()
         results[on] = int(faults)
