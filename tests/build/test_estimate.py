@@ -94,7 +94,7 @@ def test_moving_the_trunk_under_a_kept_head_is_noted(open_kit):
     stages = [
         {"name": "a"},
         {"name": "b", "tasks": "mood"},
-        {"name": "c", "tasks": "mood", "strategy": "head", "reuse": False},
+        {"name": "c", "tasks": "mood", "strategy": "head"},
     ]
     notes = [plan.notes for plan in plans(open_kit(stages))]
     assert notes[0] == notes[2] == ()
@@ -132,8 +132,8 @@ def test_frozen_layers_are_counted_once_a_text(kit, open_kit, strategy, share, w
     tokens = sum(len(row.tokens) for row in open_kit([{"name": "one"}]).data.tasks["mood"].train)
     spared = 3 * tokens * 2 * share * layers / 1e9  # the pooler is above the store
     assert seconds_of(every) - seconds_of(once) == pytest.approx(spared)
-    assert every.notes == ()
-    assert [words in note for note in once.notes] == ([True] if words else [])
+    assert every.ways == ()
+    assert [words in way for way in once.ways] == ([True] if words else [])
 
 
 def test_time_is_that_of_the_matrices(kit, open_kit):

@@ -92,7 +92,8 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         tokens=None if end is None else end.tokens,
         memory_bytes=_memory(entered, stage, order, machine.dtype),
         seconds=None if end is None else _flops(stage, entered, order, end.tokens) / machine.flops,
-        notes=(*_notes(entered.table, recipe, stage), *_speed_notes(stage, entered)),
+        notes=_notes(entered.table, recipe, stage),
+        ways=tuple(_ways(stage, entered)),
     )
 
 
@@ -176,7 +177,7 @@ def _layer_of(path: str) -> str | None:
     return None if number is None else ".".join(parts[: number + 1])
 
 
-def _speed_notes(stage: StageSpec, entered: Entered) -> Iterator[str]:
+def _ways(stage: StageSpec, entered: Entered) -> Iterator[str]:
     """Yield what is done otherwise than the plain loop would, because it is faster, or cannot be."""
     at, layers = depth(stage, entered), entered.sites.view.num_layers.get("", 0)
     if at > layers:

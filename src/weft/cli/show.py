@@ -94,6 +94,8 @@ def show_plan(console: Console, plan: StagePlan) -> None:
         console.print("\n".join(_narrow_parameters(plan)))
     for note in plan.notes:
         console.print(say("data.warning", text=note))
+    for way in plan.ways:
+        console.print(say("plan.way", text=way))
 
 
 def _draws(plan: StagePlan, name: str, share: float) -> str:

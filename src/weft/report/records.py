@@ -150,6 +150,9 @@ class StagePlan(Record):
     seconds: float | None
     """Estimated training time, evaluation not counted."""
     notes: tuple[str, ...] = ()
+    """Warnings."""
+    ways: tuple[str, ...] = ()
+    """What is computed otherwise than a plain loop would: layers that run once a text, rows that must be padded."""
 
 
 class StageReport(Record):

@@ -100,7 +100,11 @@ def stages(report: RunReport, words: Words) -> Html:
     """Return the stage graph, lying for wide pages and upright for narrow ones, and the stages' notes."""
     base = Node(name="base", parent=None, lines=(report.model, words.base_model))
     nodes = (base, *(_node(stage, words) for stage in report.stages))
-    notes = [tag("li", f"{stage.name}: {note}") for stage in report.stages for note in stage.plan.notes]
+    notes = [
+        tag("li", f"{stage.name}: {note}")
+        for stage in report.stages
+        for note in (*stage.plan.notes, *stage.plan.ways)
+    ]
     return join(
         (
             scroll(stage_graph(nodes, title=words.stages)),
