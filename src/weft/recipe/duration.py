@@ -31,7 +31,7 @@ _RULE = (
 )
 
 
-def _plain(amount: float) -> str:
+def _plain(amount: float | Decimal) -> str:
     """Return ``amount`` in digits, without exponent and without trailing zeros."""
     return f"{amount:.6f}".rstrip("0").rstrip(".")
 
@@ -90,7 +90,7 @@ class Duration:
         for scale, letter in ((1e6, "M"), (1e3, "k")):
             # At most three decimals of a whole number: exact, and read back as the same amount.
             if self.unit is not Unit.EPOCHS and self.amount >= scale and self.amount % (scale / 1000) == 0:
-                return f"{_plain(self.amount / scale)}{letter} {self.unit}"
+                return f"{_plain(Decimal(int(self.amount)) / int(scale))}{letter} {self.unit}"
         word = self.unit[:-1] if self.amount == 1 else self.unit
         return f"{_plain(self.amount)} {word}"
 
