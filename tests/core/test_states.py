@@ -24,7 +24,7 @@ from torch import Tensor
 
 from weft.core import states
 from weft.core.segments import PART, WHOLE
-from weft.core.states import Slots, StateStore, default_root, state_key
+from weft.core.states import Slots, StateStore, state_key
 
 KEY = "0f" * 16
 WIDTH = 6
@@ -595,11 +595,3 @@ def test_keys_tell_texts_apart() -> None:
     assert (
         state_key([101, 2023, 102], [0, 0, 0]).hex() == "4fb5948eeb6eb905c7c13432cb394cbc"
     )  # what lies on disks already
-
-
-def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WEFT_CACHE", str(tmp_path / "here"))
-    assert default_root() == tmp_path / "here"
-    monkeypatch.delenv("WEFT_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_root() == tmp_path / ".cache" / "weft" / "states"

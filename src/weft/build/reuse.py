@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import cast
 
 import torch
 
 from weft.build.stage import Entered
+from weft.core.caches import cache_home, limit_bytes
 from weft.core.parts import AdapterState
-from weft.core.states import StateStore, default_root
-from weft.errors import RecipeError
+from weft.core.states import StateStore
 from weft.model.backbone import HFTrunk
 from weft.model.cut import cut_at, deepest_cut, obstacle
 from weft.model.frozen import Frozen, store_key
 from weft.recipe.spec import StageSpec
-
-LIMIT = "WEFT_CACHE_LIMIT"
-_DEFAULT_LIMIT_GIB = 8.0
 
 
 def depth(stage: StageSpec, entered: Entered) -> int:
@@ -55,28 +50,9 @@ def put_behind_store(
     trunk = cast(HFTrunk, entered.network.trunk)
     cut = cut_at(trunk.backbone, at)
     key = store_key(cut, dtype=dtype, about=[[one.name, one.method, one.config] for one in adapters])
-    store = StateStore.open(root(), key, width=trunk.info.width, dtype=dtype, limit_bytes=limit_bytes())
+    store = StateStore.open(
+        cache_home() / "states", key, width=trunk.info.width, dtype=dtype, limit_bytes=limit_bytes()
+    )
     is_moved = any(parameter.requires_grad for parameter in trunk.parameters())
     trunk.frozen = Frozen(cut, store, is_at_rest=cut.is_whole and not is_moved)
     return store
-
-
-def root() -> Path:
-    """Return the folder of all stores."""
-    return default_root()
-
-
-def limit_bytes() -> int:
-    """Return the most bytes that all stores may take: ``WEFT_CACHE_LIMIT`` in GiB, 8 where it is not set.
-
-    Raises:
-        RecipeError: the variable is not a number.
-    """
-    given = os.environ.get(LIMIT, str(_DEFAULT_LIMIT_GIB))
-    try:
-        size = float(given)
-    except ValueError:
-        size = -1.0
-    if not size >= 0:
-        raise RecipeError([f"{LIMIT}: must be a number of GiB, 0 or more, but is {given!r}. Set it to 8."])
-    return round(min(size, 2.0**20) * 2**30)

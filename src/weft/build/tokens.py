@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
-from weft.build.reuse import limit_bytes
+from weft.core.caches import cache_home, limit_bytes
 from weft.data.tokens import TokenStore
 from weft.model.tokenizer import HFTokenizer, Pieces
 from weft.task.base import Tokenizer
@@ -93,16 +91,14 @@ class RememberingTokenizer:
 
 
 def remembering(tokenizer: Tokenizer) -> Tokenizer:
-    """Return ``tokenizer`` with a store of this machine behind it, in ``$WEFT_CACHE/tokens`` or ``~/.cache/weft/tokens``.
+    """Return ``tokenizer`` with a store of this machine behind it (``weft.core.caches``).
 
     One without a digest of all that it does is returned as it is, and so is any where ``WEFT_CACHE_LIMIT`` is 0.
     """
     limit = min(_LIMIT_BYTES, limit_bytes())
     if not isinstance(tokenizer, HFTokenizer) or not limit:
         return tokenizer
-    named = os.environ.get("WEFT_CACHE")
-    root = Path(named) if named else Path.home() / ".cache" / "weft"
-    return RememberingTokenizer(tokenizer, TokenStore(root / "tokens", limit))
+    return RememberingTokenizer(tokenizer, TokenStore(cache_home() / "tokens", limit))
 
 
 def _columns(pieces: Sequence[Pieces]) -> dict[str, Sequence[Sequence[int]]]:

@@ -10,7 +10,6 @@ Legend: R rows (texts) asked for, T their tokens, D width.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from array import array
 from collections.abc import Iterable, Sequence
@@ -122,7 +121,7 @@ class StateStore:
         """Open or create the store ``key`` below ``root`` and read its indexes.
 
         Args:
-            root: folder of all stores, see ``default_root``; created with mode 0700.
+            root: folder of all stores, created with mode 0700.
             key: hex digest of all that decides the states besides the text: weights, cut, precision.
             width: D.
             dtype: float32, bfloat16 or float16.
@@ -378,12 +377,6 @@ def state_key(tokens: Iterable[int], segments: Iterable[int] | None = None) -> b
     digest.update(ids.tobytes())
     digest.update(array("q", segments or ()).tobytes())
     return digest.digest()
-
-
-def default_root() -> Path:
-    """Return where stores lie: ``$WEFT_CACHE``, or ``~/.cache/weft/states``."""
-    named = os.environ.get("WEFT_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "weft" / "states"
 
 
 def _forget(path: Path) -> None:

@@ -152,12 +152,11 @@ class _Text:
 
 def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Mapping[str, str]) -> list[_Text]:
     """Return the distinct texts of all tasks, for each adapter apart, in order of first appearance."""
-    found: dict[tuple[tuple[int, ...], tuple[int, ...] | None, str], _Text] = {}
+    found: dict[tuple[bytes, str], _Text] = {}
     for name, rows in encoded.items():
         adapter = routes.get(name, "")
         for position, row in enumerate(rows):
-            key = (row.tokens, row.segments, adapter)
-            text = found.setdefault(key, _Text(row.tokens, adapter, []))
+            text = found.setdefault((row.digest, adapter), _Text(row.tokens, adapter, []))
             text.items.append((name, position))
     return list(found.values())
 

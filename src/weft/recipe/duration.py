@@ -81,9 +81,8 @@ class Duration:
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r}: {_RULE}")
-        amount = Decimal(match["amount"]) * Decimal(
-            _SCALES[match["scale"]]
-        )  # of floats, 8390016.117 k would not be whole
+        # Of floats, 8390016.117 k would not be whole.
+        amount = Decimal(match["amount"]) * Decimal(_SCALES[match["scale"]])
         return cls(float(amount), Unit(match["unit"] + "s"))
 
     def __str__(self) -> str:
