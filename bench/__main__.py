@@ -15,7 +15,7 @@ from tempfile import gettempdir
 from bench import flops
 from bench.files import prepared
 from bench.jobs import GROUPS, JOBS, PACKAGES, Job
-from bench.machine import describe
+from bench.machine import describe, say
 from bench.order import Order
 from bench.race import ROOT, ContestantError, disturbed, race
 from bench.table import OURS, Results, Scale, Wanted, job_table, memory_ratio, per_example, summary_table
@@ -180,12 +180,6 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def say(text: str) -> None:
-    """Print at once, so that a long race can be watched."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 
 from bench.files import prepared
-from bench.machine import describe
+from bench.machine import describe, say
 from bench.order import Figures, Order
 from bench.race import ROOT, Contestant, run
 
@@ -80,11 +79,6 @@ def table(found: dict[tuple[str, str], list[Figures]]) -> str:
         cells = [name, plain[0].metric, str(plain[0].n), *means, spread, f"{half:.4f}", verdict]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 
 from bench.files import prepared
-from bench.machine import describe
+from bench.machine import describe, say
 from bench.order import Order
 from bench.race import ROOT, Contestant, race
 from bench.table import Results, lap_names, per_example, ratio, score_words, spread
@@ -88,11 +87,6 @@ def lever_table(results: Results) -> str:
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,12 @@ TICK = os.sysconf("SC_CLK_TCK")
 QUIET = 0.15  # cores that others may keep busy: a desktop's background noise
 
 
+def say(text: str) -> None:
+    """Print at once, so that a long race can be watched."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def busy_seconds() -> float:
     """Return processor seconds that all processes of this machine have used so far, stolen ones included."""
     fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 from bench.files import prepared
 from bench.flops import of_job
-from bench.machine import copy_rate, describe, gemm_rate, peak_rate
+from bench.machine import copy_rate, describe, gemm_rate, peak_rate, say
 from bench.order import Order
 from bench.race import ROOT
 from bench.rates import BATCH, RATES
@@ -228,11 +227,6 @@ def limits(rows: Sequence[int] = (768, 4096)) -> str:
             lines.append(f"| {inner} x {count} x {columns} (weight gradient) | {back:.0f} | - |")
     lines.append(f"\nCopying 256 MiB: {copy_rate() / 1e9:.1f} GB/s, read and written bytes counted.")
     return "\n".join(lines)
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
