@@ -73,10 +73,10 @@ def finish(process: Any) -> int:
 
 
 @pytest.fixture
-def kill_at_random(start: Start, little: ModuleType, tmp_path: Path) -> Callable[[int, Path, Path], None]:
-    """Return a function that kills runs so many times, and compares each run that came to its end."""
+def kill_at_random(start: Start, little: ModuleType, tmp_path: Path) -> Callable[[int, Path, Path], int]:
+    """Return a function that kills runs so many times, compares each run that came to its end, and counts these."""
 
-    def kill(number: int, job: Path, unbroken: Path) -> None:
+    def kill(number: int, job: Path, unbroken: Path) -> int:
         def check(run: int) -> None:
             assert little.differences(tmp_path / str(run), unbroken) == []
             assert little.answers(tmp_path / str(run)) == little.answers(unbroken)
@@ -102,22 +102,23 @@ def kill_at_random(start: Start, little: ModuleType, tmp_path: Path) -> Callable
         check(run)
         left = [path for path in (tmp_path / str(run)).rglob("*") if ".tmp-" in path.name]
         assert left == []
+        return run + 1
 
     return kill
 
 
-def test_killed_at_random_instants(kill_at_random: Callable[..., None], job: Path, unbroken: Path):
-    kill_at_random(FAST_KILLS, job, unbroken)
+def test_killed_at_random_instants(kill_at_random: Callable[..., int], job: Path, unbroken: Path):
+    assert kill_at_random(FAST_KILLS, job, unbroken) >= 2
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_instants(kill_at_random: Callable[..., None], job: Path, unbroken: Path):
-    kill_at_random(SLOW_KILLS, job, unbroken)
+def test_killed_at_many_random_instants(kill_at_random: Callable[..., int], job: Path, unbroken: Path):
+    assert kill_at_random(SLOW_KILLS, job, unbroken) >= 2
 
 
 @pytest.mark.slow
 def test_killed_on_the_fast_path(
-    kill_at_random: Callable[..., None],
+    kill_at_random: Callable[..., int],
     little: ModuleType,
     tiny_bert: Path,
     tmp_path: Path,
@@ -126,7 +127,7 @@ def test_killed_on_the_fast_path(
     job = little.write_job(tmp_path, tiny_bert, little.FAST_RECIPE)
     monkeypatch.setattr("weft.train.optimizer.LEAST_ROWS", 1)
     little.run(job, tmp_path / "unbroken")
-    kill_at_random(SLOW_KILLS // 2, job, tmp_path / "unbroken")
+    assert kill_at_random(SLOW_KILLS // 2, job, tmp_path / "unbroken") >= 2
 
 
 # Checkpoint 3 is the second evaluation of the first stage, 5 the first of the second.
