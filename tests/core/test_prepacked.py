@@ -57,11 +57,12 @@ def test_a_changed_weight_is_laid_out_anew():
 
 def test_only_frozen_bf16_products_on_the_cpu():
     module = made("linear")
-    assert can_prepack(module, module.weight)
-    assert not can_prepack(module, module.weight.float())
-    assert not can_prepack(nn.LayerNorm(4), torch.ones(4, dtype=BF16))
+    assert can_prepack(module, module.weight, BF16)
+    assert can_prepack(module, module.weight.float(), BF16)
+    assert not can_prepack(module, module.weight, torch.float16)
+    assert not can_prepack(nn.LayerNorm(4), torch.ones(4), BF16)
     module.weight.requires_grad_(True)
-    assert not can_prepack(module, module.weight)
+    assert not can_prepack(module, module.weight, BF16)
 
 
 def test_twins_use_it_for_what_is_frozen_and_leave_no_trace():
@@ -77,6 +78,21 @@ def test_twins_use_it_for_what_is_frozen_and_leave_no_trace():
     expected = model.float()(x.float())
     torch.testing.assert_close(inside.float(), expected, rtol=5e-2, atol=5e-2)
     assert linear.packed(model[0]) is None
+
+
+def test_a_laid_out_weight_has_no_copy_besides_unless_somebody_else_reads_it():
+    model = nn.Sequential(nn.Embedding(16, 16), nn.Linear(16, 16, bias=False), nn.Linear(16, 16))
+    model[1].weight = model[0].weight
+    model.requires_grad_(False)
+    twins = Twins(model, BF16)
+    with twins.standing_in():
+        assert model[1].weight.device.type == "cpu"
+        assert model[2].weight.is_meta
+        assert model[2].weight.dtype is BF16
+        expected = model[2](model[0](torch.arange(16)))
+    twins.stay()  # what the network answers with from here on is the laid-out weight alone
+    with torch.no_grad():
+        assert torch.equal(model[2](model[0](torch.arange(16))), expected)
 
 
 @pytest.mark.parametrize("shape", [(5, 48), (1, 7, 48)])
@@ -107,7 +123,7 @@ def test_what_is_trained_stays_plain_where_the_class_is_not():
         pass
 
     module = nn.Linear(4, 4).to(BF16)
-    assert can_direct(module, module.weight)
-    assert not can_direct(Own(4, 4).to(BF16), module.weight)
-    assert not can_direct(module, module.weight.float())
-    assert not can_direct(module, module.weight.detach())
+    assert can_direct(module, module.weight, BF16)
+    assert not can_direct(Own(4, 4).to(BF16), module.weight, BF16)
+    assert not can_direct(module, module.weight, torch.float16)
+    assert not can_direct(module, module.weight.detach(), BF16)

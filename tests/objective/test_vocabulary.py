@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weft.core.outputs import Projection
-from weft.objective.vocabulary import CHUNK_BYTES, chunk_rows, token_cross_entropy
+from weft.objective.vocabulary import CHUNK_VALUES, chunk_rows, token_cross_entropy
 
 D, V = 8, 40
 
@@ -74,7 +74,8 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(name, num_tokens):
         _with_gradients(expected, states_MD, output),
         strict=True,
     ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        # Gradients are sums over a vocabulary of terms of both signs: what counts is the size of the terms.
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
 
 
 def test_tied_embeddings_get_the_gradient_of_both_uses():
@@ -223,4 +224,4 @@ def test_equal_logits_cost_the_log_of_the_vocabulary():
 def test_pieces_stay_small_and_even(vocabulary):
     rows = chunk_rows(vocabulary)
     assert rows % 64 == 0
-    assert rows == 64 or 4 * rows * vocabulary <= CHUNK_BYTES < 4 * (rows + 64) * vocabulary
+    assert rows == 64 or rows * vocabulary <= CHUNK_VALUES < (rows + 64) * vocabulary

@@ -16,15 +16,15 @@ from weft.core import linear
 
 
 class Prepacked:
-    """A frozen weight laid out for the product with inputs and, once it is asked for, with gradients.
+    """A frozen weight laid out in bf16 for the product with inputs and, once it is asked for, with gradients.
 
     Args:
-        weight_OI: bf16, on the CPU.
+        weight_OI: on the CPU; read again when gradients are first asked for.
     """
 
     def __init__(self, weight_OI: Tensor) -> None:
-        self._weight_OI = weight_OI
-        self._forward = _laid_out(weight_OI)
+        self._weight_OI: Tensor | None = weight_OI
+        self._forward = _laid_out(weight_OI.to(torch.bfloat16))
         self._backward: Tensor | None = None
 
     def forward(self, inputs: Tensor, bias: Tensor | None, /) -> Tensor:
@@ -40,8 +40,13 @@ class Prepacked:
     def backward(self, gradients: Tensor, /) -> Tensor:
         """Return the gradient (..., I) of the inputs for ``gradients`` (..., O) of the outputs."""
         if self._backward is None:
-            self._backward = _laid_out(self._weight_OI.t().contiguous())
+            assert self._weight_OI is not None, "a network that only answers has no gradients"
+            self._backward = _laid_out(self._weight_OI.t().to(torch.bfloat16).contiguous())
         return _times(gradients, self._backward, None)
+
+    def forget(self) -> None:
+        """Keep only what the product with inputs needs."""
+        self._weight_OI = None
 
 
 class _Product(torch.autograd.Function):
@@ -79,6 +84,10 @@ class Direct:
         """Let the module compute as its class says again."""
         vars(self._module).pop("forward", None)
 
+    def stay(self) -> None:
+        """The same, for good."""
+        self.put()
+
     def _forward(self, inputs: Tensor) -> Tensor:
         weight_OI, bias = linear.values(self._module)
         if not torch.is_grad_enabled():
@@ -113,25 +122,32 @@ class Stand:
 
     Args:
         module: a plain linear module; it may be one that takes adapters and asks ``weft.core.linear`` by itself.
-        weight: what is multiplied with, in the module's orientation.
+        weight: what is multiplied with, in the module's orientation and in any dtype.
     """
 
     def __init__(self, module: nn.Module, weight: nn.Parameter) -> None:
         self._module = module
-        self._weight = weight
+        self.weight: nn.Parameter | None = weight
         self._packed: Prepacked | None = None
         self._version = -1
 
     def put(self) -> None:
         """Let the module use the prepacked weight, made anew if the weight has changed."""
-        if self._packed is None or self._version != self._weight._version:
-            weight = self._weight.detach()
+        if self.weight is not None and (self._packed is None or self._version != self.weight._version):
+            weight = self.weight.detach()
             self._packed = Prepacked(weight.t().contiguous() if _is_transposed(self._module) else weight)
-            self._version = self._weight._version
+            self._version = self.weight._version
         own = vars(self._module)
         own["packed"] = self._packed
         if linear.is_plain(type(self._module)):
             own["forward"] = partial(linear.forward, self._module)
+
+    def stay(self) -> None:
+        """Let the module use the prepacked weight for good, without gradients; the weight itself is not kept here."""
+        self.put()
+        self.weight = None
+        if self._packed is not None:
+            self._packed.forget()
 
     def remove(self) -> None:
         """Let the module compute as its class says again."""
@@ -139,19 +155,19 @@ class Stand:
         vars(self._module).pop("forward", None)
 
 
-def can_prepack(module: nn.Module, weight: Tensor) -> bool:
-    """Return whether ``module`` is linear, its ``weight`` frozen, and this torch can lay it out."""
+def can_prepack(module: nn.Module, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether ``module`` is linear, its ``weight`` frozen, and this torch can lay it out in ``dtype``."""
     is_linear = isinstance(module, nn.Linear) or _is_transposed(module)
-    return is_linear and not weight.requires_grad and _fits(weight)
+    return is_linear and not weight.requires_grad and _fits(weight, dtype)
 
 
-def can_direct(module: nn.Module, weight: Tensor) -> bool:
+def can_direct(module: nn.Module, weight: Tensor, dtype: torch.dtype) -> bool:
     """Return whether ``module`` is nn.Linear itself with a trained ``weight`` for which ``Direct`` works."""
-    return type(module) is nn.Linear and weight.requires_grad and _fits(weight)
+    return type(module) is nn.Linear and weight.requires_grad and _fits(weight, dtype)
 
 
-def _fits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype is torch.bfloat16 and _works()
+def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    return weight.device.type == "cpu" and dtype is torch.bfloat16 and _works()
 
 
 def _is_transposed(module: nn.Module) -> bool:

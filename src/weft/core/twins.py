@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ class Twin:
 
     Attributes:
         master: fp32, what is trained, saved and exported.
-        copy: the same values rounded, what forward and backward passes read; gradients arrive here.
+        copy: the same values rounded, what forward and backward passes read; gradients arrive here. Without values
+            (on the meta device) where all who multiply with them have them laid out: an honest error for anyone else.
         version: of the master when the copy was made; torch counts changes in place.
         is_kept: whether the optimizer writes the copy with the master. Torch's fused optimizers change weights without
             counting, so the copy of a trained master that nobody keeps is made anew each time.
@@ -51,27 +53,35 @@ class Twins:
         self.dtype = dtype
         self._by_id: dict[int, Twin] = {}
         self._slots: list[tuple[dict[str, nn.Parameter | None], str, Twin]] = []
+        self._stands = [stand for part in module.modules() if (stand := self._stand(part)) is not None]
+        users = Counter(
+            id(parameter) for part in module.modules() for parameter in vars(part)["_parameters"].values()
+        )
+        users.subtract(id(stand.weight) for stand in self._stands if isinstance(stand, Stand))
         for part in module.modules():
             own = vars(part)["_parameters"]
             for name, parameter in own.items():
                 if parameter is not None and parameter.is_floating_point():
-                    self._slots.append((own, name, self._twin(parameter)))
-        self._stands = [stand for part in module.modules() if (stand := self._stand(part)) is not None]
+                    twin = self._twin(parameter, has_values=users[id(parameter)] > 0)
+                    self._slots.append((own, name, twin))
         self._depth = 0
 
     def _stand(self, part: nn.Module) -> Stand | Direct | None:
         weight = vars(part)["_parameters"].get("weight")
-        twin = None if weight is None else self._by_id.get(id(weight))
-        if twin is None:
+        if weight is None:
             return None
-        if can_prepack(part, twin.copy):
-            return Stand(part, twin.copy)
-        return Direct(part) if can_direct(part, twin.copy) else None
+        if can_prepack(part, weight, self.dtype):
+            return Stand(part, weight)
+        return Direct(part) if can_direct(part, weight, self.dtype) else None
 
-    def _twin(self, master: nn.Parameter) -> Twin:
+    def _twin(self, master: nn.Parameter, *, has_values: bool) -> Twin:
         if id(master) not in self._by_id:
-            copy = nn.Parameter(master.detach().to(self.dtype), requires_grad=master.requires_grad)
-            self._by_id[id(master)] = Twin(master, copy, master._version)
+            device = master.device if has_values else torch.device("meta")
+            copy = torch.empty_like(master, dtype=self.dtype, device=device)
+            copy.copy_(master.detach())
+            self._by_id[id(master)] = Twin(
+                master, nn.Parameter(copy, requires_grad=master.requires_grad), master._version
+            )
         return self._by_id[id(master)]
 
     def __iter__(self) -> Iterator[Twin]:
@@ -106,7 +116,7 @@ class Twins:
         for parameters, name, twin in self._slots:
             parameters[name] = twin.copy
         for stand in self._stands:
-            stand.put()
+            stand.stay()
 
     def collect(self) -> None:
         """Add the copies' gradients to their masters', in fp32, and clear them."""

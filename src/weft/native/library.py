@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 2
+ABI = 3
 """Goes up with every change of a C signature or structure: a library left over from an older build is not loaded."""
 
 _LOWER = {"AVX512": ("avx512bf16", "avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}

@@ -28,3 +28,9 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # another C library
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)) and bool(mallopt(_TRIM_THRESHOLD, _MOST_KEPT))
+
+
+def give_back() -> None:
+    """Hand free memory back to the system, between phases of a run that need blocks of other sizes."""
+    if keep_freed_memory():
+        ctypes.CDLL(None).malloc_trim(0)

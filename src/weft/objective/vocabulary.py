@@ -19,12 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from weft.core.loss import Loss
 from weft.core.outputs import Projection
+from weft.native.cross_entropy import IGNORED, cross_entropy
 
-CHUNK_BYTES = (
-    1 << 25
-)  # of a piece in fp32; above it the C allocator maps and clears fresh pages for every piece
+CHUNK_VALUES = 1 << 22  # logits of a piece: 8 MiB in bf16
 FEWEST_ROWS = 64  # of a full piece; with fewer, reading the weight takes longer than the products
-_IGNORED = -100
 
 
 def token_cross_entropy(outputs: Projection, labels_M: Tensor, *, rows: int | None = None) -> Loss:
@@ -62,9 +60,9 @@ def chunk_rows(vocabulary: int) -> int:
 
     Example:
         >>> chunk_rows(32_000), chunk_rows(151_936), chunk_rows(512)
-        (256, 64, 16384)
+        (128, 64, 8192)
     """
-    return max(FEWEST_ROWS, CHUNK_BYTES // (4 * vocabulary) // FEWEST_ROWS * FEWEST_ROWS)
+    return max(FEWEST_ROWS, CHUNK_VALUES // vocabulary // FEWEST_ROWS * FEWEST_ROWS)
 
 
 class _Pieces(torch.autograd.Function):
@@ -112,14 +110,13 @@ def _pieces(states_MD: Tensor, labels_M: Tensor, rows: int) -> Iterator[tuple[Te
     for states_RD, labels_R in zip(states_MD.split(rows), labels_M.split(rows), strict=True):
         extra = -len(labels_R) % max(1, rows // 8)
         if extra:
-            yield F.pad(states_RD, (0, 0, 0, extra)), F.pad(labels_R, (0, extra), value=_IGNORED)
+            yield F.pad(states_RD, (0, 0, 0, extra)), F.pad(labels_R, (0, extra), value=IGNORED)
         elif len(labels_R):
             yield states_RD, labels_R
 
 
 def _loss(output: nn.Module, states_RD: Tensor, labels_R: Tensor) -> Tensor:
-    logits_RV = output(states_RD)
-    return F.cross_entropy(logits_RV.to(_wide(logits_RV)), labels_R, reduction="sum", ignore_index=_IGNORED)
+    return cross_entropy(output(states_RD), labels_R)
 
 
 def _add(sums: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:

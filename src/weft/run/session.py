@@ -14,6 +14,7 @@ from weft.build.stage import rehearse
 from weft.errors import RecipeError
 from weft.export.parts import load_tensors, save_parts, save_tensors
 from weft.model.device import describe_machine
+from weft.native.memory import give_back
 from weft.recipe.dump import dump
 from weft.recipe.spec import Recipe, StageSpec
 from weft.run.context import Context, open_context
@@ -101,6 +102,7 @@ def _run(context: Context) -> Iterator[Event]:
         for stage in context.recipe.stages:
             if not context.folder.final(stage.name).is_dir():
                 yield from _run_stage(context, stage)
+                give_back()
     with context.stop.at_once("final judging"):
         report = finish(context)
     yield Finished(report, context.folder.path)

@@ -1,4 +1,4 @@
 // What the Python side asks before it calls anything else.
 #include "vector.h"
 
-WEFT_EXPORT int weft_abi() { return 2; }
+WEFT_EXPORT int weft_abi() { return 3; }
