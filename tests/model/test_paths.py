@@ -43,14 +43,17 @@ def padded(batch):
     return replace(batch, tokens=grid, layout=layout)
 
 
-def passed(trunk, batch, dtype=torch.float32):
-    """Return loss and gradients by name of one pass: every state weighs differently."""
+def passed(trunk, batch, dtype=torch.float32, reads_M=None):
+    """Return loss and gradients by name of one pass: every state weighs differently, and those not read nothing."""
     network = Network(trunk, {})
     trunk.zero_grad()
     with network.computing(dtype) as twins:
-        states_TD = network.features(batch).flat_TD().float()
-        weights = torch.randn(states_TD.shape, generator=torch.Generator().manual_seed(7))
-        loss = (states_TD * weights).sum()
+        features = network.features(batch)
+        states_TD = (features.flat_TD() if reads_M is None else features.at_MD(reads_M)).float()
+        weights = torch.randn(
+            batch.layout.num_tokens, states_TD.shape[1], generator=torch.Generator().manual_seed(7)
+        )
+        loss = (states_TD * (weights if reads_M is None else weights[reads_M])).sum()
         loss.backward()
         if twins is not None:
             twins.collect()
@@ -114,7 +117,8 @@ def test_bf16_is_near_fp32_on_every_path(trunks, kind, sizes, seed):
 def test_from_a_store_is_from_the_start(trunks, tmp_path_factory, kind, sizes, seed):
     trunk, batch = trunks(kind), packed(sizes, seed)
     cut = cut_at(trunk.backbone, 1)
-    expected = passed(trunk, batch)
+    firsts = batch.layout.starts_B
+    expected, expected_firsts = passed(trunk, batch), passed(trunk, batch, reads_M=firsts)
     above = {name for name in expected[1] if any(part in name for part in (".1.", "norm", "ln_f"))}
     above -= {name for name in above if "embeddings" in name or ".0." in name}
     folder = tmp_path_factory.mktemp("states")
@@ -125,11 +129,54 @@ def test_from_a_store_is_from_the_start(trunks, tmp_path_factory, kind, sizes, s
         try:
             for _ in range(2):  # computed, then taken from the store
                 found = passed(trunk, batch)
-                assert_same(
-                    (found[0], {name: found[1][name] for name in above}),
-                    (expected[0], {name: expected[1][name] for name in above}),
-                    FP32_TOLERANCE,
-                )
                 assert found[1].keys() == above
+                assert_same(found, (expected[0], {name: expected[1][name] for name in above}), FP32_TOLERANCE)
+                found = passed(trunk, replace(batch, reads_M=firsts), reads_M=firsts)
+                wanted = {name: expected_firsts[1][name] for name in above}
+                assert_same(found, (expected_firsts[0], wanted), FP32_TOLERANCE)
         finally:
             trunk.frozen = None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+@searching
+@given(
+    sizes=lengths,
+    seed=st.integers(0, 99),
+    how=st.sampled_from(["first", "last", "some"]),
+)
+def test_the_last_layer_for_the_tokens_that_are_read_alone(trunks, kind, dtype, sizes, seed, how):
+    trunk, batch = trunks(kind), packed(sizes, seed)
+    layout = batch.layout
+    reads_M = {
+        "first": layout.starts_B,
+        "last": layout.starts_B + layout.lengths_B - 1,
+        "some": torch.randperm(layout.num_tokens, generator=torch.Generator().manual_seed(seed))[
+            : len(sizes)
+        ].sort()[0],
+    }[how]
+    tolerance = FP32_TOLERANCE if dtype is torch.float32 else BF16_TOLERANCE
+    found = passed(trunk, replace(batch, reads_M=reads_M), dtype, reads_M)
+    expected = passed(trunk, batch, dtype, reads_M)
+    assert_same(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_computed_above_the_last_keys_for_tokens_that_nobody_reads(trunks, kind):
+    trunk, batch = trunks(kind), packed([9, 12, 3], 0)
+    counted = []
+    last = trunk._layers[-1]
+    inner = [module for module in last.modules() if hasattr(module, "weight") and module.weight.dim() == 2]
+    hooks = [inner[-1].register_forward_hook(lambda _module, given, _out: counted.append(given[0].shape[-2]))]
+    try:
+        features = Network(trunk, {}).features(replace(batch, reads_M=batch.layout.starts_B))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert counted == [3]
+    assert features.hidden.shape == (3, trunk.info.width)
+    assert features.first_BD().shape == (3, trunk.info.width)
+    for ask in (features.last_BD, features.flat_TD, features.mean_BD):
+        with pytest.raises(IndexError):
+            ask()

@@ -51,6 +51,9 @@ class Out(nn.Module):
     def forward(self, features: Features, target: Target):
         return self.out(features.mean_BD()[target.rows_R])
 
+    def reads(self, target: Target, layout: Layout) -> None:
+        return None
+
 
 class Classify:
     """Rows labelled ``target``; the loss is cross entropy."""

@@ -49,6 +49,8 @@ class Batch:
         targets: per task name.
         ids: one identifier per row (``file:line``) for messages and diagnosis.
         digests: of each row's tokens and segments as ``Encoded`` has them; empty where nobody made them.
+        reads_M: flat positions whose states anybody will ask for, ascending and distinct, int64; None for all. A trunk
+            may compute more than these.
     """
 
     tokens: Tensor
@@ -57,6 +59,7 @@ class Batch:
     targets: Mapping[str, Target]
     ids: tuple[str, ...]
     digests: tuple[bytes, ...] = ()
+    reads_M: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch on ``device``; copies are asynchronous where the memory allows."""
@@ -67,5 +70,6 @@ class Batch:
             tokens=self.tokens.to(device, non_blocking=True),
             segments=None if self.segments is None else self.segments.to(device, non_blocking=True),
             layout=self.layout.to(device),
+            reads_M=None if self.reads_M is None else self.reads_M.to(device, non_blocking=True),
             targets={name: target.to(device) for name, target in self.targets.items()},
         )

@@ -38,11 +38,14 @@ class Features:
     """Last hidden states of one batch, whatever its layout.
 
     Attributes:
-        states: (B, L, D) when the layout is padded, (T, D) when packed, or what makes them; ask for ``hidden``.
+        states: (B, L, D) when the layout is padded, (T, D) when packed, or what makes them; ask for ``hidden``. A packed
+            layout may come with the states of M tokens only, (M, D).
         layout: where the real tokens are.
         pooler: the trunk's own pooler, maps first-token states (B, D) to (B, D); None where it has none.
         project: the trunk's own output embedding, maps (M, D) to logits (M, V); None where it has none.
         memory: of pooled vectors, where the trunk is frozen.
+        places_T: where the state of each flat position lies among M of them, beyond the end where it was not computed;
+            None where all were.
     """
 
     states: Tensor | Callable[[], Tensor]
@@ -50,37 +53,47 @@ class Features:
     pooler: Callable[[Tensor], Tensor] | None = None
     project: nn.Module | None = None
     memory: PoolMemory | None = None
+    places_T: Tensor | None = None
     _pooled: dict[Pooling, Tensor] = field(default_factory=dict[Pooling, Tensor], init=False, repr=False)
 
     @property
     def hidden(self) -> Tensor:
-        """The states, shape (B, L, D) when the layout is padded, (T, D) when packed."""
+        """The states, shape (B, L, D) when the layout is padded, (T, D) when packed, (M, D) where a few were computed."""
         if not isinstance(self.states, Tensor):
             self.states = self.states()
         return self.states
 
     def flat_TD(self) -> Tensor:
         """Return the states of the real tokens in flat order, shape (T, D)."""
+        self._check_all()
         if self.layout.index_T is None:
             return self.hidden
         return self.hidden.flatten(0, 1).index_select(0, self.layout.index_T)
 
+    def at_MD(self, positions_M: Tensor) -> Tensor:
+        """Return the states at flat ``positions_M``, shape (M, D), without copying the others.
+
+        Raises:
+            IndexError: a state was not computed, as nobody had said that it would be read.
+        """
+        if self.layout.index_T is not None:
+            return self.hidden.flatten(0, 1).index_select(0, self.layout.index_T[positions_M])
+        places_M = positions_M if self.places_T is None else self.places_T[positions_M]
+        return self.hidden.index_select(0, places_M)
+
     def first_BD(self) -> Tensor:
         """Return each row's first state, shape (B, D)."""
-        if self.layout.is_packed:
-            return self.hidden.index_select(0, self.layout.starts_B)
-        return self.hidden[:, 0]
+        if not self.layout.is_packed:
+            return self.hidden[:, 0]
+        return self.at_MD(self.layout.starts_B)
 
     def last_BD(self) -> Tensor:
         """Return each row's last real state, shape (B, D)."""
-        last_B = self.layout.starts_B + self.layout.lengths_B - 1
-        if self.layout.index_T is not None:
-            last_B = self.layout.index_T[last_B]
-            return self.hidden.flatten(0, 1).index_select(0, last_B)
-        return self.hidden.index_select(0, last_B)
+        return self.at_MD(self.layout.starts_B + self.layout.lengths_B - 1)
 
     def mean_BD(self) -> Tensor:
         """Return the mean of each row's real states in fp32, shape (B, D)."""
+        self._check_all()
         if self.layout.is_packed:
             flat_TD = self.hidden.float()
             sums_BD = flat_TD.new_zeros(self.layout.num_rows, flat_TD.shape[1])
@@ -101,6 +114,12 @@ class Features:
             self._pooled[how] = make() if self.memory is None else self.memory.pooled_BD(how, make)
         return self._pooled[how]
 
+    def _check_all(self) -> None:
+        if self.places_T is not None:
+            raise IndexError(
+                "features: all states are asked for, but only those that were to be read are there."
+            )
+
     def _pool_BD(self, how: Pooling) -> Tensor:
         match how:
             case Pooling.POOLER:
@@ -113,3 +132,14 @@ class Features:
                 return self.mean_BD()
             case Pooling.LAST:
                 return self.last_BD()
+
+
+def pooled_positions(how: Pooling, layout: Layout) -> Tensor | None:
+    """Return the flat position that the vector of each row is made from, int64, shape (B,); None where it is many."""
+    match how:
+        case Pooling.POOLER | Pooling.CLS:
+            return layout.starts_B
+        case Pooling.LAST:
+            return layout.starts_B + layout.lengths_B - 1
+        case Pooling.MEAN:
+            return None

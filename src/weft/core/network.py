@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weft.core.batch import Batch, Target
 from weft.core.features import Features, Pooling
+from weft.core.layout import Layout
 from weft.core.outputs import Outputs
 from weft.core.routing import NONE, Routable, Routing, names_in, routed, routing_of
 from weft.core.twins import Twins
@@ -72,6 +73,10 @@ class Head(Protocol):
 
     def __call__(self, features: Features, target: Target, /) -> Outputs:
         """Return the outputs, one row for each unit that the target addresses."""
+        ...
+
+    def reads(self, target: Target, layout: Layout, /) -> Tensor | None:
+        """Return the flat positions of the states that the outputs follow from, int64; None for all of them."""
         ...
 
 
@@ -141,10 +146,20 @@ class Network(nn.Module):
             Twins(self.trunk, dtype).stay()
         self._only = dtype
 
-    def features(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
-        """Return the trunk's features of ``batch``: one pass."""
+    def features(
+        self, batch: Batch, *, tasks: Iterable[str] | None = None, perturb: Tensor | None = None
+    ) -> Features:
+        """Return the trunk's features of ``batch``: one pass.
+
+        Args:
+            batch: rows.
+            tasks: whose heads alone will read the features, which may then hold no others; None for anybody.
+            perturb: added to the input embeddings.
+        """
         trunk = cast(Trunk, self.trunk)
         if not self.routes:
+            if tasks is not None and batch.layout.is_packed:
+                batch = replace(batch, reads_M=self._reads(batch, tasks))
             return trunk(batch, perturb=perturb)
         routing = routing_of(batch, self.routes)
         with routed(self.trunk, routing):
@@ -154,6 +169,20 @@ class Network(nn.Module):
                 "lm_head: must have no adapter where rows have adapters of their own, but has one. Leave it out of sites."
             )
         return replace(features, pooler=self._routed(features.pooler, routing))
+
+    def _reads(self, batch: Batch, tasks: Iterable[str]) -> Tensor | None:
+        """Return the flat positions that the heads of ``tasks`` read, ascending and distinct; None for all."""
+        found: list[Tensor] = []
+        for name in tasks:
+            positions_M = cast(Head, self.heads[name]).reads(batch.targets[name], batch.layout)
+            if positions_M is None:
+                return None
+            if not any(positions_M is known for known in found):
+                found.append(positions_M)
+        if not found:
+            return None
+        positions_M = found[0] if len(found) == 1 else torch.cat(found).unique()
+        return positions_M if len(positions_M) else None
 
     def _routed(self, pooler: Pooler | None, routing: Routing) -> Pooler | None:
         """Return a trunk's pooler, which heads call after the pass, such that it computes by ``routing`` too."""
@@ -182,8 +211,8 @@ class Network(nn.Module):
         self, batch: Batch, *, tasks: Iterable[str] | None = None, perturb: Tensor | None = None
     ) -> dict[str, Outputs]:
         """Return each task's outputs (default: every task in ``batch.targets``) from one trunk pass."""
-        features = self.features(batch, perturb=perturb)
-        names = batch.targets if tasks is None else tasks
+        names = batch.targets if tasks is None else tuple(tasks)
+        features = self.features(batch, tasks=names, perturb=perturb)
         return {name: self.heads[name](features, batch.targets[name]) for name in names}
 
     @property
@@ -202,7 +231,7 @@ class Inference:
     @cached_property
     def features(self) -> Features:
         """The trunk's features of the batch."""
-        return self.network.features(self.batch)
+        return self.network.features(self.batch, tasks=self.batch.targets)
 
     def outputs(self, task: str) -> Any:
         """Return the outputs of one task's head for its target in the batch; the task knows their type."""

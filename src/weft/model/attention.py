@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from weft.model.narrow import KEYWORD, Narrow
 from weft.native.attention import attention
 
 NAME = "weft"
@@ -45,11 +46,16 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **told: Any
 ) -> tuple[Tensor, None]:
     """Return the attention output (1, T, H, D) of one packed sequence: query, key and value are (1, H, T, D)."""
+    narrow: Narrow | None = told.pop(KEYWORD, None)
     how = _how(module, **told)
+    scale = query.shape[-1] ** -0.5 if how.scale is None else how.scale
+
+    def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> Tensor:
+        return attention(q_THD, k_THD, v_THD, how.starts, how.longest, scale=scale, window=how.window)
+
     # Squeezed rather than indexed: the gradient of an index is a copy into zeros.
     q_THD, k_THD, v_THD = (part.transpose(1, 2).squeeze(0) for part in (query, key, value))
-    scale = query.shape[-1] ** -0.5 if how.scale is None else how.scale
-    out_THD = attention(q_THD, k_THD, v_THD, how.starts, how.longest, scale=scale, window=how.window)
+    out_THD = attend(q_THD, k_THD, v_THD) if narrow is None else narrow.attend(q_THD, k_THD, v_THD, attend)
     return out_THD.unsqueeze(0), None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -22,8 +22,10 @@ from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model import attention
-from weft.model.cut import evaluating
+from weft.model.cut import evaluating, layers_of
 from weft.model.frozen import Frozen
+from weft.model.names import name_table
+from weft.model.narrow import Narrow, is_worth_it
 from weft.model.quiet import quiet
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
@@ -48,6 +50,10 @@ class HFTrunk(nn.Module):
         self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
         self._first_position = first_position(backbone)
         self.frozen: Frozen | None = None
+        # A tuple: a module in an attribute of its own would be a child.
+        self._layers: tuple[nn.Module, ...] = (
+            layers_of(backbone, name_table(backbone.config.to_dict())) if self.packs else ()
+        )
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
     @property
@@ -78,12 +84,22 @@ class HFTrunk(nn.Module):
                 partial(self._packed_TD, batch, None), layout, memory=self.frozen.memory(batch)
             )
         if not layout.is_packed:
-            hidden = self._padded_BLD(batch, perturb)
-        elif self.packs:
-            hidden = self._packed_TD(batch, perturb)
-        else:
-            hidden = self._unpacked_TD(batch, perturb)
-        return self._features(hidden, layout)
+            return self._features(self._padded_BLD(batch, perturb), layout)
+        if not self.packs:
+            return self._features(self._unpacked_TD(batch, perturb), layout)
+        reads_M = self._read(batch)
+        hidden = self._packed_TD(batch, perturb, reads_M=reads_M)
+        features = self._features(hidden, layout)
+        if reads_M is not None:
+            features.places_T = _places(reads_M, layout.num_tokens)
+        return features
+
+    def _read(self, batch: Batch) -> Tensor | None:
+        """Return the tokens of a packed batch that the last layer is computed for, None for all."""
+        reads_M, cut = batch.reads_M, None if self.frozen is None else self.frozen.cut
+        if reads_M is None or not is_worth_it(len(reads_M), batch.layout.num_tokens):
+            return None
+        return reads_M if cut is None or cut.at < len(cut.layers) else None
 
     def _features(
         self, hidden: Tensor | Callable[[], Tensor], layout: Layout, *, memory: PoolMemory | None = None
@@ -96,13 +112,13 @@ class HFTrunk(nn.Module):
             memory=memory,
         )
 
-    def _packed_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
-        """Return states (T, D) of rows that pass the model end to end, as one sequence without padding."""
+    def _packed_TD(self, batch: Batch, perturb_TD: Tensor | None, *, reads_M: Tensor | None = None) -> Tensor:
+        """Return states (T, D), of ``reads_M`` (M, D), of rows that pass the model end to end without padding."""
         if self.frozen is not None and perturb_TD is None:
-            return self._from_cut_TD(batch, self.frozen)
-        return self._run_TD(batch, perturb_TD)
+            return self._from_cut_TD(batch, self.frozen, reads_M)
+        return self._run_TD(batch, perturb_TD, reads_M=reads_M)
 
-    def _from_cut_TD(self, batch: Batch, frozen: Frozen) -> Tensor:
+    def _from_cut_TD(self, batch: Batch, frozen: Frozen, reads_M: Tensor | None) -> Tensor:
         """Return states (T, D) of packed rows, of which the layers below the cut run for texts that are new only."""
         states_TD = frozen.states_TD(
             batch, lower=lambda rows: self._run_TD(rows, None, call=frozen.cut.lower)
@@ -116,7 +132,7 @@ class HFTrunk(nn.Module):
             with frozen.cut.upper(states[None]):
                 return self.backbone(**inputs).last_hidden_state
 
-        return self._run_TD(batch, None, call=upper)
+        return self._run_TD(batch, None, call=upper, reads_M=reads_M)
 
     def _run_TD(
         self,
@@ -124,8 +140,9 @@ class HFTrunk(nn.Module):
         perturb_TD: Tensor | None,
         *,
         call: Callable[[dict[str, Any]], Tensor] | None = None,
+        reads_M: Tensor | None = None,
     ) -> Tensor:
-        """Return states (T, D) of packed rows from one ``call`` of the backbone, or of what stands for it."""
+        """Return states (T, D), of ``reads_M`` (M, D), from one ``call`` of the backbone, or of what stands for it."""
         layout = batch.layout
         extra = self._even(layout.num_tokens, steps=_PACKED_STEPS) - layout.num_tokens  # a row nobody reads
         inputs = self._inputs(_longer(batch.tokens, extra)[None], batch.segments, perturb_TD, extra)
@@ -133,9 +150,18 @@ class HFTrunk(nn.Module):
         starts, longest = layout.cumulative(extra), max(layout.max_length, extra)
         inputs |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
         inputs |= {"max_length_q": longest, "max_length_k": longest}
-        with self._attending(attention.register()):
+        with self._attending(attention.register()), self._narrowed(reads_M):
             states_1TD = self.backbone(**inputs).last_hidden_state if call is None else call(inputs)
+        if reads_M is not None:
+            return states_1TD.squeeze(0).index_select(0, reads_M)
         return states_1TD[0, : layout.num_tokens]
+
+    def _narrowed(self, reads_M: Tensor | None) -> AbstractContextManager[None]:
+        """Compute the last layer only for ``reads_M`` within the block."""
+        if reads_M is None:
+            return nullcontext()
+        extra = self._even(len(reads_M), steps=_PACKED_STEPS) - len(reads_M)
+        return Narrow(self._layers[-1], reads_M, extra).applied()
 
     def _unpacked_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
         """Return states (T, D) of packed rows from a padded grid: attention of this backbone knows nothing else."""
@@ -279,6 +305,13 @@ def even(count: int, *, steps: int) -> int:
     """
     step = 1 << max(_LEAST_BITS, count.bit_length() - steps.bit_length())
     return -(-count // step) * step
+
+
+def _places(positions_M: Tensor, num_tokens: int) -> Tensor:
+    """Return where each of ``num_tokens`` lies among ``positions_M``, M for those that do not: int64, shape (T,)."""
+    count = len(positions_M)
+    places_T = torch.full((num_tokens,), count, dtype=torch.int64, device=positions_M.device)
+    return places_T.index_copy_(0, positions_M, torch.arange(count, device=positions_M.device))
 
 
 def _longer(values: Tensor, extra: int) -> Tensor:

@@ -73,7 +73,7 @@ class Cut:
             if self.is_whole:
                 return self.backbone(**inputs).last_hidden_state
             try:
-                with _forwards([self._stop()]):
+                with forwards([self._stop()]):
                     self.backbone(**inputs)
             except _Reached as reached:
                 if isinstance(reached.states_BLD, Tensor):
@@ -110,7 +110,7 @@ class Cut:
         else:
             first = self.layers[0].forward
             swaps.append((self.layers[0], lambda _hidden, *args, **rest: first(states_BLD, *args, **rest)))
-        with _forwards(swaps):
+        with forwards(swaps):
             yield
 
     def digest(self) -> str:
@@ -257,7 +257,7 @@ def evaluating(module: nn.Module) -> Generator[None]:
 
 
 @contextmanager
-def _forwards(swaps: Iterable[tuple[nn.Module, Forward]]) -> Generator[None]:
+def forwards(swaps: Iterable[tuple[nn.Module, Forward]]) -> Generator[None]:
     """Give each module another ``forward`` within the block.
 
     The new one lies on the instance, in front of the class's: modules, hooks and attributes stay what they are.

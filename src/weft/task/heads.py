@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from weft.core.batch import Target
-from weft.core.features import Features, Pooling
+from weft.core.features import Features, Pooling, pooled_positions
+from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.core.outputs import Projection
 from weft.errors import ModelError
@@ -52,6 +53,10 @@ class SequenceHead(nn.Module):
             return outputs_RC
         return self.units.shift + self.units.scale * outputs_RC.float()
 
+    def reads(self, _target: Target, layout: Layout) -> Tensor | None:
+        """Return the token of each row that its vector is made from, None where all are."""
+        return pooled_positions(self.pooling, layout)
+
     def stock_weights(self) -> dict[str, Tensor]:
         """Return ``weight`` (and ``bias``) of a plain linear layer with the same outputs, for export."""
         return _stock(self.out, self.units or Units())
@@ -74,6 +79,10 @@ class TokenHead(nn.Module):
         """Return (M, C) logits."""
         return in_fp32(self.out, self.dropout(states_at(features, target)))
 
+    def reads(self, target: Target, _layout: Layout) -> Tensor:
+        """Return the positions of the addressed tokens."""
+        return target.values["positions"]
+
     def stock_weights(self) -> dict[str, Tensor]:
         """Return ``weight`` and ``bias`` of a plain linear layer with the same outputs, for export."""
         return _stock(self.out, Units())
@@ -94,6 +103,11 @@ class VocabularyHead(nn.Module):
             )
         return Projection(states_at(features, target), features.project)
 
+    def reads(self, target: Target, _layout: Layout) -> Tensor:
+        """Return the positions of the addressed tokens; a target that asks for new text addresses none."""
+        positions_M = target.values.get("positions")
+        return target.rows_R.new_empty(0) if positions_M is None else positions_M
+
 
 def in_fp32(out: nn.Linear, states: Tensor) -> Tensor:
     """Return ``out`` of ``states`` in fp32, also under autocast.
@@ -109,10 +123,7 @@ def in_fp32(out: nn.Linear, states: Tensor) -> Tensor:
 
 def states_at(features: Features, target: Target) -> Tensor:
     """Return the states at the target's flat ``positions``, shape (M, D), without copying the others."""
-    positions_M = target.values["positions"]
-    if features.layout.index_T is None:
-        return features.hidden.index_select(0, positions_M)
-    return features.hidden.flatten(0, 1).index_select(0, features.layout.index_T[positions_M])
+    return features.at_MD(target.values["positions"])
 
 
 def new_linear(info: TrunkInfo, num_outputs: int, *, has_bias: bool, seed: int) -> nn.Linear:
