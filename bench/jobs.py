@@ -145,17 +145,20 @@ JOBS: dict[str, Job] = {
         note="Tokenised input. Score: labels equal to those of the fp32 model with one adapter at a time.",
     ),
     "heads": Job(
-        title="16 heads on one text against one head, prediction, bf16, batches of 32",
+        title="16 heads against one head, prediction, bf16, in batches of 32 and one text at a time",
         contestants={
             "common": Contestant("bench.peers.heads", "16 models one after another, sdpa, padded"),
             "tuned": Contestant("bench.peers.heads", "16 models one after another, eager, sorted by length"),
             "weft": Contestant("bench.ours.heads", "one trunk pass, 16 heads"),
         },
         rows=640,
-        wanted=(Wanted("16 heads on one text", "16 heads", {}),),
+        wanted=(
+            Wanted("16 heads, batches of 32", "16 heads", {}),
+            Wanted("16 heads, one text", "16 heads, one text", {}),
+        ),
         smoke=64,
         note="Tokenised input; random heads, so there is no score.",
-        inner=("16 heads", "1 head", 1.1),
+        inner=("16 heads, one text", "1 head, one text", 1.1),
     ),
     "predict": Job(
         title="prediction, MiniLM classification, bf16, from text to label and probabilities",

@@ -11,6 +11,7 @@ from bench.ours.runs import recipe
 from bench.rates import BATCH, HEADS
 
 BUDGET = 8192
+SINGLE = 200
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Opened:
     pad: int
     dtype: Any
 
-    def run(self, names: list[str]) -> float:
-        """Return the seconds for ``names`` to answer all rows, 32 at a time."""
+    def run(self, names: list[str], *, size: int, count: int) -> float:
+        """Return the seconds for ``names`` to answer the first ``count`` rows, ``size`` at a time."""
         from weft.evaluate.predict import answer_all
 
         start = time.perf_counter()
-        for at in range(0, len(self.encoded[names[0]]), BATCH):
-            rows = {name: self.encoded[name][at : at + BATCH] for name in names}
+        for at in range(0, count, size):
+            rows = {name: self.encoded[name][at : at + size] for name in names}
             answer_all(
                 self.network, self.tasks, rows, pad=self.pad, budget=BUDGET, dtype=self.dtype, losses=False
             )
@@ -41,10 +42,11 @@ def main() -> None:
     opened = open_all(order)
     names = list(opened.encoded)
     num_texts = len(opened.encoded[names[0]])
-    for lap, chosen in (("1 head", names[:1]), (f"{HEADS} heads", names)):
-        opened.run(chosen)
-        clock.first()
-        clock.add(lap, opened.run(chosen), num_texts)
+    for words, size, count in (("", BATCH, num_texts), (", one text", 1, min(SINGLE, num_texts))):
+        for lap, chosen in (("1 head", names[:1]), (f"{HEADS} heads", names)):
+            opened.run(chosen, size=size, count=count)
+            clock.first()
+            clock.add(f"{lap}{words}", opened.run(chosen, size=size, count=count), count)
     report(clock, [], peak=peak_mib())
 
 
@@ -64,10 +66,10 @@ def open_all(order: Order) -> Opened:
     tasks = dict(found.data.fitted)
     rows = read("train.jsonl", root=order.files).rows[: order.rows]
     encoded = {name: task.encode(rows, found.tokenizer, Purpose.ANSWER) for name, task in tasks.items()}
-    network = found.base.network(tasks, device=device).eval()
-    return Opened(
-        network, tasks, encoded, found.tokenizer.pad, pick_precision(found.recipe.precision, device)
-    )
+    dtype = pick_precision(found.recipe.precision, device)
+    network = found.base.network(tasks, device=device).eval().requires_grad_(False)
+    network.compute_only_in(dtype)  # as an opened bundle does
+    return Opened(network, tasks, encoded, found.tokenizer.pad, dtype)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from bench.peers.trainer import Config
 from bench.rates import BATCH, HEADS
 from bench.rawfiles import rows_of
 
+SINGLE = 200  # texts that are asked one at a time
+
 
 def main() -> None:
     order = Order.read()
@@ -27,24 +29,27 @@ def main() -> None:
         ).eval()
         for _ in range(HEADS)
     ]
-    grids = batches(base, [row["text"] for row in rows_of(order.files / "train.jsonl", order.rows)], config)
+    texts = [row["text"] for row in rows_of(order.files / "train.jsonl", order.rows)]
+    grids = batches(base, texts, config)
     run(models[:1], grids[:1])
     clock.first()
     num_texts = sum(len(grid["input_ids"]) for grid in grids)
-    for name, chosen in (("1 head", models[:1]), (f"{HEADS} heads", models)):
-        run(chosen, grids[:1])
-        clock.add(name, run(chosen, grids), num_texts)
+    single = batches(base, texts[:SINGLE], config, size=1)
+    for words, asked, count in (("", grids, num_texts), (", one text", single, len(single))):
+        for name, chosen in (("1 head", models[:1]), (f"{HEADS} heads", models)):
+            run(chosen, asked[:1])
+            clock.add(f"{name}{words}", run(chosen, asked), count)
     report(clock, [], peak=peak_mib())
 
 
-def batches(base: str, texts: list[str], config: Config) -> list[Any]:
-    """Return tokenised, padded batches; the tuned user's are sorted by length."""
+def batches(base: str, texts: list[str], config: Config, size: int = BATCH) -> list[Any]:
+    """Return tokenised, padded batches of ``size``; the tuned user's are sorted by length."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = [tokenizer(text, truncation=True, max_length=MAX_TOKENS) for text in texts]
     if config is Config.TUNED:
         rows.sort(key=lambda row: len(row["input_ids"]))
     collate = DataCollatorWithPadding(tokenizer)
-    return [collate(rows[at : at + BATCH]) for at in range(0, len(rows), BATCH)]
+    return [collate(rows[at : at + size]) for at in range(0, len(rows), size)]
 
 
 def run(models: list[Any], grids: list[Any]) -> float:

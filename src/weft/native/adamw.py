@@ -75,8 +75,9 @@ def adamw(
     together = list(zip(params, grads, exp_avgs, exp_avg_sqs, twins or [None] * len(params), strict=True))
     rest = together
     if kernels is not None:
-        rest = [parts for parts in together if not _is_plain_memory(*parts)]
-        _native_adamw(kernels, [parts for parts in together if _is_plain_memory(*parts)], step, grad_scale)
+        plain = [parts for parts in together if _is_plain_memory(*parts)]
+        rest = [] if len(plain) == len(together) else [one for one in together if not _is_plain_memory(*one)]
+        _native_adamw(kernels, plain, step, grad_scale)
     for param, grad, exp_avg, exp_avg_sq, twin in rest:
         _plain_adamw(param, grad.to(param.dtype) / grad_scale, exp_avg, exp_avg_sq, step)
         if twin is not None:

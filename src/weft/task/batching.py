@@ -45,18 +45,16 @@ def make_batch(
         return make_plain_batch(name, tasks[name], examples, pad=pad, packed=packed)
     row_of: dict[tuple[int, str | None], int] = {}
     texts: list[Encoded] = []
-    rows: list[int] = []
+    owned: dict[str, tuple[list[Encoded], list[int]]] = {name: ([], []) for name in names}
     for name, example in items:
         row = row_of.setdefault((example.key, routes.get(name)), len(texts))
         if row == len(texts):
             texts.append(example)
-        rows.append(row)
+        own_examples, own_rows = owned[name]
+        own_examples.append(example)
+        own_rows.append(row)
     layout = _layout(texts, packed=packed)
-    targets: dict[str, Target] = {}
-    for name, task in tasks.items():
-        own = [(example, row) for (owner, example), row in zip(items, rows, strict=True) if owner == name]
-        if own:
-            targets[name] = task.collate([example for example, _ in own], [row for _, row in own], layout)
+    targets = {name: task.collate(*owned[name], layout) for name, task in tasks.items() if name in owned}
     return _batch(texts, layout, targets, pad=pad)
 
 

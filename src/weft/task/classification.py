@@ -162,7 +162,7 @@ class Classification:
         if self.multi_label:
             chosen = [label for label, probability in by_label.items() if probability > self.threshold]
             return Answer(label=chosen, probabilities=by_label)
-        return Answer(label=max(by_label, key=by_label.__getitem__), probabilities=by_label)
+        return Answer(self.labels[probabilities.index(max(probabilities))], by_label)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent label (or set of labels) for every row; of equals the first in label order."""
