@@ -15,7 +15,7 @@ from tempfile import gettempdir
 from bench import flops
 from bench.files import prepared
 from bench.jobs import GROUPS, JOBS, PACKAGES, Job
-from bench.machine import describe, say
+from bench.machine import describe, has_gpu, say
 from bench.order import Order
 from bench.race import ROOT, ContestantError, disturbed, race
 from bench.table import OURS, Results, Scale, Wanted, job_table, memory_ratio, per_example, summary_table
@@ -58,7 +58,7 @@ def parse() -> Choices:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = [*JOBS, *GROUPS]
     parser.add_argument(
-        "--jobs", nargs="+", choices=names, default=list(JOBS), metavar="JOB", help=", ".join(names)
+        "--jobs", nargs="+", choices=names, default=[name for name, job in JOBS.items() if has_gpu() or not job.needs_gpu], metavar="JOB", help=", ".join(names)
     )
     parser.add_argument("--contestants", nargs="+", default=[], help="only these; default: all of each job")
     parser.add_argument(

@@ -17,6 +17,26 @@ from bench.rawfiles import rows_of, write_jsonl
 MEAN_TOKENS = 115.0
 VOCABULARY = 32_000
 STOP, PAD = "</s>", "<pad>"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama: widths, layers and heads."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+
+    @property
+    def linear(self) -> int:
+        """Weights of the linear layers, without the output embedding."""
+        attention = 2 * self.width**2 + 2 * self.width * self.width * self.kv_heads // self.heads
+        return self.layers * (attention + 3 * self.width * self.inner)
+
+
+SIZES = {"decoder": Size(512, 1376, 8, 8, 8), "billion": Size(2048, 8192, 16, 32, 8)}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IGNORED = -100
 MODEL = "model"
@@ -30,7 +50,7 @@ class Example:
     start: int
 
 
-def make(data: Path, home: Path, rows: int) -> dict[str, float]:
+def make(data: Path, home: Path, rows: int, size: Size) -> dict[str, float]:
     """Write ``train.jsonl`` and ``dev.jsonl`` (prompt and answer) and the model; return the rows' mean length.
 
     Rows are kept up to the length at which their mean is about 115 tokens.
@@ -39,7 +59,7 @@ def make(data: Path, home: Path, rows: int) -> dict[str, float]:
     texts = {name: [_texts(row) for row in found if row["output"].strip()] for name, found in splits.items()}
     tokenizer = _tokenizer([" ".join(pair) for pair in texts["train"]])
     tokenizer.save_pretrained(home / MODEL)
-    _random_model(tokenizer).save_pretrained(home / MODEL)
+    _random_model(tokenizer, size).save_pretrained(home / MODEL)
     longest = _longest([len(one.tokens) for one in examples(tokenizer, texts["train"])])
     kept = {
         name: [
@@ -91,7 +111,7 @@ def dev_loss(model: Any, rows: Sequence[Example]) -> Score:
     weights: list[float] = []
     with torch.inference_mode():
         for row in rows:
-            tokens_L = torch.tensor(row.tokens)
+            tokens_L = torch.tensor(row.tokens, device=model.device)
             logits_LV = model(input_ids=tokens_L[None]).logits[0].float()
             loss = torch.nn.functional.cross_entropy(
                 logits_LV[row.start - 1 : -1], tokens_L[row.start :], reduction="sum"
@@ -126,18 +146,18 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     )
 
 
-def _random_model(tokenizer: Any) -> Any:
+def _random_model(tokenizer: Any, size: Size) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=8,
+            hidden_size=size.width,
+            intermediate_size=size.inner,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads,
             max_position_embeddings=1024,
             tie_word_embeddings=False,
             bos_token_id=tokenizer.eos_token_id,

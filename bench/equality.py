@@ -16,10 +16,11 @@ from tempfile import gettempdir
 from bench.files import prepared
 from bench.machine import describe, say
 from bench.order import Figures, Order
+from bench.ours.switches import SWITCHES
 from bench.race import ROOT, Contestant, run
 
 SETS = ("sst2", "mrpc", "conll2003", "stsb_en")
-PLAIN = ("packing", "native attention", "native AdamW", "lazy embedding rows", "prepacked weights")
+PLAIN = tuple(SWITCHES)
 PATHS = {
     "fast": Contestant("bench.ours.alone", "defaults"),
     "plain": Contestant(

@@ -8,14 +8,14 @@ everybody: who keeps its outputs gets a higher figure than his machine has compu
 
 from __future__ import annotations
 
+from bench.decoder import SIZES, VOCABULARY
+
 FORMULA = (
     "MFU = real tokens/s x model FLOPs a token / peak; model FLOPs a token = 2 P forward + 2 P input gradients from the "
     "lowest trained layer up + 2 P weight gradients where trained, P = weights of the linear layers; attention, "
     "embeddings and adapters not counted; peak = best bf16 product measured at the start"
 )
 MINILM_LINEAR = 6 * (4 * 384**2 + 2 * 384 * 1536)
-DECODER_LAYERS = 8 * (4 * 512**2 + 3 * 512 * 1376)
-DECODER_HEAD = 512 * 32_000
 
 
 def per_token(linear: float, *, gradient: float, trained: float) -> float:
@@ -43,9 +43,9 @@ def of_job(job: str, *, answer_share: float = 1.0) -> float:
         "head": (0.0, 0.0),
         "predict": (0.0, 0.0),
     }
-    if job == "decoder":
-        head = per_token(DECODER_HEAD, gradient=1.0, trained=0.0) * answer_share
-        return per_token(DECODER_LAYERS, gradient=1.0, trained=0.0) + head
+    if job in SIZES:
+        head = per_token(SIZES[job].width * VOCABULARY, gradient=1.0, trained=0.0) * answer_share
+        return per_token(SIZES[job].linear, gradient=1.0, trained=0.0) + head
     if job not in shares:
         return 0.0
     gradient, trained = shares[job]

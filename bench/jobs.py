@@ -28,6 +28,7 @@ class Job:
         note: what a reader must know to read the table.
         inner: two laps of Weft whose quotient is of interest, and the most it should be.
         most_rounds: for what is too slow to be repeated.
+        needs_gpu: whether it is left out on a machine without one.
         memory: the most that Weft's peak memory should be of the common peer's, 0 where nothing is wanted.
     """
 
@@ -41,6 +42,7 @@ class Job:
     inner: tuple[str, str, float] | None = None
     most_rounds: int = 1000
     memory: float = 0.0
+    needs_gpu: bool = False
 
 
 def _trainers(module: str, *names: str, tutorial_share: float = 1.0) -> dict[str, Contestant]:
@@ -128,6 +130,26 @@ JOBS: dict[str, Job] = {
         note="The tutorial is given a tenth of the rows and pads to 256 tokens. Dev loss: answers only, computed for "
         "everybody by stock transformers in fp32. TRL's padding-free batches are exact on a CPU too: transformers 5 masks by restarting positions.",
         memory=0.5,
+    ),
+    "billion": Job(
+        title="decoder 1.1B (random Llama, vocabulary 32k), LoRA r=8 on all linears, answers only, 8 sequences a step",
+        contestants={
+            **_trainers("bench.peers.decoder", "common", "tuned"),
+            "trl": Contestant("bench.peers.sft", "TRL SFTTrainer: bf16=True, defaults"),
+            "trl padding-free": Contestant(
+                "bench.peers.sft", "SFTTrainer: bf16 weights, padding_free, flash attention if installed"
+            ),
+            "trl liger": Contestant(
+                "bench.peers.sft", "SFTTrainer: the same with use_liger_kernel (needs liger-kernel)"
+            ),
+            "weft": Contestant("bench.ours.decoder", _OURS),
+        },
+        rows=2000,
+        wanted=(Wanted("1B decoder LoRA SFT", "epoch 1", {"common": 2, "tuned": 1.5}),),
+        smoke=16,
+        note="On a GPU only. peak MiB is the GPU's.",
+        memory=0.5,
+        needs_gpu=True,
     ),
     "adapters": Job(
         title="16 LoRA adapters (r=8, query and value) mixed in batches of 64 rows, prediction, bf16",

@@ -31,6 +31,12 @@ LEVERS: Mapping[str, Contestant] = {
     "without prepacked weights": replace(
         _PLAIN, settings="frozen weights as they lie", off=("prepacked weights",)
     ),
+    "last layer for all tokens": replace(
+        _PLAIN, settings="also for those that nobody reads", off=("only what is read",)
+    ),
+    "activations computed again": replace(
+        _PLAIN, settings="activations: recompute", stage=("activations: recompute",)
+    ),
     "fp32": replace(_PLAIN, settings="precision: fp32", recipe=("precision: fp32",)),
     "medium": replace(_PLAIN, settings="precision: medium", recipe=("precision: medium",)),
     "dropout 0.1": replace(_PLAIN, settings="dropout: 0.1", stage=("dropout: 0.1",)),

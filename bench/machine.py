@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
+LARGE = ((8192, 8192, 8192),)  # a GPU is not filled by the products of a small encoder
 QUIET = 0.15  # cores that others may keep busy: a desktop's background noise
 
 
@@ -57,12 +58,15 @@ def gemm_rate(rows: int, inner: int, columns: int, *, dtype: str, seconds: float
     """Return FLOP/s of ``(rows, inner) @ (inner, columns)``, best of as many products as fit into ``seconds``."""
     import torch
 
-    kind = getattr(torch, dtype)
-    left, right = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind)
+    kind, device = getattr(torch, dtype), "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = (torch.randn(count, inner, device=device).to(kind) for count in (rows, columns))
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     torch.nn.functional.linear(left, right)
+    wait()
     best, end = float("inf"), time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
         torch.nn.functional.linear(left, right)
+        wait()
         best = min(best, time.perf_counter() - start)
     return 2.0 * rows * inner * columns / best
 
@@ -81,9 +85,16 @@ def copy_rate(mib: int = 256) -> float:
     return 2.0 * mib * 2**20 / best
 
 
+def has_gpu() -> bool:
+    """Return whether everybody computes on a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def peak_rate() -> float:
     """Return the largest bf16 rate of a few large products: the peak that utilisation is quoted against."""
-    shapes = ((4096, 384, 1536), (4096, 1536, 384), (2048, 1024, 1024))
+    shapes = ((4096, 384, 1536), (4096, 1536, 384), (2048, 1024, 1024), *LARGE * has_gpu())
     return max(gemm_rate(*shape, dtype="bfloat16") for shape in shapes)
 
 

@@ -139,7 +139,14 @@ def since_birth() -> float:
 
 
 def peak_mib() -> float:
-    """Return the most resident memory of this process so far (not of the one that started it, as getrusage would)."""
+    """Return the most resident memory of this process so far (not of the one that started it, as getrusage would).
+
+    Where the process computes on a GPU it is the most that was allocated there.
+    """
+    import torch
+
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 

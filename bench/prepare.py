@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,11 @@ def fewshot(data: Path, home: Path, rows: int) -> dict[str, float]:
     return {"tokens": 0.0}
 
 
-def decoder(data: Path, home: Path, rows: int) -> dict[str, float]:
+def decoder(data: Path, home: Path, rows: int, *, job: str = "decoder") -> dict[str, float]:
     """Write instruction rows, the tokenizer and the random decoder."""
-    from bench.decoder import make
+    from bench.decoder import SIZES, make
 
-    return make(data, home, rows)
+    return make(data, home, rows, SIZES[job])
 
 
 def predict(data: Path, home: Path, rows: int) -> dict[str, float]:
@@ -88,6 +89,7 @@ MAKERS: dict[str, Maker] = {
     "fewshot8": fewshot,
     "fewshot64": fewshot,
     "decoder": decoder,
+    "billion": partial(decoder, job="billion"),
     "predict": predict,
     "adapters": adapters,
 }

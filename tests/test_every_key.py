@@ -148,6 +148,22 @@ def answers(lab: Lab, values: Values) -> Any:
     return [answer.to_json() for answer in found.answers["main"]]
 
 
+def products(lab: Lab, values: Values) -> int:
+    """How often a linear module of the trunk is computed in a whole run."""
+    count = 0
+
+    def noted(module: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
+        nonlocal count
+        count += isinstance(module, torch.nn.Linear)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(noted)
+    try:
+        whole_run(lab, values)
+    finally:
+        hook.remove()
+    return count
+
+
 def whole_run(lab: Lab, values: Values) -> Any:
     """What a run leaves and tells: stages, evaluations, checkpoints, scores and intervals, final weights."""
     folder = Path(lab.root / "runs" / hashlib.sha256(repr(values).encode()).hexdigest()[:16])
@@ -333,6 +349,13 @@ STAGE = {
     "stage.clip": change(weights, "stages/0/clip", 100.0, 1e-6),
     "stage.dropout": change(weights, "stages/0/dropout", 0.0, 0.5),
     "stage.reuse": change(whole_run, "stages/0/reuse", True, False, with_dropout()),
+    "stage.activations": change(
+        products,
+        "stages/0/activations",
+        "keep",
+        "recompute",
+        put(short_run(), "stages/0/strategy", "full"),
+    ),
     "stage.evaluate": change(whole_run, "stages/0/evaluate", "2 steps", "4 steps", short_run()),
     "stage.patience": change(
         whole_run, "stages/0/patience", None, 1, put(short_run(), "stages/0/evaluate", "1 step")

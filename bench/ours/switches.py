@@ -48,10 +48,18 @@ def _unpacked_weights() -> Any:
     return patch("weft.core.twins.can_prepack", lambda *_given: False)
 
 
+def _all_tokens() -> Any:
+    """The last layer for all tokens, also for those that nobody reads."""
+    from weft.model.backbone import HFTrunk
+
+    return patch.object(HFTrunk, "_read", lambda _trunk, _batch: None)
+
+
 SWITCHES: dict[str, Callable[[], Any]] = {
     "packing": _padded,
     "native attention": _eager_attention,
     "native AdamW": _torch_adamw,
     "lazy embedding rows": _whole_tables,
     "prepacked weights": _unpacked_weights,
+    "only what is read": _all_tokens,
 }

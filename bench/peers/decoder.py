@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq
 
 from bench.decoder import IGNORED, LINEAR, MODEL, dev_loss, load
 from bench.order import Clock, Order, peak_mib, report
-from bench.peers.trainer import RANK, Config, Plan, padding, table, train
+from bench.peers.trainer import RANK, Config, Plan, fastest_attention, padding, table, train
 from bench.rates import DECODER_BATCH, DECODER_TOKENS, RATES
 
 
@@ -36,9 +36,10 @@ def main() -> None:
 
 
 def base(order: Order, *, is_tuned: bool) -> Any:
-    """Return the decoder; it has no dropout, so the tuned user only chooses eager attention."""
-    options = {"attn_implementation": "eager"} if is_tuned else {}
-    return AutoModelForCausalLM.from_pretrained(order.files / MODEL, dtype=torch.float32, **options)
+    """Return the decoder; it has no dropout, so the tuned user chooses attention, and on a GPU bf16 weights."""
+    options = {"attn_implementation": fastest_attention()} if is_tuned else {}
+    dtype = torch.bfloat16 if is_tuned and torch.cuda.is_available() else torch.float32
+    return AutoModelForCausalLM.from_pretrained(order.files / MODEL, dtype=dtype, **options)
 
 
 def lora() -> Any:

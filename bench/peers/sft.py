@@ -22,7 +22,7 @@ def main() -> None:
     order = Order.read()
     clock = Clock()
     config = Config.TUNED if order.contestant == "trl grouped" else Config.COMMON
-    is_free = order.contestant == "trl padding-free"
+    is_free = order.contestant in ("trl padding-free", "trl liger")
     rows = rows_of(order.files / "train.jsonl", order.rows)
     tokenizer = AutoTokenizer.from_pretrained(order.files / MODEL)
     plan = Plan(config, RATES["decoder"], DECODER_BATCH, order.epochs, order.seed, order.work)
@@ -31,6 +31,7 @@ def main() -> None:
         args=SFTConfig(
             **settings(plan),
             padding_free=is_free,
+            use_liger_kernel=order.contestant == "trl liger",
             max_length=None
             if is_free
             else DECODER_TOKENS,  # rows are short enough; padding-free refuses to cut

@@ -6,8 +6,8 @@ import re
 
 import pytest
 from bench.candidates import CANDIDATES, HEAD
-from bench.decoder import Example, _longest, dev_loss  # pyright: ignore[reportPrivateUsage]
-from bench.flops import DECODER_HEAD, DECODER_LAYERS, MINILM_LINEAR, of_job
+from bench.decoder import SIZES, VOCABULARY, Example, _longest, dev_loss  # pyright: ignore[reportPrivateUsage]
+from bench.flops import MINILM_LINEAR, of_job
 from bench.judge import accuracy, mean_score, pearson, span_f1
 from bench.profile import BATCHING, REST, kind_of, shares
 
@@ -22,8 +22,10 @@ def test_minilm_needs_what_the_reference_says():
 
 
 def test_a_decoder_needs_logits_for_answers_only():
-    assert pytest.approx(41.68e6, rel=1e-3) == DECODER_LAYERS + DECODER_HEAD
-    assert of_job("decoder", answer_share=0.5) == 4 * DECODER_LAYERS + 2 * DECODER_HEAD
+    layers, head = SIZES["decoder"].linear, SIZES["decoder"].width * VOCABULARY
+    assert pytest.approx(41.68e6, rel=1e-3) == layers + head
+    assert of_job("decoder", answer_share=0.5) == 4 * layers + 2 * head
+    assert SIZES["billion"].linear + 2 * SIZES["billion"].width * VOCABULARY == pytest.approx(1.1e9, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ def test_every_switch_puts_something_else_in_place_and_takes_it_back():
     def now() -> tuple[object, ...]:
         return (
             vars(HFTrunk)["packs"],
+            vars(HFTrunk)["_read"],
             attention.use_native,
             optimizer.native,
             optimizer._lazy_rows,

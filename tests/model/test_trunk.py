@@ -16,7 +16,7 @@ from weft.errors import ModelError
 from weft.model.backbone import UNLIMITED
 from weft.model.folder import check_size, inspect, locate
 from weft.model.tokenizer import max_positions
-from weft.model.trunk import empty_trunk, is_causal, load_trunk
+from weft.model.trunk import _fused, empty_trunk, is_causal, load_trunk
 
 CPU = torch.device("cpu")
 ENCODERS = ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet"]
@@ -253,3 +253,17 @@ def test_loading_says_nothing(saved, capfd, caplog):
 def test_minilm_is_a_bert_with_its_pooler():
     info = load(locate("minilm", None, root=Path())).info
     assert (info.width, info.max_positions, info.pooling, info.has_pooler) == (384, 512, Pooling.POOLER, True)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_liger", "is_applied"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_liger_kernels_are_used_on_a_gpu_and_only_on_the_instance(monkeypatch, device, has_liger, is_applied):
+    told = []
+    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: has_liger)
+    monkeypatch.setattr(
+        "transformers.integrations.liger.apply_liger_kernel", lambda model, config: told.append((model, config))
+    )
+    assert _fused("model", torch.device(device)) == "model"
+    whole_process = {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}
+    assert told == ([("model", whole_process)] if is_applied else [])

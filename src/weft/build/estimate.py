@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 
+from weft.build.activations import choose
 from weft.build.data import Data
 from weft.build.order import foresee, order_of
 from weft.build.reuse import depth
@@ -20,7 +21,8 @@ from weft.core.sites import HEAD_PREFIX
 from weft.core.table import ParamTable
 from weft.core.view import Site, SiteKind
 from weft.model import cut
-from weft.recipe.spec import Recipe, StageSpec
+from weft.model.device import memory_of
+from weft.recipe.spec import Activations, Recipe, StageSpec
 from weft.report.records import StagePlan
 from weft.report.tables import condense
 from weft.train.order import EpochOrder
@@ -45,10 +47,14 @@ class Machine:
     Attributes:
         flops: matrix products a second that a whole training step sustains.
         dtype: of matrix products.
+        memory_bytes: that a run may use of the device.
+        is_gpu: whether the device is one, so that there is a host's memory besides.
     """
 
     flops: float
     dtype: torch.dtype
+    memory_bytes: int = 2**62
+    is_gpu: bool = False
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Machine:
@@ -61,7 +67,12 @@ def measure(device: torch.device, dtype: torch.dtype) -> Machine:
         start = time.perf_counter()
         (a @ b).sum().item()
         best = min(best, time.perf_counter() - start)
-    return Machine(flops=_UTILISATION * 2 * rows * inputs * outputs / best, dtype=dtype)
+    return Machine(
+        flops=_UTILISATION * 2 * rows * inputs * outputs / best,
+        dtype=dtype,
+        memory_bytes=memory_of(device),
+        is_gpu=device.type == "cuda",
+    )
 
 
 def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, machine: Machine) -> StagePlan:
@@ -76,6 +87,10 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
     """
     order = order_of(recipe, stage, data, by_length=not cast(Trunk, entered.network.trunk).packs)
     end = foresee(stage.length, order)
+    needed = partial(_memory, entered, stage, order, machine.dtype)
+    activations = choose(
+        stage.activations, needed, memory_bytes=machine.memory_bytes, is_gpu=machine.is_gpu
+    )
     parent = recipe.parent_of(stage)
     return StagePlan(
         name=stage.name,
@@ -90,10 +105,11 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         steps=None if end is None else end.step,
         examples=None if end is None else end.num_examples,
         tokens=None if end is None else end.tokens,
-        memory_bytes=_memory(entered, stage, order, machine.dtype),
+        memory_bytes=needed(activations),
+        activations=activations,
         seconds=None if end is None else _flops(stage, entered, order, end.tokens) / machine.flops,
         notes=_notes(entered.table, recipe, stage),
-        ways=tuple(_ways(stage, entered)),
+        ways=tuple(_ways(stage, entered, activations)),
     )
 
 
@@ -152,7 +168,9 @@ def _trunk_sites(entered: Entered) -> Iterator[tuple[Site, bool]]:
             yield site, has_gradient
 
 
-def _memory(entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.dtype) -> int:
+def _memory(
+    entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.dtype, activations: Activations
+) -> int:
     """Return the bytes at the peak of a step: weights, optimizer, and activations of one micro-batch of long rows."""
     table, info = entered.table, cast(Trunk, entered.network.trunk).info
     weights = 4 * table.num_values()
@@ -168,7 +186,14 @@ def _memory(entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.
         a_layer += _SCORE_BYTES[dtype] * longest * max(1, info.width // _HEAD_WIDTH)
     kept = {_layer_of(site.path) for site, has_gradient in _trunk_sites(entered) if has_gradient}
     layers = max(1, len(kept - {None}))  # without a gradient, one at a time
-    return round(PROCESS_BYTES + weights + state + tokens * (layers * a_layer + 8 * info.vocabulary))
+    match activations:
+        case Activations.RECOMPUTE:
+            kept_bytes = a_layer + layers * info.width * dtype.itemsize
+        case Activations.OFFLOAD:
+            kept_bytes = a_layer
+        case _:
+            kept_bytes = layers * a_layer
+    return round(PROCESS_BYTES + weights + state + tokens * (kept_bytes + 8 * info.vocabulary))
 
 
 def _layer_of(path: str) -> str | None:
@@ -177,8 +202,11 @@ def _layer_of(path: str) -> str | None:
     return None if number is None else ".".join(parts[: number + 1])
 
 
-def _ways(stage: StageSpec, entered: Entered) -> Iterator[str]:
+def _ways(stage: StageSpec, entered: Entered, activations: Activations) -> Iterator[str]:
     """Yield what is done otherwise than the plain loop would, because it is faster, or cannot be."""
+    if activations is not Activations.KEEP:
+        place = ", their inputs wait in the host's memory" if activations is Activations.OFFLOAD else ""
+        yield f"layers compute their activations again in the backward pass{place} (activations: {activations})"
     at, layers = depth(stage, entered), entered.sites.view.num_layers.get("", 0)
     if at > layers:
         yield "the trunk is frozen: it runs once a text, and without dropout (reuse: false runs it every time)"

@@ -37,6 +37,14 @@ def is_plain(kind: type[nn.Module]) -> bool:
     return kind.forward is nn.Linear.forward or is_transposed(kind)
 
 
+def asks_here(kind: type[nn.Module]) -> bool:
+    """Return whether modules of class ``kind`` multiply with their weight through this room, and in no other way.
+
+    A class around a plain one says so by ``is_plain``, as ``weft.strategy.lora_layer`` does.
+    """
+    return is_plain(kind) or bool(getattr(kind, "is_plain", False))
+
+
 def is_transposed(kind: type[nn.Module]) -> bool:
     """Return whether modules of class ``kind`` keep their weight as (I, O): by name, as transformers is not ours."""
     return not issubclass(kind, nn.Linear) and any(base.__name__ == "Conv1D" for base in kind.__mro__)

@@ -156,9 +156,8 @@ class Stand:
 
 
 def can_prepack(module: nn.Module, weight: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether ``module`` is linear, its ``weight`` frozen, and this torch can lay it out in ``dtype``."""
-    is_linear = isinstance(module, nn.Linear) or _is_transposed(module)
-    return is_linear and not weight.requires_grad and _fits(weight, dtype)
+    """Return whether ``module`` multiplies as ``linear`` does, its ``weight`` is frozen, and torch can lay it out."""
+    return linear.asks_here(type(module)) and not weight.requires_grad and _fits(weight, dtype)
 
 
 def can_direct(module: nn.Module, weight: Tensor, dtype: torch.dtype) -> bool:

@@ -27,6 +27,8 @@ from weft.model.frozen import Frozen
 from weft.model.names import name_table
 from weft.model.narrow import Narrow, is_worth_it
 from weft.model.quiet import quiet
+from weft.model.recompute import kept
+from weft.recipe.spec import Activations
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
 _PADDED_STEPS = 8  # widths an octave: at most an eighth too wide, 3 % on average
@@ -50,6 +52,7 @@ class HFTrunk(nn.Module):
         self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
         self._first_position = first_position(backbone)
         self.frozen: Frozen | None = None
+        self.activations = Activations.KEEP
         # A tuple: a module in an attribute of its own would be a child.
         self._layers: tuple[nn.Module, ...] = (
             layers_of(backbone, name_table(backbone.config.to_dict())) if self.packs else ()
@@ -150,7 +153,9 @@ class HFTrunk(nn.Module):
         starts, longest = layout.cumulative(extra), max(layout.max_length, extra)
         inputs |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
         inputs |= {"max_length_q": longest, "max_length_k": longest}
-        with self._attending(attention.register()), self._narrowed(reads_M):
+        attending = partial(self._attending, attention.register())
+        keeping = partial(kept, self.activations, self._layers, again=attending)
+        with attending(), self._narrowed(reads_M), keeping():
             states_1TD = self.backbone(**inputs).last_hidden_state if call is None else call(inputs)
         if reads_M is not None:
             return states_1TD.squeeze(0).index_select(0, reads_M)

@@ -34,6 +34,13 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if _has_bf16(device) else torch.float32
 
 
+def memory_of(device: torch.device) -> int:
+    """Return the bytes that a run may use: what is free on a GPU, or all memory of the machine; a lot if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _memory_bytes() or 2**62
+
+
 def set_products(precision: Precision) -> None:
     """Let fp32 products of this process round their inputs, or not, as ``precision`` says."""
     torch.set_float32_matmul_precision("medium" if precision is Precision.MEDIUM else "highest")
@@ -97,6 +104,12 @@ def _cpuinfo(key: str) -> str:
 
 
 def _memory() -> str:
+    size = _memory_bytes()
+    return f"{size / 2**30:.1f} GiB" if size else "unknown"
+
+
+def _memory_bytes() -> int:
+    """Return the machine's memory, 0 where the system does not tell."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return "unknown"
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+        return 0
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -60,6 +60,7 @@ class Narrow:
 
     def _forward(self, hidden_1TD: Tensor, *args: Any, **told: Any) -> Tensor:
         told[KEYWORD] = self
+        self._pair = None  # a layer that is computed again in the backward pass comes here twice
         try:
             self._stock(hidden_1TD, *args, **told)
         except _Found as found:
@@ -72,6 +73,7 @@ class Narrow:
         rows_M = functional.pad(self._positions_M, (0, self._extra))
         few = self._few(hidden_1TD, rows_M, num_tokens)
         out = self._stock(few, *self._few(args, rows_M, num_tokens), **self._few(told, rows_M, num_tokens))
+        self._pair = None
         states_MD = (out if isinstance(out, Tensor) else out[0])[0, : len(self._positions_M)]
         return _spread(states_MD, self._positions_M, num_tokens)[None]
 

@@ -83,7 +83,7 @@ def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, devi
             f"{', '.join(missing[:5])}. Choose a complete checkpoint of this architecture."
         )
     _own_memory(model)
-    return _trunk(model.to(device), wants_lm_head=wants_lm_head)
+    return _trunk(_fused(model.to(device), device), wants_lm_head=wants_lm_head)
 
 
 def empty_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, device: torch.device) -> HFTrunk:
@@ -96,6 +96,20 @@ def empty_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, dev
     model_class, options = _model_class(folder, config, wants_lm_head=wants_lm_head)
     config._attn_implementation = _attention(model_class, device)
     return _trunk(_on_meta(config, model_class, options), wants_lm_head=wants_lm_head)
+
+
+def _fused(model: Any, device: torch.device) -> Any:
+    """Return ``model`` with liger-kernel's norms and gated products, on a GPU where that package is installed.
+
+    Only what lies on the instance: the rotary embedding and the losses would be replaced for the whole process.
+    """
+    from transformers.integrations.liger import apply_liger_kernel
+    from transformers.utils import is_liger_kernel_available
+
+    if device.type == "cuda" and is_liger_kernel_available():
+        with quiet():
+            apply_liger_kernel(model, dict.fromkeys(("rope", "cross_entropy", "fused_linear_cross_entropy"), False))
+    return model
 
 
 def _config(folder: ModelFolder, *, dropout: float) -> Any:

@@ -255,6 +255,15 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
+class Activations(StrEnum):
+    """What of a pass is kept until its gradient is taken; outputs and gradients are the same."""
+
+    AUTO = "auto"  # the most that fits
+    KEEP = "keep"
+    RECOMPUTE = "recompute"  # each layer's input; the rest is computed again
+    OFFLOAD = "offload"  # the same, and these inputs wait in the host's memory
+
+
 class StageSpec(Spec):
     """One stage: a mixture of tasks, a strategy and a length, starting from a parent's weights."""
 
@@ -290,6 +299,8 @@ class StageSpec(Spec):
     """Dropout of the trunk's hidden states and of heads while training."""
     reuse: bool = True
     """Compute what frozen lower layers make of a text once and keep it on disk; dropout then acts above them only."""
+    activations: Activations = Activations.AUTO
+    """What of a pass is kept for its gradient: auto (the most that fits), keep, recompute or offload."""
     evaluate: Duration = Duration.parse("1 epoch")
     """How often the dev score is taken; the best checkpoint by it is what the stage hands on."""
     patience: int | None = Field(default=None, ge=1)

@@ -147,6 +147,8 @@ class StagePlan(Record):
     examples: int | None
     tokens: int | None
     memory_bytes: int
+    activations: str = "keep"
+    """What of a pass is kept for its gradient: keep, recompute or offload."""
     seconds: float | None
     """Estimated training time, evaluation not counted."""
     notes: tuple[str, ...] = ()

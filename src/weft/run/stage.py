@@ -18,7 +18,8 @@ from weft.core.network import Trunk
 from weft.core.parts import Parts
 from weft.core.states import StateStore
 from weft.evaluate.selection import selection_score
-from weft.recipe.spec import OptimizerCarry, StageSpec, TrunkCarry
+from weft.model.backbone import HFTrunk
+from weft.recipe.spec import Activations, OptimizerCarry, StageSpec, TrunkCarry
 from weft.report.records import EvalReport, StagePlan, StageReport
 from weft.run.checkpoints import Checkpoints, History
 from weft.run.context import Context
@@ -127,6 +128,7 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         ),
         store=put_behind_store(stage, entered, adapters=parts.adapters, dtype=context.dtype),
     )
+    cast(HFTrunk, entered.network.trunk).activations = Activations(run.plan.activations)
     path, rejected = run.checkpoints.newest()
     run.checkpoints.preflight(entered.table)
     if path is not None:

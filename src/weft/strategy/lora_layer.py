@@ -55,15 +55,19 @@ class LoraSite(Routable):
             return self._routed(inputs, self.routing)
         first, *others = self.lora_options or (None,)
         if first is None:
-            return super().forward(inputs)
+            return self._base(inputs)
         if self._is_fused(inputs, (first,)):
             factors = self.lora_A[first], self.lora_B[first]
             outputs = low_rank(self, inputs, *factors, parts=(Part(self.scale(first)),))
         else:
-            outputs = super().forward(inputs) + self._update(inputs, first)
+            outputs = self._base(inputs) + self._update(inputs, first)
         for name in others:  # one after the other: a new one, whose B is zero, leaves every bit as it was
             outputs = outputs + self._update(inputs, name)
         return outputs
+
+    def _base(self, inputs: Tensor) -> Tensor:
+        """Return what the module gives without adapters; a plain one may have its weight laid out elsewhere."""
+        return linear.forward(self, inputs) if self.is_plain else super().forward(inputs)
 
     def scale(self, name: str) -> float:
         """Return the factor of one adapter's update: alpha / rank."""
@@ -105,7 +109,7 @@ class LoraSite(Routable):
     def _routed_plainly(
         self, inputs: Tensor, routing: Routing, shared: Sequence[str], own: Sequence[str]
     ) -> Tensor:
-        outputs = super().forward(inputs)
+        outputs = self._base(inputs)
         for name in shared:
             outputs = outputs + self._update(inputs, name)
         index = routing.index_N(inputs.shape[:-1], own, inputs.device).view(*inputs.shape[:-1], 1)

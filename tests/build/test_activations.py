@@ -1,0 +1,45 @@
+"""What of a pass is kept: the most that fits, unless the recipe says."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.build.activations import choose
+from weft.build.estimate import Machine
+from weft.recipe.spec import Activations
+
+NEEDED = {Activations.KEEP: 100, Activations.RECOMPUTE: 50, Activations.OFFLOAD: 20}
+
+
+@pytest.mark.parametrize(
+    ("memory", "is_gpu", "expected"),
+    [
+        (1000, True, "keep"),
+        (100, True, "recompute"),
+        (40, True, "offload"),
+        (1, True, "offload"),
+        (1000, False, "keep"),
+        (100, False, "recompute"),
+        (1, False, "recompute"),
+    ],
+)
+def test_the_most_that_fits(memory, is_gpu, expected):
+    found = choose(Activations.AUTO, NEEDED.__getitem__, memory_bytes=memory, is_gpu=is_gpu)
+    assert found == expected
+
+
+@pytest.mark.parametrize("asked", [Activations.KEEP, Activations.RECOMPUTE, Activations.OFFLOAD])
+def test_who_says_gets_it(asked):
+    assert choose(asked, NEEDED.__getitem__, memory_bytes=1, is_gpu=True) is asked
+
+
+def test_a_plan_says_what_it_does(open_kit):
+    import torch
+
+    opened = open_kit([{"name": "one", "strategy": "full"}])
+    (roomy,) = opened.plans(Machine(1e9, torch.float32))
+    (tight,) = opened.plans(Machine(1e9, torch.float32, memory_bytes=2**20))
+    assert (roomy.activations, tight.activations) == ("keep", "recompute")
+    assert tight.memory_bytes < roomy.memory_bytes
+    assert [("again in the backward pass" in way) for way in tight.ways] == [True]
+    assert roomy.ways == ()
