@@ -58,7 +58,12 @@ def parse() -> Choices:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = [*JOBS, *GROUPS]
     parser.add_argument(
-        "--jobs", nargs="+", choices=names, default=[name for name, job in JOBS.items() if has_gpu() or not job.needs_gpu], metavar="JOB", help=", ".join(names)
+        "--jobs",
+        nargs="+",
+        choices=names,
+        default=[name for name, job in JOBS.items() if has_gpu() or not job.needs_gpu],
+        metavar="JOB",
+        help=", ".join(names),
     )
     parser.add_argument("--contestants", nargs="+", default=[], help="only these; default: all of each job")
     parser.add_argument(

@@ -111,7 +111,7 @@ def dev_loss(model: Any, rows: Sequence[Example]) -> Score:
     weights: list[float] = []
     with torch.inference_mode():
         for row in rows:
-            tokens_L = torch.tensor(row.tokens, device=model.device)
+            tokens_L = torch.tensor(row.tokens, device=next((p.device for p in model.parameters()), None))
             logits_LV = model(input_ids=tokens_L[None]).logits[0].float()
             loss = torch.nn.functional.cross_entropy(
                 logits_LV[row.start - 1 : -1], tokens_L[row.start :], reduction="sum"

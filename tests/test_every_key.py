@@ -24,10 +24,11 @@ from torch import Tensor
 
 from weft.build.catalogue import catalogue
 from weft.build.order import order_of
+from weft.build.stage import parts_from
 from weft.core.parts import Parts
 from weft.evaluate.predict import answer_all
 from weft.model.device import pick_precision
-from weft.recipe.spec import Carry, MixtureSpec, ModelSpec, Recipe, StageSpec
+from weft.recipe.spec import Carry, Combine, MixtureSpec, ModelSpec, Recipe, StageSpec
 from weft.run.events import Evaluated, Finished, Saved
 from weft.run.folder import RunFolder
 from weft.run.session import train as run
@@ -36,13 +37,20 @@ from weft.train.progress import Progress
 
 Values = dict[str, Any]
 CPU = torch.device("cpu")
-SETTLED = {"none.lr"}  # keys that take one value only; what any other value does is tested by itself
+SETTLED = {
+    "none.lr",
+    "none.layer_decay",
+    "none.since",
+    "dora.init",
+    "dora.per_task",
+}  # keys that take one value only; what any other value does is tested by itself
 
 
 def all_keys() -> set[str]:
     """Return every key of every part of a recipe as ``<part>.<key>``."""
     members = catalogue()
     parts = {"recipe": Recipe, "model": ModelSpec, "mixture": MixtureSpec, "stage": StageSpec, "carry": Carry}
+    parts |= {"combine": Combine}
     parts |= {**members.tasks, **members.methods}
     return {f"{part}.{key}" for part, kind in parts.items() for key in kind.model_fields}
 
@@ -93,7 +101,7 @@ def rows(lab: Lab, values: Values) -> Any:
 def tables(lab: Lab, values: Values) -> Any:
     """Which parameters move in each stage, and at which rate."""
     return [
-        [(row.path, row.shape, row.role, row.lr) for row in entered.table]
+        [(row.path, row.shape, row.role, row.lr, row.since, row.draw) for row in entered.table]
         for _, entered in lab.open(values).rehearse()
     ]
 
@@ -116,11 +124,12 @@ def passes(lab: Lab, values: Values) -> Any:
 def trained(lab: Lab, values: Values) -> tuple[Any, Any]:
     """Return the recipe opened and its last stage entered and trained, every stage before it too."""
     kit = lab.open(values)
-    handed = {"base": Parts()}
+    handed: dict[str, Parts] = {}
     entered: Any = None
     for stage in kit.recipe.stages:
-        parent = kit.recipe.parent_of(stage)
-        entered = kit.enter(stage.name, handed["base" if parent is None else parent.name])
+        branches = {parent.name: handed[parent.name] for parent in kit.recipe.parents_of(stage)}
+        parts = parts_from(kit.recipe, stage, branches, base=kit.base, device=CPU)
+        entered = kit.enter(stage.name, parts)
         engine = kit.engine(entered, stage)
         engine.dtype = pick_precision(kit.recipe.precision, CPU)
         order = order_of(kit.recipe, stage, kit.data, by_length=True)
@@ -210,6 +219,17 @@ def two_stages(**carry: str) -> Values:
     return values
 
 
+def soup() -> Values:
+    """Return a recipe whose last stage starts from two branches."""
+    values = recipe_of()
+    values["stages"] = [
+        {"name": "one", "length": "2 steps", "batch": 6},
+        {"name": "two", "parent": "base", "strategy": "lora", "length": "2 steps", "batch": 6},
+        {"name": "both", "parent": ["one", "two"], "strategy": "head", "length": "1 step", "batch": 6},
+    ]
+    return values
+
+
 def short_run() -> Values:
     """Return a recipe whose run is quick: only a head moves, and it is judged after every step."""
     values = recipe_of("regression", dev="all.jsonl")
@@ -269,13 +289,26 @@ def of_family(kind: str, other: str, other_columns: Values) -> dict[str, Case]:
     }
 
 
-def of_rule(train_by: str, key: str, a: Any, b: Any, look: Callable[[Lab, Values], Any]) -> Case:
+def of_rule(
+    train_by: str, key: str, a: Any, b: Any, look: Callable[[Lab, Values], Any], sites: str = "layers[0].ffn"
+) -> Case:
     """Return the case of a rule's key; a second rule sees to it that something moves."""
     values = recipe_of()
     rules = [{"sites": "all", "train": "full"}] if train_by == "none" else []
-    rules.append({"sites": "layers[0].ffn", "train": train_by})
+    rules.append({"sites": sites, "train": train_by})
     values["stages"][0]["strategy"] = rules
     return change(look, f"stages/0/strategy/{len(rules) - 1}/{key}", a, b, values)
+
+
+def of_method(name: str, other: str) -> dict[str, Case]:
+    """Return the cases of the keys that every rule has which trains something."""
+    return {
+        f"{name}.sites": of_rule(name, "sites", "layers[0].ffn", "layers[1].ffn", tables),
+        f"{name}.train": of_rule(name, "train", name, other, tables),
+        f"{name}.lr": of_rule(name, "lr", 1e-4, 2e-4, weights),
+        f"{name}.layer_decay": of_rule(name, "layer_decay", 1.0, 0.5, tables),
+        f"{name}.since": of_rule(name, "since", 0.0, 0.5, tables),
+    }
 
 
 ONE_RULE = [{"sites": "layers[0].ffn", "train": "full"}]
@@ -304,12 +337,30 @@ FAMILIES = {
 RULES = {
     "none.sites": of_rule("none", "sites", "layers[0]", "layers[1]", tables),
     "none.train": of_rule("none", "train", "none", "full", tables),
-    "full.sites": of_rule("full", "sites", "layers[0]", "layers[1]", tables),
-    "full.train": of_rule("full", "train", "full", "lora", tables),
-    "full.lr": of_rule("full", "lr", 1e-4, 2e-4, weights),
-    "lora.sites": of_rule("lora", "sites", "layers[0]", "layers[1]", tables),
-    "lora.train": of_rule("lora", "train", "lora", "full", tables),
-    "lora.lr": of_rule("lora", "lr", 1e-4, 2e-4, weights),
+    **of_method("full", "lora"),
+    "full.gradual": of_rule("full", "gradual", 0.0, 0.5, tables),
+    **of_method("lisa", "lora"),
+    "lisa.layers": of_rule("lisa", "layers", 1, 2, tables),
+    "lisa.every": of_rule("lisa", "every", 1, 2, tables),
+    **of_method("dora", "lora"),
+    "dora.rank": of_rule("dora", "rank", 2, 3, tables),
+    "dora.alpha": of_rule("dora", "alpha", 2, 40, weights),
+    "dora.rslora": of_rule("dora", "rslora", False, True, weights),
+    "dora.dropout": of_rule("dora", "dropout", 0.0, 0.5, weights),
+    "dora.lr_ratio": of_rule("dora", "lr_ratio", 1.0, 16.0, tables),
+    **of_method("ia3", "lora"),
+    "ia3.per_task": of_rule("ia3", "per_task", False, True, tables),
+    **of_method("adapter", "lora"),
+    "adapter.per_task": of_rule("adapter", "per_task", False, True, tables),
+    "adapter.form": of_rule("adapter", "form", "pfeiffer", "parallel", weights, "layers[0].ffn.down"),
+    "adapter.size": of_rule("adapter", "size", 2, 3, tables),
+    "adapter.activation": of_rule("adapter", "activation", "relu", "tanh", weights),
+    "adapter.scale": of_rule("adapter", "scale", 1.0, 3.0, weights),
+    **of_method("lora", "full"),
+    "lora.per_task": of_rule("lora", "per_task", False, True, tables),
+    "lora.rslora": of_rule("lora", "rslora", False, True, weights),
+    "lora.lr_ratio": of_rule("lora", "lr_ratio", 1.0, 16.0, tables),
+    "lora.init": of_rule("lora", "init", "random", "pissa", weights),
     "lora.rank": of_rule("lora", "rank", 2, 3, tables),
     "lora.alpha": of_rule("lora", "alpha", 2, 40, weights),
     "lora.dropout": of_rule("lora", "dropout", 0.0, 0.5, weights),
@@ -319,6 +370,17 @@ CARRY = {
     "carry.heads": Case(weights, two_stages(heads="keep"), two_stages(heads="new")),
     "carry.optimizer": Case(
         whole_run, two_stages(trunk="continue"), two_stages(trunk="continue", optimizer="continue")
+    ),
+}
+COMBINE = {
+    "combine.method": change(weights, "stages/2/combine/method", "average", "arithmetic", soup()),
+    "combine.weights": change(weights, "stages/2/combine/weights", {}, {"one": 3.0}, soup()),
+    "combine.density": change(
+        weights,
+        "stages/2/combine",
+        {"method": "ties", "density": 0.2},
+        {"method": "ties", "density": 0.9},
+        soup(),
     ),
 }
 MIXTURE = {
@@ -335,6 +397,7 @@ MIXTURE = {
 STAGE = {
     "stage.name": change(draws, "stages/0/name", "one", "uno"),
     "stage.parent": change(weights, "stages/1/parent", "one", "base", two_stages()),
+    "stage.combine": change(weights, "stages/2/combine", "average", "arithmetic", soup()),
     "stage.tasks": change(tables, "stages/0/tasks", ["main", "beside"], ["main"]),
     "stage.mixture": change(draws, "stages/0/mixture", "proportional", "round_robin"),
     "stage.strategy": change(tables, "stages/0/strategy", "full", "top 1"),
@@ -378,7 +441,7 @@ REST = {
     ),
     "model.max_tokens": change(rows, "model/max_tokens", 64, 8),
 }
-CASES = {**REST, **STAGE, **MIXTURE, **CARRY, **FAMILIES, **RULES}
+CASES = {**REST, **STAGE, **MIXTURE, **COMBINE, **CARRY, **FAMILIES, **RULES}
 
 
 # ------------------------------------------------------------------------------------------------- tests

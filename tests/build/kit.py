@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Kit:
         """Take the first steps of ``stage`` as a run does: data -> order -> feed -> engine."""
         spec = self.recipe.stage(stage)
         order = order_of(self.recipe, spec, self.data, by_length=True)
-        engine, feed = self.engine(entered, spec), self.feed(spec)
+        engine, feed = self.engine(entered, spec), replace(self.feed(spec), routes=entered.network.routes)
         steps = [step for epoch in range(num_steps) for step in order.steps(epoch)][:num_steps]
         return [engine.step(feed(step), step=number, lr_factor=1.0) for number, step in enumerate(steps)]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from weft.build.activations import choose
-from weft.build.estimate import Machine
+from weft.build.estimate import Machine, stage_plans
 from weft.recipe.spec import Activations
 
 NEEDED = {Activations.KEEP: 100, Activations.RECOMPUTE: 50, Activations.OFFLOAD: 20}
@@ -34,11 +35,12 @@ def test_who_says_gets_it(asked):
 
 
 def test_a_plan_says_what_it_does(open_kit):
-    import torch
-
     opened = open_kit([{"name": "one", "strategy": "full"}])
-    (roomy,) = opened.plans(Machine(1e9, torch.float32))
-    (tight,) = opened.plans(Machine(1e9, torch.float32, memory_bytes=2**20))
+    entered = opened.rehearse()
+    roomy, tight = (
+        stage_plans(opened.recipe, entered, opened.data, Machine(1e9, torch.float32, memory_bytes=room))[0]
+        for room in (2**40, 2**20)
+    )
     assert (roomy.activations, tight.activations) == ("keep", "recompute")
     assert tight.memory_bytes < roomy.memory_bytes
     assert [("again in the backward pass" in way) for way in tight.ways] == [True]

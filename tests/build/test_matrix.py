@@ -17,7 +17,8 @@ from weft.core.table import Role
 from weft.errors import RecipeError
 from weft.export.parts import load_parts, save_parts
 from weft.recipe.spec import TrunkCarry
-from weft.run.probe import difference, probe
+from weft.run.probe import EVERYBODY, difference
+from weft.run.probe import probe as probe_all
 
 HYBRID = [
     {"sites": "layers[0].attention", "train": "lora", "rank": 4},
@@ -32,6 +33,13 @@ STRATEGIES = {
     "hybrid": HYBRID,
     "top": "top 1",
 }
+
+
+def probe(sites):
+    """Return the states that all rows get."""
+    return probe_all(sites)[EVERYBODY]
+
+
 CELLS = list(product(TrunkCarry, STRATEGIES, STRATEGIES))
 # An adapter that goes on keeps its rank at each of its sites: 4 in the hybrid, 8 under the name lora.
 REFUSED = {("continue", "lora", "hybrid"), ("continue", "hybrid", "lora")}

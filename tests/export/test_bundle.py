@@ -190,15 +190,15 @@ TAMPERED_ADAPTER: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "gone": (f"{ADAPTER}/adapter_config.json", Path.unlink, "must be a JSON file"),
     "kind": (
         f"{ADAPTER}/adapter_config.json",
-        lambda p: rewrite(p, lambda v: v.update(peft_type="IA3")),
-        "must be LORA",
+        lambda p: rewrite(p, lambda v: v.update(peft_type="VERA")),
+        "must be LORA or IA3",
     ),
     "cut": (f"{ADAPTER}/adapter_model.safetensors", cut, "must be a safetensors file"),
     "rank": (f"{ADAPTER}/adapter_config.json", lambda p: rewrite(p, lambda v: v.update(r=3)), "rank"),
     "module": (
         f"{ADAPTER}/adapter_model.safetensors",
         lambda p: retensor(p, lambda t: t.update({"base_model.model.x.lora_A.weight": torch.ones(8, 1)})),
-        "of a module of this model",
+        "a factor at a module of this model",
     ),
 }
 

@@ -256,13 +256,15 @@ def test_minilm_is_a_bert_with_its_pooler():
 
 
 @pytest.mark.parametrize(
-    ("device", "has_liger", "is_applied"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+    ("device", "has_liger", "is_applied"),
+    [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)],
 )
 def test_liger_kernels_are_used_on_a_gpu_and_only_on_the_instance(monkeypatch, device, has_liger, is_applied):
     told = []
     monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: has_liger)
     monkeypatch.setattr(
-        "transformers.integrations.liger.apply_liger_kernel", lambda model, config: told.append((model, config))
+        "transformers.integrations.liger.apply_liger_kernel",
+        lambda model, config: told.append((model, config)),
     )
     assert _fused("model", torch.device(device)) == "model"
     whole_process = {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}

@@ -75,8 +75,8 @@ def test_the_yardstick(yardstick: str, read: Read):
     assert recipe.tasks_of(expert) == ("entities",)
     assert (expert.lr, expert.length) == (1e-5, Duration.parse("1 epoch"))
     assert (expert.carry.trunk, expert.carry.heads) == (TrunkCarry.MERGE, HeadCarry.KEEP)
-    assert recipe.parent_of(together) is None
-    assert recipe.parent_of(expert) is together
+    assert recipe.parents_of(together) == ()
+    assert recipe.parents_of(expert) == (together,)
 
 
 def test_load_names_the_file_and_takes_overrides(tmp_path: Path, yardstick: str, catalogue: Catalogue):

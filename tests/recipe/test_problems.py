@@ -67,7 +67,7 @@ GOOD = {
         ("stages", "[{name: s, strategy: [lora]}]", "r.yaml:3: stages.0.strategy.0: must be a mapping with the key 'train', but is 'lora'."),
         ("stages", "[{name: s, strategy: [{sites: ffn}]}]", "r.yaml:3: stages.0.strategy.0: must have the key 'train', but it is missing. Choices: full, lora, none."),
         ("stages", "[{name: s, strategy: [{train: lora, r: 8}]}]", "r.yaml:3: stages.0.strategy.0.r: must be a key that exists here, but is not."),
-        ("stages", "[{name: s, strategy: [{train: full, rank: 8}]}]", "r.yaml:3: stages.0.strategy.0.rank: must be a key that exists here, but is not. Did you mean 'train'? Choices: lr, sites, train."),
+        ("stages", "[{name: s, strategy: [{train: full, rank: 8}]}]", "r.yaml:3: stages.0.strategy.0.rank: must be a key that exists here, but is not. Did you mean 'train'? Choices: layer_decay, lr, since, sites, train."),
         ("stages", "[{name: s, strategy: [{train: lora, scale: big}]}]", "r.yaml:3: stages.0.strategy.0.scale: must be a whole number or one of its choices, but is 'big'. Choices: auto."),
         ("stages", "[{name: s, carry: merge}]", "r.yaml:3: stages.0.carry: must be a mapping, but is 'merge'."),
         ("stages", "[{name: s, patience: 0}]", "r.yaml:3: stages.0.patience: must be at least 1, but is 0."),

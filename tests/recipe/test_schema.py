@@ -47,7 +47,7 @@ def test_every_key_of_recipe_and_stage_is_there_with_its_description(document: d
 
 def test_unknown_keys_are_refused_everywhere(document: dict[str, Any]):
     objects = [node for node in nodes(document) if "properties" in node and node.get("type") == "object"]
-    assert len(objects) == 1 + 4 + 2 + 3  # recipe, its four specs, two kinds, three methods
+    assert len(objects) == 1 + 5 + 2 + 3  # recipe, its five specs, two kinds, three methods
     assert all(node["additionalProperties"] is False for node in objects)
 
 

@@ -57,10 +57,10 @@ def test_recipes_survive_copy_and_pickle(recipe: Recipe):
 
 def test_parents(recipe: Recipe):
     one, two, three, four = recipe.stages
-    assert recipe.parent_of(one) is None
-    assert recipe.parent_of(two) is one
-    assert recipe.parent_of(three) is one
-    assert recipe.parent_of(four) is None
+    assert recipe.parents_of(one) == ()
+    assert recipe.parents_of(two) == (one,)
+    assert recipe.parents_of(three) == (one,)
+    assert recipe.parents_of(four) == ()
     assert recipe.stage("three") is three
 
 

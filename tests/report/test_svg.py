@@ -87,10 +87,10 @@ def test_a_bar_shows_interval_baseline_and_value_in_order():
 
 def test_a_chain_runs_to_the_right_and_branches_lie_beside_one_another():
     nodes = [
-        Node("base", None, ("weights",)),
-        Node("a", "base", ("lora",), 0.1),
-        Node("b", "a", ("full",), 1.0),
-        Node("c", "a", ("head",), 0.0),
+        Node("base", (), ("weights",)),
+        Node("a", ("base",), ("lora",), 0.1),
+        Node("b", ("a",), ("full",), 1.0),
+        Node("c", ("a",), ("head",), 0.0),
     ]
     at = places(nodes, is_upright=False)
     assert at["base"][0] < at["a"][0] < at["b"][0] == at["c"][0]

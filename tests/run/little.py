@@ -65,6 +65,39 @@ stages:
   - {{name: heads, strategy: head, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}}
 """
 """Every short cut at once: bf16 twins, rows that wait, layers behind a store, a trunk at rest."""
+STRATEGIES_RECIPE = """\
+seed: 3
+model: {{path: {model}, max_tokens: 32}}
+precision: fp32
+bootstrap: 100
+keep: 1
+tasks:
+  mood: {{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl, test: mood.test.jsonl}}
+  names: {{kind: tagging, train: names.train.conll, dev: names.dev.conll, test: names.test.conll}}
+stages:
+  - {{name: late, strategy: lp-ft, lr: 2e-3, length: 6 steps, batch: 8, evaluate: 3 steps, save: 1 steps}}
+  - name: turns
+    strategy: [{{train: lisa, layers: 1, every: 2}}]
+    length: 6 steps
+    batch: 8
+    evaluate: 3 steps
+    save: 1 steps
+  - name: own
+    strategy: [{{train: lora, rank: 2, per_task: true}}]
+    length: 4 steps
+    batch: 8
+    evaluate: 2 steps
+    save: 1 steps
+  - name: both
+    strategy: [{{train: dora, rank: 2, sites: attention}}, {{train: adapter, size: 4, form: parallel}}]
+    tasks: mood
+    carry: {{trunk: merge, heads: drop}}
+    length: 4 steps
+    batch: 8
+    evaluate: 2 steps
+    save: 1 steps
+"""
+"""What changes within a stage, an adapter for each task, several methods at one site."""
 STAGES = ("together", "alone")
 NUM_STEPS = 4
 

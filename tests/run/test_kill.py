@@ -130,6 +130,15 @@ def test_killed_on_the_fast_path(
     assert kill_at_random(SLOW_KILLS // 2, job, tmp_path / "unbroken") >= 2
 
 
+@pytest.mark.slow
+def test_killed_where_strategies_change_within_a_stage(
+    kill_at_random: Callable[..., int], little: ModuleType, tiny_bert: Path, tmp_path: Path
+):
+    job = little.write_job(tmp_path, tiny_bert, little.STRATEGIES_RECIPE)
+    little.run(job, tmp_path / "unbroken")
+    assert kill_at_random(SLOW_KILLS // 2, job, tmp_path / "unbroken") >= 2
+
+
 # Checkpoint 3 is the second evaluation of the first stage, 5 the first of the second.
 @pytest.mark.parametrize(
     ("number", "place"),

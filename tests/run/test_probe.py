@@ -14,7 +14,12 @@ from weft.core.sites import SiteMap
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import HandOverError
 from weft.run import probe as module
-from weft.run.probe import TOLERANCE, check_entry, difference, probe, probe_batch
+from weft.run.probe import EVERYBODY, TOLERANCE, check_entry, difference, probe_batch
+
+
+def probe(sites: SiteMap) -> torch.Tensor:
+    """Return the states that all rows get."""
+    return module.probe(sites)[EVERYBODY]
 
 
 @pytest.fixture
@@ -49,10 +54,23 @@ def test_difference_is_relative_to_the_largest_state():
 def test_entry_is_refused_beyond_rounding(factor: float, is_refused: bool):
     before_TD = torch.ones(3, 2)
     if not is_refused:
-        assert check_entry("two", before_TD, before_TD * factor) < TOLERANCE
+        assert check(before_TD, before_TD * factor) < TOLERANCE
         return
     with pytest.raises(HandOverError, match="stage two: entering must not change what the network computes"):
-        check_entry("two", before_TD, before_TD * factor)
+        check(before_TD, before_TD * factor)
+
+
+def check(before_TD: torch.Tensor, after_TD: torch.Tensor) -> float:
+    return check_entry("two", {EVERYBODY: before_TD}, {EVERYBODY: after_TD}, tasks=["a"])
+
+
+def test_tasks_are_compared_by_what_their_own_rows_get():
+    base, own, moved = torch.ones(3, 2), 2 * torch.ones(3, 2), 3 * torch.ones(3, 2)
+    before, after = {EVERYBODY: base, "a": own}, {EVERYBODY: own}
+    assert check_entry("two", before, after, tasks=["a"]) == 0
+    assert check_entry("two", {EVERYBODY: own}, {EVERYBODY: moved, "a": own}, tasks=["a"]) == 0
+    with pytest.raises(HandOverError):
+        check_entry("two", before, after, tasks=["a", "b"])
 
 
 def table(path: str, rows: int) -> Site:
@@ -83,7 +101,7 @@ def test_rows_fit_a_trunk_of_few_positions():
 
 def test_little_model_keeps_its_function_over_the_stages(little: ModuleType, unbroken: Path):
     states = {
-        stage: little.load_file(unbroken / "stages" / stage / "final" / "probe.safetensors")["states"]
+        stage: little.load_file(unbroken / "stages" / stage / "final" / "probe.safetensors")["states."]
         for stage in little.STAGES
     }
     assert difference(states["together"], states["alone"]) > TOLERANCE  # training did something

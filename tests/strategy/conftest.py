@@ -193,12 +193,12 @@ class ToyModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embeddings = nn.ModuleDict({"word": nn.Embedding(11, 8)})
+        self.embeddings = nn.ModuleDict({"word": nn.Embedding(11, 8), "position": nn.Embedding(11, 8)})
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
                     "attention": nn.ModuleDict({"query": nn.Linear(8, 8), "qkv": Conv1D(24, 8)}),
-                    "ffn": nn.ModuleDict({"up": nn.Linear(24, 16, bias=False), "down": Conv1D(8, 16)}),
+                    "ffn": nn.ModuleDict({"up": nn.Linear(8, 16, bias=False), "down": Conv1D(8, 16)}),
                     "norm": nn.ModuleDict({"ffn": nn.LayerNorm(8)}),
                     "gain": Scale(8),
                 }
@@ -209,10 +209,13 @@ class ToyModel(nn.Module):
         self.lm_head.weight = self.embeddings["word"].weight
 
     def forward(self, tokens_BL):
-        hidden = self.embeddings["word"](tokens_BL)
+        positions_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
+        hidden = self.embeddings["word"](tokens_BL) + self.embeddings["position"](positions_BL)
         for layer in self.layers:
             mixed = layer["attention"]["qkv"](torch.tanh(layer["attention"]["query"](hidden)))
-            hidden = hidden + layer["ffn"]["down"](torch.tanh(layer["ffn"]["up"](mixed)))
+            hidden = hidden + layer["ffn"]["down"](
+                torch.tanh(layer["ffn"]["up"](mixed[..., :8] + mixed[..., 8:16] + mixed[..., 16:]))
+            )
             hidden = layer["gain"](layer["norm"]["ffn"](hidden))
         return hidden, self.lm_head(hidden)
 

@@ -29,7 +29,7 @@ def planned(toy, rules, network=None, tasks=("a", "b")):
     return sites, plan(sites.view, rules, tasks=tasks, stage_lr=None, adapter="one")
 
 
-NAMES = sorted(set(STRATEGIES))
+NAMES = sorted(set(STRATEGIES) - {"houlsby"})  # the toy has no output of attention
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,39 +6,81 @@ A cell passes, or is impossible by a declared capability (``kinds``, ``edits``),
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
+from weft.build.network import load_values
+from weft.core.layout import Layout
+from weft.core.routing import Routing, routed
 from weft.core.sites import SiteMap
-from weft.core.table import Role
+from weft.core.table import ParamTable, Role
 from weft.core.view import SiteKind
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
+from weft.strategy import adapter_layout
 from weft.strategy.adapters import extract, merged, restore
 from weft.strategy.apply import apply
 from weft.strategy.base import Edits
+from weft.strategy.bottleneck import BottleneckRule, Form
+from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
-from weft.strategy.lora import LoraRule
+from weft.strategy.ia3 import Ia3Rule
+from weft.strategy.lisa import LisaRule
+from weft.strategy.lora import LoraInit, LoraRule
 from weft.strategy.none import NoneRule
 from weft.strategy.plan import CarriedAdapter, plan
 from weft.strategy.registry import METHODS
+from weft.train.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 
-# A site of each kind in the toy network; every registered method needs a rule here.
 SITES = {
-    SiteKind.LINEAR: "layers.0.attention.query",
-    SiteKind.CONV1D: "layers.0.attention.qkv",
-    SiteKind.EMBEDDING: "embeddings.word",
-    SiteKind.NORM: "layers.0.norm.ffn",
-    SiteKind.OTHER: "layers.0.gain",
+    "linear": "layers.0.attention.query",
+    "fused": "layers.0.attention.qkv",  # query, key and value in one transposed matrix
+    "conv1d": "layers.0.ffn.down",
+    "embedding": "embeddings.position",
+    "tied": "embeddings.word",  # to the output embedding
+    "norm": "layers.0.norm.ffn",
+    "other": "layers.0.gain",
 }
+# Every registered method needs a rule here, and every form that computes otherwise.
 RULES = {
     "none": lambda sites: NoneRule(sites=sites),
     "full": lambda sites: FullRule(sites=sites),
+    "lisa": lambda sites: LisaRule(sites=sites),
     "lora": lambda sites: LoraRule(sites=sites, rank=2),
+    "lora, rank-stable": lambda sites: LoraRule(sites=sites, rank=2, rslora=True),
+    "lora, dropout": lambda sites: LoraRule(sites=sites, rank=2, dropout=0.3),
+    "lora, pissa": lambda sites: LoraRule(sites=sites, rank=2, init=LoraInit.PISSA),
+    "dora": lambda sites: DoraRule(sites=sites, rank=2),
+    "ia3": lambda sites: Ia3Rule(sites=sites),
+    "adapter": lambda sites: BottleneckRule(sites=sites, size=3),
+    "adapter, parallel": lambda sites: BottleneckRule(sites=sites, size=3, form=Form.PARALLEL),
 }
+KINDS = {
+    "linear": SiteKind.LINEAR,
+    "fused": SiteKind.CONV1D,
+    "conv1d": SiteKind.CONV1D,
+    "embedding": SiteKind.EMBEDDING,
+    "tied": SiteKind.EMBEDDING,
+    "norm": SiteKind.NORM,
+    "other": SiteKind.OTHER,
+}
+ROUNDS = {"lora, pissa"}  # the weight is taken apart and put together: equal up to rounding
 CHECKS: dict[str, object] = {}
-CELLS = [(name, kind) for name, kind in product(METHODS, SiteKind)]
+CELLS = [(name, site) for name, site in product(RULES, SITES)]
+TOKENS_BL = torch.arange(22).reshape(2, 11) % 11
+
+
+def is_possible(name, site):
+    """Return whether the declared capabilities of a method let it act there."""
+    how, kind = METHODS[name.partition(",")[0]], KINDS[site]
+    if kind not in how.kinds or (site == "tied" and how.edits is Edits.WEIGHT):
+        return False
+    if name == "lora, pissa" and kind is SiteKind.EMBEDDING:
+        return False
+    return name != "adapter, parallel" or site == "conv1d"
 
 
 def check(function):
@@ -49,15 +91,31 @@ def check(function):
 class Cell:
     """One method at one site of a fresh network."""
 
-    def __init__(self, toy, method, kind):
-        self.toy, self.method, self.kind = toy, METHODS[method], kind
-        self.path = SITES[kind]
+    def __init__(self, toy, name, site):
+        self.toy, self.name, self.site = toy, name, site
+        self.method = METHODS[name.partition(",")[0]]
+        self.path = SITES[site]
         self.network = toy.network()
         self.sites = SiteMap(self.network, toy.describe(self.network))
+        self.network.eval()
 
     @property
     def rule(self) -> Rule:
-        return RULES[self.method.name](self.path)
+        return RULES[self.name](self.path)
+
+    def fresh(self):
+        return Cell(self.toy, self.name, self.site)
+
+    def is_same(self, found, expected):
+        """Return whether outputs are the same bits, or where a method rounds, the same to six digits."""
+        if self.name in ROUNDS:
+            return torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+        return torch.equal(found, expected)
+
+    def rows(self):
+        """Return the logits of each row."""
+        with torch.no_grad():
+            return self.network.trunk.model(TOKENS_BL)[1]
 
     def apply(self, *, adapter="one", carried=(), tasks=("a",), seed=0):
         made = plan(
@@ -94,7 +152,7 @@ class Cell:
 def identity_at_start(cell: Cell):
     before = cell.outputs()
     cell.apply()
-    assert torch.equal(cell.outputs(), before)
+    assert cell.is_same(cell.outputs(), before)
 
 
 @check
@@ -122,20 +180,29 @@ def trained_rows_move(cell: Cell):
 
 @check
 def merge_equals_forward(cell: Cell):
+    base = cell.fresh().values()
     table = cell.apply()
     cell.train(table)
     states = extract(cell.sites, table)
     if cell.method.edits is not Edits.WEIGHT:
         assert (states == ()) == (cell.method.edits is Edits.NOTHING)
+        if states:
+            with pytest.raises(StrategyError, match="only methods that edit weights can be merged"):
+                merged(base, states)
         return
-    adapted, weights = cell.outputs(), cell.values()
-    folded = merged(weights, states)
-    assert set(folded) == {f"{cell.path}.weight"}
-    assert all(torch.equal(weights[path], value) for path, value in cell.values().items())  # nothing in place
-    plain = Cell(cell.toy, cell.method.name, cell.kind)
+    adapted, copies = cell.outputs(), {path: value.clone() for path, value in base.items()}
+    folded = merged(base, states)
+    for _ in range(9):  # pure: nothing drifts, however often it is done
+        again = merged(base, states)
+        assert all(torch.equal(again[path], value) for path, value in folded.items())
+    assert {f"{cell.path}.weight"} <= set(folded) <= {f"{cell.path}.weight", f"{cell.path}.bias"}
+    assert all(torch.equal(base[path], value) for path, value in copies.items())
+    plain = cell.fresh()
     assert not torch.allclose(plain.outputs(), adapted, atol=1e-3)
+    trained = cell.values()
     for path, parameter in plain.sites.parameters():
-        parameter.data.copy_(folded.get(path, weights[path]))
+        is_own = path.startswith(f"{cell.path}.")
+        parameter.data.copy_(folded.get(path, base[path] if is_own else trained[path]))
     assert torch.allclose(plain.outputs(), adapted, rtol=1e-5, atol=1e-5)
 
 
@@ -144,18 +211,18 @@ def save_and_load(cell: Cell):
     table = cell.apply()
     cell.train(table)
     states, values, adapted = extract(cell.sites, table), cell.values(), cell.outputs()
-    other = Cell(cell.toy, cell.method.name, cell.kind)
+    other = cell.fresh()
     for state in states:
         restore(other.sites, state)
     other.sites = SiteMap(other.network, cell.toy.describe(other.network))
     own = dict(other.sites.parameters())
     assert set(own) == set(values)
-    for state in states:
-        assert all(torch.equal(own[path], values[path]) for path in state.tensors)
+    of_adapters = {path for state in states for path in state.tensors}
     for path, parameter in own.items():
-        parameter.data.copy_(values[path])
-    assert torch.equal(other.outputs(), adapted)
-    again = extract(other.sites, table)
+        if path not in of_adapters and not (cell.name in ROUNDS and path == f"{cell.path}.weight"):
+            parameter.data.copy_(values[path])
+    assert cell.is_same(other.outputs(), adapted)
+    again = extract(other.sites, [state.name for state in states])
     assert [(one.name, one.method, one.config) for one in again] == [
         (s.name, s.method, s.config) for s in states
     ]
@@ -167,9 +234,139 @@ def save_and_load(cell: Cell):
 
 
 @check
+def on_disk(cell: Cell):
+    table = cell.apply()
+    cell.train(table)
+    for state in extract(cell.sites, table):
+        with TemporaryDirectory() as folder:
+            adapter_layout.write(Path(folder) / state.name, state)
+            read = adapter_layout.read(Path(folder) / state.name)
+        assert (read.name, read.method, read.config) == (state.name, state.method, state.config)
+        assert all(torch.equal(read.tensors[path], tensor) for path, tensor in state.tensors.items())
+
+
+@check
+def disabled(cell: Cell):
+    """A row that takes no adapter gets what the base gives."""
+    table, before = cell.apply(), cell.rows()
+    if cell.method.edits is Edits.NOTHING or not cell.method.routes:
+        return
+    cell.train(only_adapters(table))
+    with routed(cell.network.trunk, Routing.of(["one"], [-1, 0], Layout.padded([11, 11]))):
+        mixed = cell.rows()
+    if cell.name in ROUNDS:  # its base has given something up to it
+        return
+    assert torch.allclose(mixed[0], before[0], rtol=0, atol=1e-6)
+    assert not torch.allclose(mixed[1], before[1], atol=1e-3)
+
+
+@check
+def two_in_one_batch(cell: Cell):
+    if cell.method.edits is Edits.NOTHING or not cell.method.routes or cell.name in ROUNDS:
+        return
+    alone, states = [], []
+    for name, seed in (("one", 0), ("two", 1)):
+        single = cell.fresh()
+        single.train(only_adapters(single.apply(adapter=name, seed=seed)), steps=2 + seed)
+        alone.append(single.rows())
+        states += extract(single.sites, [name])
+    for state in states:
+        restore(cell.sites, state)
+        cell.sites = SiteMap(cell.network, cell.toy.describe(cell.network))
+    for rows in ([0, 1], [1, 0], [1, 1]):
+        with routed(cell.network.trunk, Routing.of(["one", "two"], rows, Layout.padded([11, 11]))):
+            mixed = cell.rows()
+        expected = torch.stack([alone[own][row] for row, own in enumerate(rows)])
+        assert torch.allclose(mixed, expected, rtol=1e-5, atol=1e-5)
+
+
+@check
+def in_bf16(cell: Cell):
+    """Computed by twins, values are near and gradients reach what is trained, and nothing else."""
+    table = cell.apply()
+    cell.train(table)
+    exact = cell.rows()
+    is_moved = any(not row.owner.startswith("head:") for row in table.trained())
+    parameters = dict(cell.sites.parameters())
+    for parameter in parameters.values():
+        parameter.grad = None
+    with cell.network.computing(torch.bfloat16) as twins:
+        with torch.no_grad():
+            rough = cell.network.trunk.model(TOKENS_BL)[1].float()
+        if is_moved:
+            cell.network.trunk.model(TOKENS_BL)[1].float().square().sum().backward()
+        twins.collect()
+    assert (rough - exact).norm() <= 0.06 * exact.norm()
+    trunk = [row for row in table if not row.owner.startswith("head:")]
+    assert {row.path for row in trunk if parameters[row.path].grad is not None} == {
+        row.path for row in trunk if row.role is Role.TRAINED
+    }
+
+
+@check
+def accumulation(cell: Cell):
+    """The gradient of two halves is that of the whole."""
+    table = cell.apply()
+    cell.train(table)
+    found = []
+    for parts in ([TOKENS_BL], TOKENS_BL.split(1)):
+        parameters = dict(cell.sites.parameters())
+        for parameter in parameters.values():
+            parameter.grad = None
+        if not any(not row.owner.startswith("head:") for row in table.trained()):
+            return
+        for part in parts:
+            sum(out.square().sum() for out in cell.network.trunk.model(part)).backward()
+        moving = [row.path for row in table.trained() if not row.owner.startswith("head:")]
+        found.append([parameters[path].grad.clone() for path in moving])
+    for whole, halves in zip(*found, strict=True):
+        assert (whole - halves).norm() <= 1e-5 * whole.norm() + 1e-6
+
+
+@check
+def checkpoint_and_resume(cell: Cell):
+    """Taken up again from values and optimizer state by path, a stage ends with the same bits."""
+    ends = []
+    for is_broken in (False, True):
+        run = cell.fresh()
+        table = run.apply()
+        optimizer = make_optimizer(table, run.sites, decay=0.01)
+        steps(run, optimizer, 2)
+        if is_broken:
+            values = {row.path: run.values()[row.path] for row in table.trained()}
+            state = {path: tensor.clone() for path, tensor in optimizer_state(optimizer).items()}
+            run = cell.fresh()
+            optimizer = make_optimizer(run.apply(), run.sites, decay=0.01)
+            load_values(run.sites, values)
+            load_optimizer_state(optimizer, state)
+        steps(run, optimizer, 2)
+        ends.append(run.values())
+    assert all(torch.equal(ends[1][path], value) for path, value in ends[0].items())
+
+
+def steps(cell, optimizer, count):
+    for _ in range(count):
+        loss = cell.toy.outputs(cell.network).square().sum()
+        loss.backward()
+        optimizer.apply(None, objective=loss.detach(), clip=1.0, lr_factor=1.0)
+
+
+def only_adapters(table):
+    """Return the rows of adapters: what the base and heads are stays comparable."""
+    return ParamTable(tuple(row for row in table if row.owner.startswith("adapter:")))
+
+
+@check
 def two_adapters_stacked(cell: Cell):
     first = cell.apply(adapter="one")
     cell.train(first)
+    if cell.method.edits is not Edits.NOTHING and cell.method.is_alone:
+        carried = [CarriedAdapter.of(state, Role.FROZEN) for state in extract(cell.sites, first)]
+        with pytest.raises(StrategyError, match="must be the only adapter that edits this weight"):
+            cell.apply(adapter="two", carried=carried, seed=1)
+        return
+    if cell.name in ROUNDS:
+        return
     states, before = extract(cell.sites, first), cell.outputs()
     carried = [CarriedAdapter.of(state, Role.FROZEN) for state in states]
     second = cell.apply(adapter="two", carried=carried, seed=1)
@@ -181,34 +378,36 @@ def two_adapters_stacked(cell: Cell):
         assert all(torch.equal(old.tensors[path], new.tensors[path]) for path in old.tensors)
     if cell.method.edits is Edits.WEIGHT:
         both = extract(cell.sites, second)
-        plain = Cell(cell.toy, cell.method.name, cell.kind)
+        plain = cell.fresh()
         folded = {**cell.values(), **merged(cell.values(), both)}
         for path, parameter in plain.sites.parameters():
             parameter.data.copy_(folded[path])
         assert torch.allclose(plain.outputs(), cell.outputs(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_matrix_covers_the_registry():
-    assert set(RULES) == set(METHODS), "a registered method needs a rule in this matrix"
-    assert set(SITES) == set(SiteKind)
-    assert len(CHECKS) == 6
-    assert len(CELLS) == 5 * len(METHODS)
-    possible = sum(kind in METHODS[name].kinds for name, kind in CELLS)
-    assert (possible, len(CELLS) - possible) == (12, 3)  # lora cannot act on embeddings, norms and others
+def test_the_matrix_covers_the_registry(record_property):
+    assert {name.partition(",")[0] for name in RULES} == set(METHODS), "a registered method needs a rule here"
+    assert len(CHECKS) == 12
+    possible = sum(is_possible(name, site) for name, site in CELLS)
+    record_property(
+        "cells", f"{len(CELLS)} x {len(CHECKS)}, of which {possible} x {len(CHECKS)} are possible"
+    )
+    assert (len(CELLS), possible) == (77, 46)
 
 
 def test_the_toy_has_a_site_of_every_kind(toy):
     network = toy.network()
     sites = SiteMap(network, toy.describe(network))
-    assert {kind: sites.site(path).kind for kind, path in SITES.items()} == {kind: kind for kind in SiteKind}
+    assert {site: sites.site(path).kind for site, path in SITES.items()} == KINDS
+    assert set(KINDS.values()) == set(SiteKind)
 
 
 @pytest.mark.parametrize("what", sorted(CHECKS))
-@pytest.mark.parametrize(("name", "kind"), CELLS)
-def test_conformance(toy, name, kind, what):
-    cell = Cell(toy, name, kind)
-    if kind in METHODS[name].kinds:
+@pytest.mark.parametrize(("name", "site"), CELLS)
+def test_conformance(toy, name, site, what):
+    cell = Cell(toy, name, site)
+    if is_possible(name, site):
         CHECKS[what](cell)
     else:
-        with pytest.raises(StrategyError, match=f"-> {name}"):
+        with pytest.raises(StrategyError):
             cell.apply()

@@ -229,13 +229,16 @@ def test_one_name_once_a_site(toy):
         (lambda s: replace(s, tensors={}), "must have shape (16, 2)|must have shape"),
         (lambda s: replace(s, tensors={**s.tensors, "extra": torch.zeros(1)}), "extra must have shape none"),
         (lambda s: replace(s, tensors={p: t[:1] for p, t in s.tensors.items()}), "must have shape"),
-        (lambda s: replace(s, config={"sites": {"nowhere": options(2)}}), "nowhere must be a linear site"),
-        (lambda s: replace(s, config={"sites": {"embeddings.word": options(2)}}), "but is embedding"),
+        (
+            lambda s: replace(s, config={"sites": {"nowhere": options(2)}}),
+            "nowhere must be a conv1d or embedding or linear site",
+        ),
+        (lambda s: replace(s, config={"sites": {"layers.0.norm.ffn": options(2)}}), "but is norm"),
         (
             lambda s: replace(s, config={"sites": {"layers.0.attention.query": options(2, kind="conv1d")}}),
             "must be conv1d, but is linear",
         ),
-        (lambda s: replace(s, method="dora"), "must be a method, but is unknown"),
+        (lambda s: replace(s, method="nora"), "must be a method, but is unknown"),
         (lambda s: replace(s, method="full"), "must bring an adapter"),
         (lambda s: replace(s, name="../one"), "must be 1-64 letters"),
     ],
@@ -280,7 +283,7 @@ def test_one_adapter_joined_only_changes_its_name(toy):
         assert torch.equal(renamed.tensors[path.removesuffix("one") + "other"], tensor)
     sites = maps(toy)
     restore(sites, renamed)
-    assert sites.module("layers.0.attention.query").adapter_names == {"other": options(2)}
+    assert sites.module("layers.0.attention.query").lora_options == {"other": options(2)}
 
 
 def test_what_cannot_be_joined_is_refused(toy):

@@ -9,14 +9,27 @@ from weft.core.view import SiteKind
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import Edits
+from weft.strategy.bottleneck import Bottleneck
+from weft.strategy.dora import Dora
 from weft.strategy.full import Full, FullRule
+from weft.strategy.ia3 import Ia3
+from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora, LoraRule
 from weft.strategy.none import Frozen, NoneRule
 from weft.strategy.registry import METHODS, adapter_method, method
 
 
 def test_the_registry_holds_each_method_under_its_name():
-    assert {name: type(one) for name, one in METHODS.items()} == {"none": Frozen, "full": Full, "lora": Lora}
+    kinds = {
+        "none": Frozen,
+        "full": Full,
+        "lisa": Lisa,
+        "lora": Lora,
+        "dora": Dora,
+        "ia3": Ia3,
+        "adapter": Bottleneck,
+    }
+    assert {name: type(one) for name, one in METHODS.items()} == kinds
     for name, one in METHODS.items():
         assert method(name) is one
         assert issubclass(one.rule, Rule)

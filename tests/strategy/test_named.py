@@ -14,7 +14,11 @@ from weft.strategy.registry import METHODS
 
 
 def test_every_name_is_a_list_of_registered_rules():
-    assert set(STRATEGIES) == set("full head encoder decoder attention ffn bias norm embeddings lora".split())
+    in_place = (
+        "full head encoder decoder attention ffn bias norm embeddings bitfit lp-ft gradual layer-decay lisa"
+    )
+    adapters = "lora rslora lora+ pissa dora ia3 houlsby pfeiffer parallel"
+    assert set(STRATEGIES) == set(f"{in_place} {adapters}".split())
     for name, rules in STRATEGIES.items():
         assert resolve(name) is rules
         assert rules
@@ -26,7 +30,12 @@ def test_every_name_plans_on_a_bert(bert, name):
     table = plan(bert, resolve(name), tasks=["sentiment"], stage_lr=None, adapter="s").table
     trunk = [row for row in table.trained() if row.owner != "head:sentiment"]
     counts = {"full": 198, "head": 0, "encoder": 192, "attention": 96, "ffn": 48, "bias": 98, "norm": 50}
-    counts |= {"embeddings": 4, "lora": 2 * 73}
+    counts |= dict.fromkeys(("lp-ft", "gradual", "layer-decay", "lisa"), 198) | {
+        "bitfit": 98,
+        "embeddings": 4,
+    }
+    counts |= dict.fromkeys(("lora", "rslora", "lora+", "pissa"), 2 * 73) | {"dora": 3 * 73, "ia3": 3 * 12}
+    counts |= {"houlsby": 4 * 24, "pfeiffer": 4 * 12, "parallel": 4 * 12}
     assert len(trunk) == counts[name]
 
 

@@ -28,6 +28,8 @@ from weft.core.sites import SiteMap
 from weft.errors import NameInvalidError, StrategyError
 from weft.strategy.adapters import extract, restore
 from weft.strategy.apply import apply
+from weft.strategy.dora import DoraRule
+from weft.strategy.ia3 import Ia3Rule
 from weft.strategy.lora import LoraRule
 from weft.strategy.peft_layout import CONFIG_FILE, TENSOR_FILE, read, write
 from weft.strategy.plan import plan
@@ -90,8 +92,10 @@ def adapted(real, model, describe, rules, name="mine"):
     sites, _ = apply(sites, made, describe=describe, seed=0)
     generator = torch.Generator().manual_seed(1)
     for path, parameter in sites.parameters():
-        if "lora_B" in path:
+        if re.search("lora_B|dora_B|embedding_A", path):
             parameter.data.normal_(std=0.3, generator=generator)
+        elif re.search("magnitude|ia3", path):
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return sites
 
 
@@ -109,9 +113,19 @@ MIXED = (
     LoraRule(sites="layers[1].ffn", rank=6, dropout=0.1),
 )
 
+WRITTEN = {
+    "one rule": (LoraRule(),),
+    "mixed ranks": MIXED,
+    "rank-stable": (LoraRule(rank=4, rslora=True),),
+    "partly rank-stable": (LoraRule(rank=4), LoraRule(sites="layers[1].ffn", rank=6, rslora=True)),
+    "embedding": (LoraRule(rank=4), LoraRule(sites="re:word_emb|wte|embed_tok", rank=2)),
+    "dora": (DoraRule(rank=4),),
+    "ia3": (Ia3Rule(sites="layers"),),
+}
+
 
 @pytest.mark.filterwarnings("ignore:.*fan_in_fan_out.*")
-@pytest.mark.parametrize("rules", [(LoraRule(),), MIXED], ids=["one rule", "mixed ranks"])
+@pytest.mark.parametrize("rules", WRITTEN.values(), ids=WRITTEN)
 @pytest.mark.parametrize("architecture", ["bert", "llama", "gpt2"])
 def test_peft_loads_what_we_write(architecture, rules, real, request, tmp_path):
     folder = request.getfixturevalue(f"{architecture}_folder")
@@ -125,25 +139,27 @@ def test_peft_loads_what_we_write(architecture, rules, real, request, tmp_path):
     )
     assert (ours - theirs).abs().max() <= TOLERANCE * max(1.0, ours.abs().max().item())
     assert (ours - plain).abs().max() > 0.01
-    num_lora = sum(p.numel() for name, p in peft.named_parameters() if "lora_" in name)
+    num_lora = sum(p.numel() for name, p in peft.named_parameters() if re.search("lora_|ia3_", name))
     assert num_lora == sum(t.numel() for t in state.tensors.values())
 
 
+@pytest.mark.parametrize("rules", [name for name in WRITTEN if "partly" not in name])
 @pytest.mark.parametrize("architecture", ["bert", "llama", "gpt2"])
-def test_we_read_what_we_write(architecture, real, request, tmp_path):
+def test_we_read_what_we_write(architecture, rules, real, request, tmp_path):
     folder = request.getfixturevalue(f"{architecture}_folder")
     load = AutoModelForCausalLM if architecture == "llama" else AutoModel
-    sites = adapted(real, load.from_pretrained(folder).eval(), getattr(real, architecture), MIXED)
+    sites = adapted(real, load.from_pretrained(folder).eval(), getattr(real, architecture), WRITTEN[rules])
     (state,) = extract(sites, ["mine"])
     write(tmp_path / "mine", state, raw=raw_of(sites), base="x", task_type=None, prefix="base.")
     again = read(
         tmp_path / "mine", canonical={f"base.{raw}": path for raw, path in canonical_of(sites).items()}
     )
-    assert (again.name, again.method) == ("mine", "lora")
+    assert (again.name, again.method) == ("mine", state.method)
     assert again.tensors.keys() == state.tensors.keys()
     assert all(torch.equal(again.tensors[path], state.tensors[path]) for path in state.tensors)
     assert again.config == state.config  # PEFT's config has one dropout for all, and ours differ
-    assert sorted({one["dropout"] for one in again.config["sites"].values()}) == [0.0, 0.1]
+    if rules == "mixed ranks":
+        assert sorted({one["dropout"] for one in again.config["sites"].values()}) == [0.0, 0.1]
     fresh = SiteMap(real.network(load.from_pretrained(folder).eval()), sites.view)
     fresh = SiteMap(fresh.network, getattr(real, architecture)(fresh.network))
     restore(fresh, again)
@@ -263,7 +279,7 @@ def test_the_files_say_what_peft_expects(tmp_path):
     ("change", "raw", "error", "said"),
     [
         ({"name": "../mine"}, {"a": "a"}, NameInvalidError, "must be 1-64"),
-        ({"method": "ia3"}, {"a": "a"}, StrategyError, "must be a lora"),
+        ({"method": "adapter"}, {"a": "a"}, StrategyError, "must be dora or ia3 or lora"),
         ({}, {}, StrategyError, "a: must have a module name"),
     ],
 )
@@ -284,10 +300,9 @@ def test_a_whole_module_must_not_hold_an_adapter(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"peft_type": "IA3"}, "peft_type must be LORA, but is 'IA3'"),
-        ({"peft_type": None}, "peft_type must be LORA"),
-        ({"use_dora": True}, "use_dora is True"),
-        ({"use_rslora": True}, "use_rslora is True"),
+        ({"peft_type": "VERA"}, "peft_type must be LORA or IA3, but is 'VERA'"),
+        ({"peft_type": None}, "peft_type must be LORA or IA3"),
+        ({"use_qalora": True}, "use_qalora is True"),
         ({"bias": "all"}, "bias must be 'none'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights must leave the base weights alone"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices is"),
@@ -322,7 +337,7 @@ KEY = "base_model.model.x.a.lora_A.weight"
         ),
         (lambda t: {**t, "base_model.model.../x.lora_A.weight": t[KEY]}, "../x.lora_A.weight' is not"),
         (lambda t: {**t, "base_model.model.x.a.weight": t[KEY]}, "'base_model.model.x.a.weight' is not"),
-        (lambda t: {KEY: t[KEY]}, "x.a must have lora_A and lora_B, but lacks lora_B"),
+        (lambda t: {KEY: t[KEY]}, "x.a must have lora_A.weight, lora_B.weight, but lora_B.weight is missing"),
         (lambda t: {**t, KEY: t[KEY][:1]}, "must have the rank 2"),
         (lambda t: {**t, KEY: t[KEY].flatten()}, "must have the rank 2"),
         (lambda t: {**t, KEY: t[KEY].long()}, "finite floating-point"),

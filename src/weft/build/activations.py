@@ -10,7 +10,9 @@ _SHARE = 0.9  # of the memory: the rest is for what an estimate does not know
 _LESS = (Activations.KEEP, Activations.RECOMPUTE, Activations.OFFLOAD)
 
 
-def choose(asked: Activations, needed: Callable[[Activations], int], *, memory_bytes: int, is_gpu: bool) -> Activations:
+def choose(
+    asked: Activations, needed: Callable[[Activations], int], *, memory_bytes: int, is_gpu: bool
+) -> Activations:
     """Return what is kept.
 
     Args:

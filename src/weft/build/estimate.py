@@ -23,7 +23,7 @@ from weft.core.view import Site, SiteKind
 from weft.model import cut
 from weft.model.device import memory_of
 from weft.recipe.spec import Activations, Recipe, StageSpec
-from weft.report.records import StagePlan
+from weft.report.records import PARENTS, StagePlan
 from weft.report.tables import condense
 from weft.train.order import EpochOrder
 from weft.train.progress import Progress
@@ -88,13 +88,11 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
     order = order_of(recipe, stage, data, by_length=not cast(Trunk, entered.network.trunk).packs)
     end = foresee(stage.length, order)
     needed = partial(_memory, entered, stage, order, machine.dtype)
-    activations = choose(
-        stage.activations, needed, memory_bytes=machine.memory_bytes, is_gpu=machine.is_gpu
-    )
-    parent = recipe.parent_of(stage)
+    activations = choose(stage.activations, needed, memory_bytes=machine.memory_bytes, is_gpu=machine.is_gpu)
+    parents = recipe.parents_of(stage)
     return StagePlan(
         name=stage.name,
-        parent=parent.name if parent else "base",
+        parent=PARENTS.join(parent.name for parent in parents) or "base",
         strategy=_strategy_words(stage),
         carry={"trunk": stage.carry.trunk, "heads": stage.carry.heads, "optimizer": stage.carry.optimizer},
         tasks=dict(order.mixture.shares),

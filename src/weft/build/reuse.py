@@ -17,20 +17,30 @@ from weft.model.frozen import Frozen, store_key
 from weft.recipe.spec import StageSpec
 
 
-def depth(stage: StageSpec, entered: Entered) -> int:
+def depth(stage: StageSpec, entered: Entered, *, moving: Iterable[str] | None = None) -> int:
     """Return how many layers of the trunk run once a text in ``stage``: 0 where every pass runs all of them.
 
     One more than there are layers means the whole trunk.
+
+    Args:
+        stage: being entered.
+        entered: its network.
+        moving: paths of what moves; default: all that is trained in the stage.
     """
     trunk = cast(HFTrunk, entered.network.trunk)
     if not stage.reuse or not trunk.packs or obstacle(trunk.backbone):
         return 0
-    trained = [row.path for row in entered.table.trained()]
+    trained = [row.path for row in entered.table.trained()] if moving is None else moving
     return deepest_cut(trained, num_layers=entered.sites.view.num_layers.get("", 0)) or 0
 
 
 def put_behind_store(
-    stage: StageSpec, entered: Entered, *, adapters: Iterable[AdapterState], dtype: torch.dtype
+    stage: StageSpec,
+    entered: Entered,
+    *,
+    adapters: Iterable[AdapterState],
+    dtype: torch.dtype,
+    moving: Iterable[str] | None = None,
 ) -> StateStore | None:
     """Let the trunk of ``entered`` take what its frozen layers make of a text from the disk.
 
@@ -39,15 +49,17 @@ def put_behind_store(
         entered: its network, not on the meta device.
         adapters: carried into the stage.
         dtype: of the trunk while it computes.
+        moving: paths of what moves at present; default: all that is trained in the stage.
 
     Returns:
         The store, None where nothing can be reused. Publish it with every checkpoint: what a resumed run finds is then
         what the broken one had.
     """
-    at = depth(stage, entered)
+    at = depth(stage, entered, moving=moving)
+    trunk = cast(HFTrunk, entered.network.trunk)
+    trunk.frozen = None
     if at == 0:
         return None
-    trunk = cast(HFTrunk, entered.network.trunk)
     cut = cut_at(trunk.backbone, at)
     key = store_key(cut, dtype=dtype, about=[[one.name, one.method, one.config] for one in adapters])
     store = StateStore.open(

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from weft.build.combine import combined, merge
 from weft.build.network import META, Base, head_values, load_values, parts_of
 from weft.core.network import Network
 from weft.core.parts import AdapterState, HeadState, Parts
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.core.table import ParamTable, Role
-from weft.errors import HandOverError, RecipeError, StrategyError, WeftError
+from weft.errors import HandOverError, RecipeError, WeftError
 from weft.model.describe import describe
 from weft.recipe.spec import HeadCarry, OptimizerCarry, Recipe, StageSpec, TrunkCarry
-from weft.strategy.adapters import merged, restore
+from weft.strategy.adapters import restore
 from weft.strategy.apply import apply
 from weft.strategy.base import Plan
 from weft.strategy.named import resolve
@@ -90,22 +90,22 @@ def enter(
     rules = resolve(stage.strategy)
     network = base.network(wanted, device=device, dropout=stage.dropout)
     sites = base.sites(network)
-    carried = _carried_trunk(stage, parts, sites)
+    carried = _carried_trunk(stage, parts, sites, tasks=wanted)
     load_values(sites, carried.delta)
     for head in kept.values():
         load_values(sites, head_values(head))
     for adapter in carried.adapters:
         restore(sites, adapter)
         sites = base.sites(network)
-    going_on = _going_on(stage, carried.adapters)
+    going_on, base_name = _going_on(stage, carried.adapters)
     made = plan(
         sites.view,
         rules,
         tasks=own,
         stage_lr=stage.lr,
-        adapter=stage.name if going_on is None else going_on,
+        adapter=base_name,
         carried=[
-            CarriedAdapter.of(adapter, Role.TRAINED if adapter.name == going_on else Role.FROZEN)
+            CarriedAdapter.of(adapter, Role.TRAINED if adapter.name in going_on else Role.FROZEN)
             for adapter in carried.adapters
         ],
     )
@@ -113,9 +113,18 @@ def enter(
     return Entered(sites, table, made, wanted, frozenset(carried.delta))
 
 
-def _going_on(stage: StageSpec, adapters: Sequence[AdapterState]) -> str | None:
-    """Return the name of the carried adapter that goes on being trained: the topmost, if any does."""
-    return adapters[-1].name if stage.carry.trunk is TrunkCarry.CONTINUE and adapters else None
+def _going_on(stage: StageSpec, adapters: Sequence[AdapterState]) -> tuple[frozenset[str], str]:
+    """Return the carried adapters that go on being trained, and the name that the stage's adapters begin with.
+
+    The topmost goes on, or where tasks have one each, all of those.
+    """
+    if stage.carry.trunk is not TrunkCarry.CONTINUE or not adapters:
+        return frozenset(), stage.name
+    last = adapters[-1]
+    if not last.tasks:
+        return frozenset({last.name}), last.name
+    own = frozenset(adapter.name for adapter in adapters if adapter.tasks)
+    return own, last.name.removesuffix(f"-{last.tasks[0]}")
 
 
 def _kept_heads(stage: StageSpec, parts: Parts, own: Iterable[str]) -> dict[str, HeadState]:
@@ -141,7 +150,7 @@ def _check_heads(kept: Mapping[str, HeadState], wanted: Mapping[str, Task]) -> N
             )
 
 
-def _carried_trunk(stage: StageSpec, parts: Parts, sites: SiteMap) -> Parts:
+def _carried_trunk(stage: StageSpec, parts: Parts, sites: SiteMap, *, tasks: Iterable[str]) -> Parts:
     """Return the parts that the new network starts with: merged, as they are, or none."""
     match stage.carry.trunk:
         case TrunkCarry.DROP:
@@ -149,24 +158,39 @@ def _carried_trunk(stage: StageSpec, parts: Parts, sites: SiteMap) -> Parts:
         case TrunkCarry.CONTINUE | TrunkCarry.STACK:
             return replace(parts, heads={})
         case TrunkCarry.MERGE:
-            return Parts(delta=merge(parts, sites))
+            return Parts(delta=merge(_for_all(parts, tasks), sites))
 
 
-def merge(parts: Parts, sites: SiteMap) -> dict[str, Tensor]:
-    """Return the delta of ``parts`` with every adapter folded in, in stacking order.
-
-    Args:
-        parts: delta and adapters.
-        sites: a network with the base weights.
+def _for_all(parts: Parts, tasks: Iterable[str]) -> Parts:
+    """Return ``parts`` with the adapters that rows of ``tasks`` pass through.
 
     Raises:
-        HandOverError: an adapter's method does not edit weights, so it cannot be folded into them.
+        HandOverError: rows of different tasks pass through different ones, so that no weights do the same for all.
     """
-    base = {path: parameter.detach() for path, parameter in sites.parameters()}
-    try:
-        return {**parts.delta, **merged({**base, **parts.delta}, parts.adapters)}
-    except StrategyError as error:
-        raise HandOverError(f"carry.trunk: {error}") from error
+    names = set(tasks)
+    adapters = tuple(one for one in parts.adapters if not one.tasks or names & set(one.tasks))
+    for adapter in adapters:
+        others = sorted(names - set(adapter.tasks)) if adapter.tasks else []
+        if others:
+            raise HandOverError(
+                f"carry.trunk: adapter {adapter.name} is for {', '.join(adapter.tasks)} alone and cannot be merged for "
+                f"{', '.join(others)} too. Use stack or continue, or keep only the head of one task (carry.heads: drop)."
+            )
+    return replace(parts, adapters=adapters)
+
+
+def parts_from(
+    recipe: Recipe, stage: StageSpec, branches: Mapping[str, Parts], *, base: Base, device: torch.device
+) -> Parts:
+    """Return what ``stage`` starts from: nothing, what its one parent left, or what its parents left, combined.
+
+    Raises:
+        HandOverError: the branches cannot be combined.
+    """
+    if len(branches) < 2:
+        return next(iter(branches.values()), Parts())
+    sites = base.sites(base.network({}, device=device))
+    return combined(branches, sites, stage.combine, seed=fold(recipe.seed, stage.name))
 
 
 def rehearse(
@@ -180,15 +204,16 @@ def rehearse(
     problems: list[str] = []
     entered: dict[str, Entered] = {}
     for index, stage in enumerate(recipe.stages):
-        parent = recipe.parent_of(stage)
-        if parent is not None and parent.name not in entered:
+        parents = recipe.parents_of(stage)
+        if any(parent.name not in entered for parent in parents):
             continue  # the parent's problem is in the list
-        before = None if parent is None else entered[parent.name]
-        parts = Parts() if before is None else before.leave()
+        before = {parent.name: entered[parent.name] for parent in parents}
         try:
+            branches = {name: one.leave() for name, one in before.items()}
+            parts = parts_from(recipe, stage, branches, base=base, device=META)
             state = enter(recipe, stage, base=base, tasks=tasks, parts=parts, device=META)
-            if before is not None:
-                _check_optimizer(stage, state.table, before.table)
+            for one in before.values():
+                _check_optimizer(stage, state.table, one.table)
         except WeftError as error:
             problems.append(f"stages.{index} ({stage.name}): {error}")
         else:

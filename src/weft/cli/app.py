@@ -31,6 +31,7 @@ COMMANDS = {
     "predict": "weft.cli.predict",
     "compare": "weft.cli.compare",
     "export": "weft.cli.export",
+    "methods": "weft.cli.methods",
     "schema": "weft.cli.schema",
     "env": "weft.cli.env",
 }

@@ -34,7 +34,9 @@ def packed(module: nn.Module) -> Packed | None:
 
 def is_plain(kind: type[nn.Module]) -> bool:
     """Return whether modules of class ``kind`` compute nothing but ``x W + b``: nn.Linear, or GPT-2's Conv1D."""
-    return kind.forward is nn.Linear.forward or is_transposed(kind)
+    if is_transposed(kind):
+        return any(base.__name__ == "Conv1D" and base.forward is kind.forward for base in kind.__mro__)
+    return kind.forward is nn.Linear.forward
 
 
 def asks_here(kind: type[nn.Module]) -> bool:
@@ -57,6 +59,15 @@ def forward(module: nn.Module, inputs: Tensor) -> Tensor:
     if stand_in is not None:
         return stand_in.forward(inputs, bias)
     return F.linear(inputs, weight.t() if is_transposed(type(module)) else weight, bias)
+
+
+def product(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return ``x W`` (..., O) of a plain linear ``module`` for ``inputs`` (..., I), without its bias."""
+    stand_in = packed(module)
+    if stand_in is not None:
+        return stand_in.forward(inputs, None)
+    weight = values(module)[0]
+    return F.linear(inputs, weight.t() if is_transposed(type(module)) else weight)
 
 
 def backward_input(module: nn.Module, gradients: Tensor, *, weight: Tensor | None = None) -> Tensor:

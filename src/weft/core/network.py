@@ -140,6 +140,10 @@ class Network(nn.Module):
         with self._twins.standing_in():
             yield self._twins
 
+    def forget_twins(self) -> None:
+        """Make the twins anew when they are next needed: which parameters are trained has changed."""
+        self._twins = None
+
     def compute_only_in(self, dtype: torch.dtype) -> None:
         """Round the trunk's parameters to ``dtype`` for good: for a network that answers and is never trained or saved."""
         if dtype is not torch.float32:

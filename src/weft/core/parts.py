@@ -18,12 +18,14 @@ class AdapterState:
         method: the registered method that understands it (``lora``).
         config: JSON values: the method's options and ``sites``, the canonical paths it sits at.
         tensors: by canonical path, e.g. ``layers.3.attention.query.lora_A.<name>``.
+        tasks: whose rows alone pass through it; empty for all rows.
     """
 
     name: str
     method: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from random import Random
+
+from weft.core.seeds import fold
 
 
 class Role(StrEnum):
@@ -13,6 +16,21 @@ class Role(StrEnum):
 
     FROZEN = "frozen"
     TRAINED = "trained"
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A group of parameters that move by turns: every so often some of all groups are drawn.
+
+    Attributes:
+        group: this one's name.
+        take: groups that move at a time.
+        every: steps until the next draw.
+    """
+
+    group: str
+    take: int
+    every: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,8 @@ class ParamRow:
         why: the rule that decided, in words (``rule 2: layers[4:10].attention -> lora``).
         lr: peak learning rate; 0.0 for frozen rows.
         decay: whether weight decay applies (matrices yes; biases, norms and other vectors no).
+        since: share of the stage after which it begins to move.
+        draw: for parameters that move by turns.
     """
 
     path: str
@@ -36,6 +56,8 @@ class ParamRow:
     why: str
     lr: float = 0.0
     decay: bool = False
+    since: float = 0.0
+    draw: Draw | None = None
 
     @property
     def size(self) -> int:
@@ -73,6 +95,35 @@ class ParamTable:
     def trained(self) -> tuple[ParamRow, ...]:
         """Return the rows that move."""
         return tuple(row for row in self.rows if row.role is Role.TRAINED)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the same parameters move from the first step to the last."""
+        return all(row.since == 0 and row.draw is None for row in self.rows)
+
+    def moving(self, *, step: int, fraction: float, seed: int) -> frozenset[str]:
+        """Return the paths that move in one step: a pure function, so that a resumed stage needs no memory of it.
+
+        Args:
+            step: number of the step within the stage, from 0.
+            fraction: share of the stage that is done before it.
+            seed: of the draws.
+        """
+        trained = self.trained()
+        kinds = {(row.draw.take, row.draw.every) for row in trained if row.draw is not None}
+        drawn = {kind: self._drawn(*kind, turn=step // kind[1], seed=seed) for kind in kinds}
+        return frozenset(
+            row.path
+            for row in trained
+            if row.since <= fraction
+            and (row.draw is None or row.draw.group in drawn[row.draw.take, row.draw.every])
+        )
+
+    def _drawn(self, take: int, every: int, *, turn: int, seed: int) -> set[str]:
+        """Return the groups that are drawn for one turn."""
+        rows = (row.draw for row in self.trained() if row.draw is not None)
+        groups = sorted({draw.group for draw in rows if (draw.take, draw.every) == (take, every)})
+        return set(Random(fold(seed, "draw", take, every, turn)).sample(groups, min(take, len(groups))))
 
     def groups(self) -> dict[tuple[float, bool], tuple[ParamRow, ...]]:
         """Return the optimizer groups: trained rows by (learning rate, decay). Their union is ``trained()``."""

@@ -162,13 +162,25 @@ def _adapters(
     for place, (member, one) in enumerate(zip(members, opened, strict=True)):
         if not one.parts.adapters:
             continue
-        name = f"bundle-{place}"
-        try:
-            adapters.append(joined(one.parts.adapters, name=name))
-        except StrategyError as error:
-            raise ExportError(f"{one.folder}: {error}") from error
-        routes |= dict.fromkeys(_renamed(member, one.parts.heads), name)
+        known = {state.name: state for state in one.parts.adapters}
+        for number, (names, tasks) in enumerate(_by_adapters(one.parts).items()):
+            name = f"bundle-{place}" + (f"-{number}" if number else "")
+            try:
+                adapters.append(joined([known[own] for own in names], name=name))
+            except StrategyError as error:
+                raise ExportError(f"{one.folder}: {error}") from error
+            routes |= dict.fromkeys(map(member.task, tasks), name)
     return tuple(adapters), routes
+
+
+def _by_adapters(parts: Parts) -> dict[tuple[str, ...], list[str]]:
+    """Return the tasks of ``parts`` by the adapters that their rows pass through; those without any are left out."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for task in parts.heads:
+        names = tuple(state.name for state in parts.adapters if not state.tasks or task in state.tasks)
+        if names:
+            found.setdefault(names, []).append(task)
+    return found
 
 
 def _put(where: Base, network: Network, parts: Parts, opened: Sequence[Contents]) -> None:

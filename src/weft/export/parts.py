@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,7 @@ from weft.core.sites import HEAD_PREFIX
 from weft.core.view import ModelView
 from weft.errors import ExportError, NameInvalidError, StrategyError
 from weft.recipe.names import Name, check_name
-from weft.strategy import peft_layout
+from weft.strategy import adapter_layout, peft_layout
 
 
 def _without_repeats(names: Any) -> Any:
@@ -40,6 +41,7 @@ class _Listing(BaseModel):
 
     adapters: Names
     heads: Names
+    routes: dict[Name, Name] = {}
 
 
 class _HeadFile(BaseModel):
@@ -69,7 +71,10 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
     raw = {site.path: site.raw for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
     for adapter in parts.adapters:
         home = folder / "adapters" / check_name(adapter.name)
-        peft_layout.write(home, adapter, raw=raw, base=base, task_type=None)
+        if adapter.method in peft_layout.METHODS:
+            peft_layout.write(home, adapter, raw=raw, base=base, task_type=None)
+        else:
+            adapter_layout.write(home, adapter)
     for head in parts.heads.values():
         home = folder / "heads" / check_name(head.task)
         home.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,8 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
         if head.tensors:
             save_tensors(home / "head.safetensors", head.tensors)
     names = {"adapters": [adapter.name for adapter in parts.adapters], "heads": list(parts.heads)}
-    write_json(folder / "parts.json", names)
+    routes = {task: adapter.name for adapter in parts.adapters for task in adapter.tasks}
+    write_json(folder / "parts.json", {**names, **({"routes": routes} if routes else {})})
 
 
 def load_parts(folder: Path, view: ModelView) -> Parts:
@@ -96,7 +102,13 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     delta = folder / "delta.safetensors"
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
-        adapters=tuple(_load_adapter(folder / "adapters" / name, canonical) for name in listing.adapters),
+        adapters=tuple(
+            replace(
+                _load_adapter(folder / "adapters" / name, canonical),
+                tasks=tuple(task for task, adapter in listing.routes.items() if adapter == name),
+            )
+            for name in listing.adapters
+        ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
     )
 
@@ -113,6 +125,8 @@ def _load_delta(path: Path, view: ModelView) -> dict[str, Tensor]:
 
 def _load_adapter(folder: Path, canonical: Mapping[str, str]) -> AdapterState:
     try:
+        if (folder / adapter_layout.CONFIG_FILE).is_file():
+            return adapter_layout.read(folder)
         return peft_layout.read(folder, canonical=canonical)
     except (StrategyError, NameInvalidError) as error:
         raise ExportError(str(error)) from error

@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from weft.build.combine import merge
 from weft.build.network import META
-from weft.build.stage import merge
 from weft.core.parts import AdapterState
 from weft.core.stock import Stock, StockForm
 from weft.errors import ExportError, nearest

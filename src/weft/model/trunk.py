@@ -108,7 +108,9 @@ def _fused(model: Any, device: torch.device) -> Any:
 
     if device.type == "cuda" and is_liger_kernel_available():
         with quiet():
-            apply_liger_kernel(model, dict.fromkeys(("rope", "cross_entropy", "fused_linear_cross_entropy"), False))
+            apply_liger_kernel(
+                model, dict.fromkeys(("rope", "cross_entropy", "fused_linear_cross_entropy"), False)
+            )
     return model
 
 

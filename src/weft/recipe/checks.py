@@ -6,7 +6,7 @@ What depends on the model, on the strategy's methods or on the rows is checked b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from weft.errors import nearest
 from weft.recipe.document import Document, Path, Problem, described
@@ -48,10 +48,41 @@ def _unique_names(stages: list[Any]) -> Found:
 
 def _parent_is_earlier(stage: Stage, before: list[Any]) -> Found:
     parent = stage.get("parent")
-    names = {"base"} | {name for name in map(_name, before) if name is not None}
-    if isinstance(parent, str) and parent not in names:
-        hint = nearest(parent, names)
+    earlier = {name for name in map(_name, before) if name is not None}
+    if isinstance(parent, str) and parent not in {"base", *earlier}:
+        hint = nearest(parent, {"base", *earlier})
         yield ("parent",), f"must be 'base' or an earlier stage, but is {described(parent)}. {hint}"
+    if isinstance(parent, list):
+        names = cast(list[Any], parent)
+        for index, name in enumerate(names):
+            if isinstance(name, str) and (name not in earlier or name in names[:index]):
+                what = "must be an earlier stage, and another one than those before it in the list"
+                yield ("parent", index), f"{what}, but is {described(name)}. {nearest(name, earlier)}"
+
+
+def _several_parents(stage: Stage) -> Found:
+    """What can be carried from several parents is their weights."""
+    parent, carry, combine = stage.get("parent"), stage.get("carry"), stage.get("combine")
+    if not isinstance(parent, list):
+        if combine is not None:
+            yield (
+                ("combine",),
+                "must be left out where a stage has not several parents. Write parent: [a, b].",
+            )
+        return
+    names = cast(list[Any], parent)
+    if isinstance(carry, Mapping):
+        for key, only in (("trunk", "merge"), ("optimizer", "fresh")):
+            if carry.get(key, only) != only:
+                what = f"must be {only} where a stage has several parents, but is {described(carry[key])}"
+                yield ("carry", key), f"{what}. Leave it out."
+    weights = combine.get("weights") if isinstance(combine, Mapping) else None
+    for name in weights if isinstance(weights, Mapping) else ():
+        if name not in names:
+            yield (
+                ("combine", "weights", name),
+                f"must be one of the parents {', '.join(map(str, names))}, but is not.",
+            )
 
 
 def _nothing_to_carry(stage: Stage, *, is_first: bool) -> Found:
@@ -123,6 +154,7 @@ def _temperature_is_used(stage: Stage) -> Found:
 
 _STAGE_RULES: tuple[Callable[[Stage], Found], ...] = (
     _continued_optimizer,
+    _several_parents,
     _rates_fit_mixture,
     _temperature_is_used,
 )

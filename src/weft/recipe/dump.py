@@ -71,6 +71,8 @@ def _stage(stage: dict[str, Any]) -> dict[str, Any]:
     kind = stage["mixture"]["kind"]
     if kind != MixtureKind.TEMPERATURE:
         stage["mixture"].pop("temperature")
+    if not isinstance(stage["parent"], list):
+        stage.pop("combine")
     if not stage["tasks"]:
         stage.pop("tasks")
     elif kind != MixtureKind.FIXED:

@@ -74,6 +74,10 @@ class Rule(Spec):
     """Method, e.g. none, full, lora."""
     lr: float | None = Field(default=None, gt=0, le=10)
     """Peak learning rate of these sites; default: the stage's, else the method's own."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each layer's rate is this times that of the layer above it (arXiv:1801.06146); the top layer has the whole."""
+    since: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the stage after which these sites begin to move; heads first, then all, is LP-FT (arXiv:2202.10054)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,34 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
+class CombineMethod(StrEnum):
+    """How several branches become one."""
+
+    AVERAGE = "average"  # of their weights: a model soup
+    ARITHMETIC = "arithmetic"  # what each added to the base model, added up
+    TIES = "ties"  # the same of the largest changes, where signs agree
+    DARE = "dare"  # the same of some changes at random, made larger
+    DARE_TIES = "dare_ties"
+
+
+class Combine(Spec):
+    """How a stage with several parents starts."""
+
+    method: CombineMethod = CombineMethod.AVERAGE
+    """average, arithmetic, ties, dare or dare_ties."""
+    weights: dict[Name, Annotated[float, Field(gt=0, le=1000)]] = {}
+    """Factor by parent; default: 1 each. Those of an average are brought to the sum 1."""
+    density: float = Field(default=0.5, gt=0, le=1)
+    """Share of each branch's changes that ties and dare keep."""
+
+
+def _combine_from_method(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+AnyCombine = Annotated[Combine, BeforeValidator(_combine_from_method)]
+
+
 class Activations(StrEnum):
     """What of a pass is kept until its gradient is taken; outputs and gradients are the same."""
 
@@ -269,8 +301,10 @@ class StageSpec(Spec):
 
     name: Name
     """Name of the stage, also its folder."""
-    parent: str | None = None
-    """An earlier stage or 'base'; default: the stage before this one."""
+    parent: str | Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """An earlier stage or 'base'; default: the stage before this one. A list of stages starts from all of them."""
+    combine: AnyCombine = Combine()
+    """How several parents become one: average, arithmetic, ties, dare or dare_ties."""
     tasks: Rates = {}
     """Tasks to train, with rates where the mixture is fixed; default: every task of the recipe."""
     mixture: AnyMixture = MixtureSpec()
@@ -355,14 +389,18 @@ class Recipe(Spec):
         """Return the stage called ``name``."""
         return next(stage for stage in self.stages if stage.name == name)
 
-    def parent_of(self, stage: StageSpec) -> StageSpec | None:
-        """Return the stage that ``stage`` starts from, None for the base model."""
-        if stage.parent == "base":
-            return None
-        if stage.parent is not None:
-            return self.stage(stage.parent)
-        index = self.stages.index(stage)
-        return self.stages[index - 1] if index else None
+    def parents_of(self, stage: StageSpec) -> tuple[StageSpec, ...]:
+        """Return the stages that ``stage`` starts from, none for the base model."""
+        match stage.parent:
+            case "base":
+                return ()
+            case str(name):
+                return (self.stage(name),)
+            case None:
+                index = self.stages.index(stage)
+                return (self.stages[index - 1],) if index else ()
+            case names:
+                return tuple(self.stage(name) for name in names)
 
     def tasks_of(self, stage: StageSpec) -> tuple[str, ...]:
         """Return the names of the tasks that ``stage`` trains, in recipe order; a rate of 0 is as if not named."""

@@ -21,7 +21,7 @@ class Node:
     """
 
     name: str
-    parent: str | None
+    parents: tuple[str, ...]
     lines: tuple[str, ...]
     share: float | None = None
 
@@ -38,8 +38,8 @@ def places(nodes: Sequence[Node], *, is_upright: bool) -> dict[str, tuple[float,
     lanes: dict[str, int] = {}
     taken: set[tuple[int, int]] = set()
     for node in nodes:
-        depth = 0 if node.parent is None else depths[node.parent] + 1
-        lane = 0 if node.parent is None else lanes[node.parent]
+        depth = max((depths[parent] + 1 for parent in node.parents), default=0)
+        lane = min((lanes[parent] for parent in node.parents), default=0)
         while (depth, lane) in taken:
             lane += 1
         taken.add((depth, lane))
@@ -55,7 +55,9 @@ def stage_graph(nodes: Sequence[Node], *, title: str, is_upright: bool = False) 
     corners = places(nodes, is_upright=is_upright)
     width = max(left for left, _ in corners.values()) + BOX_WIDTH + 2
     height = max(top for _, top in corners.values()) + BOX_HEIGHT + 2
-    edges = [_edge(corners, node, is_upright=is_upright) for node in nodes if node.parent is not None]
+    edges = [
+        _edge(corners, parent, node.name, is_upright=is_upright) for node in nodes for parent in node.parents
+    ]
     boxes = [_box(node, *corners[node.name]) for node in nodes]
     return tag(
         "svg",
@@ -71,10 +73,9 @@ def stage_graph(nodes: Sequence[Node], *, title: str, is_upright: bool = False) 
     )
 
 
-def _edge(corners: Mapping[str, tuple[float, float]], node: Node, *, is_upright: bool) -> Html:
+def _edge(corners: Mapping[str, tuple[float, float]], parent: str, child: str, *, is_upright: bool) -> Html:
     """Return the curve from the parent's box with an arrow head at the child's."""
-    assert node.parent is not None
-    (left, top), (to_left, to_top) = corners[node.parent], corners[node.name]
+    (left, top), (to_left, to_top) = corners[parent], corners[child]
     if is_upright:
         x1, y1, x2, y2 = left + BOX_WIDTH / 2, top + BOX_HEIGHT, to_left + BOX_WIDTH / 2, to_top - 5
         bend, head = (y1 + y2) / 2, [(x2 - 4, y2 - 3), (x2 + 4, y2 - 3), (x2, y2 + 4)]
@@ -89,7 +90,7 @@ def _edge(corners: Mapping[str, tuple[float, float]], node: Node, *, is_upright:
         "g",
         tag("path", attrs={"d": d, "class": "edge"}),
         tag("polygon", attrs={"points": coordinates(head), "class": "head"}),
-        attrs={"data-from": node.parent, "data-to": node.name},
+        attrs={"data-from": parent, "data-to": child},
     )
 
 
@@ -101,7 +102,7 @@ def _box(node: Node, left: float, top: float) -> Html:
     ]
     parts: list[Html | None] = [
         tag("title", "\n".join((node.name, *node.lines))),
-        tag("rect", attrs={**attrs, "class": "box" if node.parent is not None else "box root"}),
+        tag("rect", attrs={**attrs, "class": "box" if node.parents else "box root"}),
         label(left + 14, top + 26, clip(node.name, BOX_WIDTH - 28, size=15), "strong"),
         *lines,
     ]

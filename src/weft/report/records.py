@@ -128,6 +128,9 @@ class GroupRow(Record):
     lr: float
 
 
+PARENTS = " + "  # between the names of several parents
+
+
 class StagePlan(Record):
     """What a stage will do, known before any weights are loaded."""
 

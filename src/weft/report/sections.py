@@ -8,7 +8,15 @@ from weft.report import grids, tables
 from weft.report.graph import Node, stage_graph
 from weft.report.grids import Grid, Kind
 from weft.report.markup import Html, join, tag
-from weft.report.records import RunReport, Score, SplitReport, StageReport, TaskDataReport, TaskReport
+from weft.report.records import (
+    PARENTS,
+    RunReport,
+    Score,
+    SplitReport,
+    StageReport,
+    TaskDataReport,
+    TaskReport,
+)
 from weft.report.svg import NUM_COLOURS, Axes, Point, Series, bar_ends, interval_bar, line_chart
 from weft.report.words import Words
 
@@ -98,7 +106,7 @@ def _as_shown(score: Score, value: float) -> str:
 
 def stages(report: RunReport, words: Words) -> Html:
     """Return the stage graph, lying for wide pages and upright for narrow ones, and the stages' notes."""
-    base = Node(name="base", parent=None, lines=(report.model, words.base_model))
+    base = Node(name="base", parents=(), lines=(report.model, words.base_model))
     nodes = (base, *(_node(stage, words) for stage in report.stages))
     notes = [
         tag("li", f"{stage.name}: {note}")
@@ -117,7 +125,12 @@ def stages(report: RunReport, words: Words) -> Html:
 
 def _node(stage: StageReport, words: Words) -> Node:
     share = stage.plan.num_trained / stage.plan.num_values if stage.plan.num_values else 0.0
-    return Node(name=stage.name, parent=stage.parent, lines=grids.stage_lines(stage, words), share=share)
+    return Node(
+        name=stage.name,
+        parents=tuple(stage.parent.split(PARENTS)),
+        lines=grids.stage_lines(stage, words),
+        share=share,
+    )
 
 
 def curves(report: RunReport, words: Words) -> Html:

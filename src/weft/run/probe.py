@@ -5,6 +5,7 @@ Legend: T tokens of all probe rows, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from weft.core.batch import Batch
 from weft.core.layout import Layout
 from weft.core.network import Trunk
+from weft.core.routing import Routing, names_in, routed
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.core.view import ModelView, SiteKind
@@ -22,6 +24,7 @@ from weft.errors import HandOverError
 _ROWS = 8
 _LONGEST = 32
 _WORDS = "embeddings.word"  # positions and segments have tables of other sizes
+EVERYBODY = ""  # stands for the tasks without an adapter of their own
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the largest state: a merge rounds W + BA once, in fp32."""
 
@@ -44,17 +47,29 @@ def probe_batch(vocabulary: int, *, longest: int = _LONGEST) -> Batch:
     )
 
 
-def probe(sites: SiteMap) -> Tensor:
-    """Return the trunk's states of the probe rows in eval mode and fp32, shape (T, D), on the CPU."""
+def probe(sites: SiteMap) -> dict[str, Tensor]:
+    """Return the trunk's states of the probe rows in eval mode and fp32, each of shape (T, D), on the CPU.
+
+    Returns:
+        By task, where a task's rows pass through an adapter of their own; under the empty name what all other rows get.
+    """
     network = sites.network
     longest = min(_LONGEST, cast(Trunk, network.trunk).info.max_positions)
     batch = probe_batch(_vocabulary(sites.view), longest=longest).to(network.device)
+    adapters = names_in(network.routes)
     was_training = network.training
     network.eval()
-    with torch.no_grad():
-        states_TD = network.features(batch).flat_TD().float().cpu()
-    network.train(was_training)
-    return states_TD
+    try:
+        with torch.no_grad():
+            found = {EVERYBODY: network.features(batch).flat_TD().float().cpu()}
+            for task, adapter in network.routes.items():
+                rows = [adapters.index(adapter)] * batch.layout.num_rows
+                with routed(network.trunk, Routing.of(adapters, rows, batch.layout)):
+                    features = cast(Trunk, network.trunk)(batch)
+                found[task] = features.flat_TD().float().cpu()
+    finally:
+        network.train(was_training)
+    return found
 
 
 def _vocabulary(view: ModelView) -> int:
@@ -73,13 +88,16 @@ def difference(before_TD: Tensor, after_TD: Tensor) -> float:
     return float((before_TD - after_TD).abs().max() / before_TD.abs().max().clamp_min(1e-12))
 
 
-def check_entry(stage: str, before_TD: Tensor, after_TD: Tensor) -> float:
-    """Return the difference that entering ``stage`` made.
+def check_entry(
+    stage: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, tasks: Iterable[str]
+) -> float:
+    """Return the difference that entering ``stage`` made, the largest over ``tasks``.
 
     Raises:
         HandOverError: it is more than rounding.
     """
-    found = difference(before_TD, after_TD)
+    pairs = {(name if name in before else EVERYBODY, name if name in after else EVERYBODY) for name in tasks}
+    found = max(difference(before[here], after[there]) for here, there in pairs or {(EVERYBODY, EVERYBODY)})
     if not found <= TOLERANCE:
         raise HandOverError(
             f"stage {stage}: entering must not change what the network computes, but probe states differ by "

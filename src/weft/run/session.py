@@ -8,9 +8,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 import weft
 from weft.build.estimate import stage_plans
-from weft.build.stage import rehearse
+from weft.build.stage import parts_from, rehearse
 from weft.errors import RecipeError
 from weft.export.parts import load_tensors, save_parts, save_tensors
 from weft.model.device import describe_machine
@@ -28,6 +30,7 @@ from weft.run.steps import train_stage
 from weft.run.stopping import listening
 
 _PROBE = "probe.safetensors"
+_STATES = "states."
 _NOT_BEGUN = "Nothing was trained yet: start again with 'weft train'."
 
 
@@ -136,15 +139,21 @@ def _run_stage(context: Context, stage: StageSpec) -> Iterator[Event]:
 
 
 def _parent(context: Context, stage: StageSpec) -> Parent | None:
-    parent = context.recipe.parent_of(stage)
-    if parent is None:
+    parents = context.recipe.parents_of(stage)
+    if not parents:
         return None
-    states_TD = load_tensors(context.folder.final(parent.name) / _PROBE)["states"]
-    return Parent(context.parts_of(parent), states_TD, stage_report(context, parent.name))
+    parent, *others = parents
+    if others:
+        branches = {one.name: context.parts_of(one) for one in parents}
+        cpu = torch.device("cpu")
+        return Parent(parts_from(context.recipe, stage, branches, base=context.base, device=cpu))
+    found = load_tensors(context.folder.final(parent.name) / _PROBE)
+    states = {key.removeprefix(_STATES): tensor for key, tensor in found.items()}
+    return Parent(context.parts_of(parent), states, stage_report(context, parent.name))
 
 
 def _write_final(context: Context, stage: StageSpec, left: Left) -> None:
     with publish(context.folder.final(stage.name)) as home:
         save_parts(home, left.parts, context.base_view(), base=context.base.folder.name)
-        save_tensors(home / _PROBE, {"states": left.probe_TD})
+        save_tensors(home / _PROBE, {f"{_STATES}{task}": states for task, states in left.probe.items()})
         (home / "report.json").write_text(left.report.model_dump_json(indent=1), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -15,7 +16,7 @@ from weft.build.order import order_of
 from weft.build.reuse import put_behind_store
 from weft.build.stage import Entered, enter
 from weft.core.network import Trunk
-from weft.core.parts import Parts
+from weft.core.parts import AdapterState, Parts
 from weft.core.states import StateStore
 from weft.evaluate.selection import selection_score
 from weft.model.backbone import HFTrunk
@@ -35,21 +36,21 @@ class Parent(NamedTuple):
     """What the parent stage left.
 
     Attributes:
-        parts: weights.
-        probe_TD: states its network gave for the probe rows.
-        report: what it did.
+        parts: weights; of several parents, combined.
+        probe: states its network gave for the probe rows, by task (``weft.run.probe``); None where there were several.
+        report: what it did; None where there were several.
     """
 
     parts: Parts
-    probe_TD: Tensor
-    report: StageReport
+    probe: Mapping[str, Tensor] | None = None
+    report: StageReport | None = None
 
 
 class Left(NamedTuple):
     """What a stage leaves behind."""
 
     parts: Parts
-    probe_TD: Tensor
+    probe: Mapping[str, Tensor]
     report: StageReport
 
 
@@ -64,6 +65,7 @@ class StageRun:
     optimizer: FusedAdamW
     order: EpochOrder
     store: StateStore | None
+    adapters: tuple[AdapterState, ...] = ()
     progress: Progress = field(default_factory=Progress)
     history: History = field(default_factory=History)
 
@@ -81,6 +83,15 @@ class StageRun:
     def epoch(self) -> float:
         """Epochs done."""
         return self.progress.num_examples / self.order.epoch_size
+
+    def enter_phase(self, moving: frozenset[str]) -> None:
+        """Put the layers below what moves from now on behind a store, in the place of the one there was."""
+        if self.store is not None:
+            self.store.publish()
+            self.store.close()
+        self.store = put_behind_store(
+            self.stage, self.entered, adapters=self.adapters, dtype=self.context.dtype, moving=moving
+        )
 
     @property
     def is_impatient(self) -> bool:
@@ -127,6 +138,7 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
             context.recipe, stage, context.data, by_length=not cast(Trunk, entered.network.trunk).packs
         ),
         store=put_behind_store(stage, entered, adapters=parts.adapters, dtype=context.dtype),
+        adapters=parts.adapters,
     )
     cast(HFTrunk, entered.network.trunk).activations = Activations(run.plan.activations)
     path, rejected = run.checkpoints.newest()
@@ -140,9 +152,11 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
 
 def _take_over(run: StageRun, parent: Parent) -> None:
     """Prove that entering changed nothing, and continue the parent's optimizer where the recipe says so."""
-    if run.stage.carry.trunk is not TrunkCarry.DROP:
-        run.history.entry_difference = check_entry(run.stage.name, parent.probe_TD, probe(run.entered.sites))
-    if run.stage.carry.optimizer is OptimizerCarry.CONTINUE:
+    if run.stage.carry.trunk is not TrunkCarry.DROP and parent.probe is not None:
+        run.history.entry_difference = check_entry(
+            run.stage.name, parent.probe, probe(run.entered.sites), tasks=run.entered.tasks
+        )
+    if run.stage.carry.optimizer is OptimizerCarry.CONTINUE and parent.report is not None:
         # Of the step whose weights are handed on: moments of later steps would belong to other weights.
         checkpoints = Checkpoints(run.context, parent.report.name)
         load_optimizer_state(run.optimizer, checkpoints.optimizer_state(parent.report.best_step))

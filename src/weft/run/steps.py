@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from weft.core.network import Trunk
+from weft.core.seeds import fold
 from weft.errors import DivergenceError, Interrupted
 from weft.objective.supervised import Supervised
 from weft.run.events import Evaluated, Event, Saved, Stepped
@@ -16,6 +17,7 @@ from weft.run.stage import StageRun
 from weft.train.engine import Engine, summary
 from weft.train.feed import Feed
 from weft.train.loop import Course, StepEvent, train
+from weft.train.phases import Phases
 from weft.train.progress import Progress, due, fraction_done
 
 _LINE_SECONDS = 2.0  # of training between two lines of the curve, at least
@@ -76,7 +78,7 @@ def _take_steps(run: StageRun) -> Iterator[Event]:
 def _at_rest(run: StageRun) -> AbstractContextManager[object]:
     """Compute as in one long pass where only heads are trained: nobody looks at the trunk's own parameters then."""
     network = run.entered.network
-    is_moved = any(parameter.requires_grad for parameter in network.trunk.parameters())
+    is_moved = any(not row.owner.startswith("head:") for row in run.entered.table.trained())
     return nullcontext() if is_moved else network.computing(run.context.dtype)
 
 
@@ -115,9 +117,17 @@ def _steps(run: StageRun) -> Generator[StepEvent]:
         pad=context.tokenizer.pad,
         budget=stage.budget,
         packed=cast(Trunk, run.entered.network.trunk).packs,
+        routes=run.entered.network.routes,
+    )
+    phases = Phases(
+        run.entered.table,
+        run.entered.sites,
+        run.optimizer,
+        seed=fold(context.recipe.seed, stage.name),
+        entered=run.enter_phase,
     )
     course = Course(stage.length, stage.schedule, stage.warmup)
-    return train(engine, run.order, feed, course=course, start=run.progress)
+    return train(engine, run.order, feed, course=course, start=run.progress, phases=phases)
 
 
 def _note(run: StageRun, line: _Line) -> Stepped:

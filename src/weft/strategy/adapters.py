@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from weft.core.parts import AdapterState
 from weft.core.sites import SiteMap
 from weft.core.table import ParamTable
+from weft.core.view import SiteKind
 from weft.errors import StrategyError, nearest
 from weft.recipe.names import check_name
 from weft.strategy.base import AdapterMethod, Edits
@@ -28,7 +30,14 @@ def extract(sites: SiteMap, which: ParamTable | Sequence[str]) -> tuple[AdapterS
         StrategyError: no adapter of that name in the network.
     """
     names = adapter_names(which) if isinstance(which, ParamTable) else tuple(which)
-    return tuple(_extract_one(sites, name) for name in names)
+    routes = sites.network.routes
+    return tuple(
+        replace(
+            _extract_one(sites, name),
+            tasks=tuple(task for task, adapter in routes.items() if adapter == name),
+        )
+        for name in names
+    )
 
 
 def restore(sites: SiteMap, state: AdapterState) -> None:
@@ -39,6 +48,7 @@ def restore(sites: SiteMap, state: AdapterState) -> None:
         StrategyError: unknown method, or it does not fit the network.
     """
     adapter_method(state.method).restore(sites, state)
+    sites.network.routes = {**sites.network.routes, **dict.fromkeys(state.tasks, state.name)}
 
 
 def joined(states: Sequence[AdapterState], *, name: str) -> AdapterState:
@@ -59,11 +69,13 @@ def joined(states: Sequence[AdapterState], *, name: str) -> AdapterState:
 def merged(weights: Mapping[str, Tensor], states: Sequence[AdapterState]) -> dict[str, Tensor]:
     """Return new values of all parameters that ``states``, one on the other, fold into. ``weights`` stays as it is.
 
+    Methods are folded in the order in which they act, nearest to the weight first, whenever they came.
+
     Raises:
         StrategyError: an adapter's method cannot be folded into weights, or its weight is not given.
     """
     changed: dict[str, Tensor] = {}
-    for state in states:
+    for state in sorted(states, key=lambda state: adapter_method(state.method).edit(SiteKind.LINEAR).place):
         method = adapter_method(state.method)
         if method.edits is not Edits.WEIGHT:
             raise StrategyError(

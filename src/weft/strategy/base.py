@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from weft.core.parts import AdapterState
 from weft.core.sites import SiteMap
-from weft.core.table import ParamTable
+from weft.core.table import Draw, ParamTable
 from weft.core.view import ParamInfo, Site, SiteKind
 from weft.recipe.spec import Rule
+from weft.strategy.edit import Edit
 
 
 class Edits(StrEnum):
@@ -25,6 +27,37 @@ class Edits(StrEnum):
     POSITIONS = "positions"  # adds virtual tokens or keys (prompt, prefix)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a parameter lies.
+
+    Attributes:
+        layer: its layer's canonical path (``encoder.layers.3``), empty outside of layers.
+        above: layers of its stack between it and the output: all of them for embeddings, none for what follows layers.
+        num_layers: of its stack.
+    """
+
+    layer: str
+    above: int
+    num_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When within a stage a parameter moves: see ``weft.core.table.ParamRow``."""
+
+    since: float = 0.0
+    draw: Draw | None = None
+
+
+class Timed:
+    """Moves from the share of the stage that a rule says to its end: what nearly every method does."""
+
+    def timing(self, rule: Rule, place: Place) -> Timing:  # noqa: ARG002
+        """Return when the parameters at ``place`` move."""
+        return Timing(rule.since)
+
+
 class Method(Protocol):
     """One way of moving parameters at a site. Methods that edit NOTHING are these declarations and no more."""
 
@@ -34,10 +67,35 @@ class Method(Protocol):
     lr: ClassVar[float]  # default peak learning rate; 0 where nothing is trained
     kinds: ClassVar[frozenset[SiteKind]]  # where it can act
     trains_site: ClassVar[bool]  # whether the site's own parameters move
+    source: ClassVar[str]  # where it was published; empty for what everybody knows
+
+    def timing(self, rule: Rule, place: Place) -> Timing:
+        """Return when within a stage the parameters at ``place`` move."""
+        ...
+
+
+class AdapterRule(Rule):
+    """A rule of a method that brings parameters of its own."""
+
+    per_task: bool = False
+    """One adapter for each task of the stage; each row passes through its own task's, also in mixed batches."""
 
 
 class AdapterMethod(Method, Protocol):
     """A method that brings parameters of its own: every method whose ``edits`` is not NOTHING."""
+
+    is_alone: ClassVar[bool]  # whether no other adapter may edit the weight at its sites
+    routes: ClassVar[bool]  # whether the rows of one batch may take different adapters
+    is_identity: ClassVar[bool]  # whether a new adapter leaves the function as it was
+    at_site: ClassVar[type[BaseModel]]  # form of the options of a site, to check what was read from a file
+
+    def edit(self, kind: SiteKind) -> type[Edit]:
+        """Return the class that stands in front of a module of ``kind``; its ``place`` is the order of merging."""
+        ...
+
+    def rate(self, rule: Rule, table: str) -> float:
+        """Return what the rule's learning rate is multiplied with for the tensors of ``table``."""
+        ...
 
     def params(self, site: Site, rule: Rule, adapter: str) -> tuple[ParamInfo, ...]:
         """Return the parameters that ``install`` will add at ``site``."""
@@ -83,7 +141,14 @@ class Install:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a strategy does to a network: modules to install, and the exact ParamTable there will be after that."""
+    """What a strategy does to a network.
+
+    Attributes:
+        installs: modules to install.
+        table: the exact ParamTable that there will be after that.
+        routes: adapter by task, for tasks whose rows pass through one of their own.
+    """
 
     installs: tuple[Install, ...]
     table: ParamTable
+    routes: Mapping[str, str] = field(default_factory=dict[str, str])

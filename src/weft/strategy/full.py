@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from weft.core.view import SiteKind
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits
+from weft.strategy.base import Edits, Place, Timed, Timing
 
 
 class FullRule(Rule):
     """``{sites: "layers[10:]", train: full, lr: 2e-5}``."""
 
     train: Literal["full"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
+    gradual: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the stage over which layers join, one after the other from the top (arXiv:1801.06146, section 3.3)."""
 
 
-class Full:
+class Full(Timed):
     """Trains every parameter that a rule's selector names.
 
     The default rate is the upper end of what BERT's authors recommend for fine-tuning (arXiv:1810.04805, A.3).
@@ -27,3 +31,10 @@ class Full:
     lr: ClassVar[float] = 5e-5
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
     trains_site: ClassVar[bool] = True
+    source: ClassVar[str] = "arXiv:1810.04805"
+
+    def timing(self, rule: Rule, place: Place) -> Timing:
+        """Return when the parameters at ``place`` move: with ``gradual`` the later, the more layers are above them."""
+        assert isinstance(rule, FullRule)
+        joined = rule.gradual * (place.above + 1) / (place.num_layers + 1)
+        return Timing(max(rule.since, joined))

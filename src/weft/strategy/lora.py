@@ -1,29 +1,43 @@
 """LoRA: a frozen weight plus a trained product of two thin matrices (arXiv:2106.09685).
 
-Legend: I input width, O output width, R rank.
+Legend: I input width, O output width, R rank, V vocabulary, D width of an embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from weft.core.parts import AdapterState
-from weft.core.seeds import fold
 from weft.core.sites import SiteMap
-from weft.core.view import ParamInfo, Site, SiteKind
+from weft.core.view import Site, SiteKind
 from weft.errors import StrategyError
-from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits
-from weft.strategy.lora_layer import LoraSite, initial, lora_site, update, widths
+from weft.strategy.base import AdapterRule, Edits
+from weft.strategy.edit import Edit
+from weft.strategy.lora_layer import LoraEmbedding, LoraSite, initial, scale, update, widths
+from weft.strategy.site_method import SiteMethod, given, renamed, weight_of
+
+STARTS = (
+    "lora_starts"  # attribute of a module: what its adapters began with, by name, where the weight gave it up
+)
 
 
-class LoraRule(Rule):
+class LoraInit(StrEnum):
+    """What a LoRA starts from."""
+
+    RANDOM = "random"  # A random, B zero
+    PISSA = (
+        "pissa"  # the weight's largest singular values, which the frozen weight gives up (arXiv:2404.02948)
+    )
+
+
+class LoraRule(AdapterRule):
     """``{sites: "layers[4:10].attention", train: lora, rank: 8, lr: 2e-4}``."""
 
     sites: str = "linear"
@@ -33,12 +47,30 @@ class LoraRule(Rule):
     """Rank of the update."""
     alpha: float | None = Field(default=None, gt=0, le=1e6)
     """The update is scaled by alpha / rank; default: twice the rank."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that a large rank does not slow learning (arXiv:2312.03732)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of the update's input while training."""
+    lr_ratio: float = Field(default=1.0, ge=1, le=1000)
+    """How many times the rate of A is that of B; 16 is LoRA+ (arXiv:2402.12354)."""
+    init: LoraInit = LoraInit.RANDOM
+    """random, or pissa: start from the weight's largest singular values."""
 
 
-class Lora:
-    """Low-rank updates of linear weights.
+class LoraAt(BaseModel):
+    """Options of a site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rank: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    kind: SiteKind
+    rslora: Literal[True] | None = None
+
+
+class Lora(SiteMethod):
+    """Low-rank updates of linear weights and of embeddings.
 
     Where it sits and how fast it learns by default, every linear site at ten times the rate of full training,
     follow "LoRA Without Regret" (Thinking Machines, 2025); arXiv:2602.04998 finds that the rate matters most.
@@ -48,69 +80,90 @@ class Lora:
     rule: ClassVar[type[Rule]] = LoraRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
-    trains_site: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D, SiteKind.EMBEDDING})
+    source: ClassVar[str] = "arXiv:2106.09685"
+    at_site: ClassVar[type[BaseModel]] = LoraAt
 
-    def params(self, site: Site, rule: Rule, adapter: str) -> tuple[ParamInfo, ...]:
-        """Return A (R, I) and B (O, R) at ``site``."""
-        return _params(site, _lora(rule).rank, adapter)
+    def edit(self, kind: SiteKind) -> type[Edit]:
+        """Return the class for linear modules, or that for embeddings."""
+        return LoraEmbedding if kind is SiteKind.EMBEDDING else LoraSite
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return rank, alpha, dropout, and the kind of the site, which decides how the update is turned."""
-        lora = _lora(rule)
-        alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
-        return {"rank": lora.rank, "alpha": alpha, "dropout": lora.dropout, "kind": str(site.kind)}
+        assert isinstance(rule, LoraRule)
+        alpha = 2.0 * rule.rank if rule.alpha is None else rule.alpha
+        found = {"rank": rule.rank, "alpha": alpha, "dropout": rule.dropout, "kind": str(site.kind)}
+        return {**found, **({"rslora": True} if rule.rslora else {})}
+
+    def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return A (R, I) and B (O, R); of an embedding (R, V) and (D, R)."""
+        shape, rank = weight_of(site).shape, options["rank"]
+        if site.kind is SiteKind.EMBEDDING:
+            return {"lora_embedding_A": (rank, shape[0]), "lora_embedding_B": (shape[1], rank)}
+        width_in, width_out = widths((shape[0], shape[1]), site.kind)
+        return {"lora_A": (rank, width_in), "lora_B": (width_out, rank)}
+
+    def start(
+        self,
+        sites: SiteMap,  # noqa: ARG002
+        site: Site,
+        options: Mapping[str, Any],
+        *,
+        seed: int,
+    ) -> dict[str, Tensor]:
+        """Return A drawn from ``seed`` and B zero; of an embedding, where rows of A are looked up, the other way round."""
+        shapes = self.shapes(site, options)
+        if site.kind is SiteKind.EMBEDDING:
+            A_RV, B_DR = shapes["lora_embedding_A"], shapes["lora_embedding_B"]
+            drawn = torch.empty(B_DR).normal_(generator=torch.Generator().manual_seed(seed))
+            return {"lora_embedding_A": torch.zeros(A_RV), "lora_embedding_B": drawn}
+        rank, width_in = shapes["lora_A"]
+        return {"lora_A": initial((rank, width_in), seed=seed), "lora_B": torch.zeros(shapes["lora_B"])}
+
+    def rate(self, rule: Rule, table: str) -> float:
+        """Return LoRA+'s ratio for B."""
+        assert isinstance(rule, LoraRule)
+        return rule.lr_ratio if table in ("lora_B", "lora_embedding_A") else 1.0
 
     def install(self, sites: SiteMap, site: Site, rule: Rule, *, adapter: str, seed: int) -> None:
-        """Put factors at ``site``: A drawn from (``seed``, adapter, path), B zero, so the function is unchanged."""
-        a, b = self.params(site, rule, adapter)
-        A_RI = initial((a.shape[0], a.shape[1]), seed=fold(seed, "lora", adapter, site.path))
-        _place(sites, site, adapter, self.options(site, rule), (A_RI, torch.zeros(b.shape)))
+        """Put factors at ``site`` such that the function is unchanged."""
+        assert isinstance(rule, LoraRule)
+        if rule.init is LoraInit.RANDOM:
+            super().install(sites, site, rule, adapter=adapter, seed=seed)
+            return
+        if site.kind is SiteKind.EMBEDDING:
+            raise StrategyError(
+                f"{site.path}: pissa needs a linear site, but this is an embedding. Use init: random."
+            )
+        options = self.options(site, rule)
+        weight = cast(Tensor, sites.module(site.path).weight)
+        A_RI, B_OR = _principal(weight, options, kind=site.kind)
+        self.place(sites, site, adapter, options, {"lora_A": A_RI, "lora_B": B_OR})
+        if not weight.is_meta:
+            with torch.no_grad():
+                weight -= update(A_RI, B_OR, scale=scale(options), kind=site.kind).to(weight)
+        vars(sites.module(site.path)).setdefault(STARTS, {})[adapter] = (A_RI, B_OR)
 
     def extract(self, sites: SiteMap, adapter: str) -> AdapterState | None:
-        """Return copies, where they are, of the factors called ``adapter``."""
-        options: dict[str, dict[str, Any]] = {}
-        tensors: dict[str, Tensor] = {}
-        for site in sites.view.sites:
-            module = sites.module(site.path)
-            if isinstance(module, LoraSite) and adapter in module.lora_options:
-                options[site.path] = dict(module.lora_options[adapter])
-                pair = (module.lora_A[adapter], module.lora_B[adapter])
-                for path, tensor in zip(_paths(site.path, adapter), pair, strict=True):
-                    tensors[path] = tensor.detach().clone()
-        return AdapterState(adapter, self.name, {"sites": options}, tensors) if options else None
+        """Return copies of the factors; what the weight gave up to them is taken off, at twice the rank.
 
-    def restore(self, sites: SiteMap, state: AdapterState) -> None:
-        """Install a saved adapter; everything is checked before anything is changed.
-
-        Raises:
-            StrategyError: a site is missing or of another kind, or a tensor is missing, too many or misshapen.
+        So an adapter always belongs to the weights that the model had before, as with PEFT's conversion.
         """
-        name = check_name(state.name)
-        options: Mapping[str, dict[str, Any]] = state.config["sites"]
-        known = {site.path: site for site in sites.view.sites}
-        expected: dict[str, tuple[int, ...]] = {}
-        for path, at_site in options.items():
-            if path not in known or known[path].kind not in self.kinds:
-                what = known[path].kind if path in known else "no site of this model"
-                raise StrategyError(
-                    f"adapter {name}: {path} must be a linear site, but is {what}. Use its own base model."
-                )
-            if at_site["kind"] != known[path].kind:
-                raise StrategyError(
-                    f"adapter {name}: {path} must be {at_site['kind']}, but is {known[path].kind}."
-                )
-            expected |= {info.path: info.shape for info in _params(known[path], at_site["rank"], name)}
-        actual = {path: tuple(tensor.shape) for path, tensor in state.tensors.items()}
-        if actual != expected:
-            wrong = sorted(p for p in actual.keys() | expected.keys() if actual.get(p) != expected.get(p))[0]
-            raise StrategyError(
-                f"adapter {name}: {wrong} must have shape {expected.get(wrong, 'none')}, "
-                f"but has {actual.get(wrong, 'none')}. Use the base model that it was trained on."
-            )
-        for path, at_site in options.items():
-            a, b = _paths(path, name)
-            _place(sites, known[path], name, dict(at_site), (state.tensors[a], state.tensors[b]))
+        state = super().extract(sites, adapter)
+        if state is None:
+            return None
+        options, tensors = dict(state.config["sites"]), dict(state.tensors)
+        for path, at_site in state.config["sites"].items():
+            starts: Mapping[str, tuple[Tensor, Tensor]] = vars(sites.module(path)).get(STARTS, {})
+            if adapter not in starts:
+                continue
+            a, b = f"{path}.lora_A.{adapter}", f"{path}.lora_B.{adapter}"
+            A_RI, B_OR = (tensor.to(tensors[a].device) for tensor in starts[adapter])
+            tensors[a] = torch.cat([tensors[a], A_RI])
+            tensors[b] = torch.cat([tensors[b], -B_OR], 1)
+            wider = {**at_site, "rank": 2 * at_site["rank"]}
+            options[path] = {**wider, "alpha": at_site["alpha"] * scale(at_site) / scale(wider)}
+        return AdapterState(state.name, state.method, {"sites": options}, tensors)
 
     def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
         """Return one adapter with the updates of ``states`` side by side: the ranks add up, each scale goes into B.
@@ -122,21 +175,23 @@ class Lora:
         """
         options: dict[str, dict[str, Any]] = {}
         tensors: dict[str, Tensor] = {}
-        for site in dict.fromkeys(site for state in states for site in state.config["sites"]):
-            here = [state for state in states if site in state.config["sites"]]
+        own = [renamed(state, name) for state in states]
+        for site in dict.fromkeys(site for state in own for site in state.config["sites"]):
+            here = [state for state in own if site in state.config["sites"]]
             found = [state.config["sites"][site] for state in here]
             if any(one["dropout"] != found[0]["dropout"] for one in found):
                 raise StrategyError(f"{site}: adapters must have one dropout to be joined, but have several.")
-            pairs = [[state.tensors[path] for path in _paths(site, state.name)] for state in here]
-            a, b = _paths(site, name)
+            a, b = _names(site, found[0], name)
+            pairs = [(state.tensors[a], state.tensors[b]) for state in here]
             if len(here) == 1:
                 options[site], (tensors[a], tensors[b]) = dict(found[0]), pairs[0]
                 continue
             rank = sum(one["rank"] for one in found)
             options[site] = {**found[0], "rank": rank, "alpha": float(rank)}
+            options[site].pop("rslora", None)
             tensors[a] = torch.cat([A_RI for A_RI, _ in pairs])
-            scales = [one["alpha"] / one["rank"] for one in found]
-            tensors[b] = torch.cat([B_OR * scale for (_, B_OR), scale in zip(pairs, scales, strict=True)], 1)
+            scaled = [B_OR * scale(one) for (_, B_OR), one in zip(pairs, found, strict=True)]
+            tensors[b] = torch.cat(scaled, 1)
         return AdapterState(name, self.name, {"sites": options}, tensors)
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
@@ -148,43 +203,38 @@ class Lora:
         merged: dict[str, Tensor] = {}
         for site, options in state.config["sites"].items():
             path = f"{site}.weight"
-            if path not in weights:
-                raise StrategyError(f"{path}: must be given to merge adapter {state.name} into, but is not.")
-            A_RI, B_OR = (state.tensors[name].to(weights[path].device) for name in _paths(site, state.name))
-            scale = options["alpha"] / options["rank"]
-            delta = update(A_RI, B_OR, scale=scale, kind=SiteKind(options["kind"]))
-            if delta.shape != weights[path].shape:
+            weight = given(weights, path, state.name)
+            A_RI, B_OR = (state.tensors[name].to(weight.device) for name in _names(site, options, state.name))
+            delta = update(A_RI, B_OR, scale=scale(options), kind=SiteKind(options["kind"]))
+            if delta.shape != weight.shape:
                 raise StrategyError(
                     f"{path}: must have the shape {tuple(delta.shape)} of adapter {state.name}'s update, "
-                    f"but has {tuple(weights[path].shape)}."
+                    f"but has {tuple(weight.shape)}."
                 )
-            merged[path] = (weights[path].detach().float() + delta).to(weights[path].dtype)
+            merged[path] = (weight.detach().float() + delta).to(weight.dtype)
         return merged
 
 
-def _lora(rule: Rule) -> LoraRule:
-    assert isinstance(rule, LoraRule)
-    return rule
+def _names(site: str, options: Mapping[str, Any], adapter: str) -> tuple[str, str]:
+    """Return the paths of both factors."""
+    word = "lora_embedding" if options["kind"] == SiteKind.EMBEDDING else "lora"
+    return f"{site}.{word}_A.{adapter}", f"{site}.{word}_B.{adapter}"
 
 
-def _paths(site: str, adapter: str) -> tuple[str, str]:
-    return f"{site}.lora_A.{adapter}", f"{site}.lora_B.{adapter}"
+def _principal(weight: Tensor, options: Mapping[str, Any], *, kind: SiteKind) -> tuple[Tensor, Tensor]:
+    """Return factors whose scaled product is the best approximation of ``weight`` of their rank, fp32.
 
-
-def _params(site: Site, rank: int, adapter: str) -> tuple[ParamInfo, ...]:
-    weight = next(info for info in site.params if info.path == f"{site.path}.weight")
-    width_in, width_out = widths(weight.shape, site.kind)
-    a, b = _paths(site.path, adapter)
-    return ParamInfo(a, (rank, width_in)), ParamInfo(b, (width_out, rank))
-
-
-def _place(
-    sites: SiteMap, site: Site, adapter: str, options: dict[str, Any], factors: tuple[Tensor, Tensor]
-) -> None:
-    module = lora_site(sites.module(site.path))
-    if adapter in module.lora_options:
+    Source: arXiv:2404.02948, equations 2 and 3.
+    """
+    rank = options["rank"]
+    width_in, width_out = widths((weight.shape[0], weight.shape[1]), kind)
+    if rank > min(width_in, width_out):
         raise StrategyError(
-            f"{site.path}: must have each adapter once, but has {adapter!r} already. Rename one."
+            f"rank: must be at most {min(width_in, width_out)} to start from singular values, but is {rank}."
         )
-    module.add(adapter, options, *factors)
-    sites.replace(site.path, module)
+    if weight.is_meta:
+        return torch.zeros(rank, width_in), torch.zeros(width_out, rank)
+    W_OI = weight.detach().float()
+    U_OK, S_K, V_KI = torch.linalg.svd(W_OI.T if kind is SiteKind.CONV1D else W_OI, full_matrices=False)
+    root_R = (S_K[:rank] / scale(options)).sqrt()
+    return root_R[:, None] * V_KI[:rank], U_OK[:, :rank] * root_R

@@ -6,46 +6,30 @@ Legend: I input width, O output width, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weft.core import linear
-from weft.core.routing import Routable, Routing
+from weft.core.routing import Routing
 from weft.core.view import SiteKind
+from weft.strategy.edit import Edit, Factors, edited
 from weft.strategy.low_rank import Part, is_uniform, low_rank, routed_parts
 
 
-class Factors(nn.ParameterDict):
-    """Parameters by adapter name. Unlike its parent it takes names that modules use themselves (``train``)."""
+class LoraSite(Edit):
+    """In front of a linear class: the base's output plus ``scale * B A x`` for every adapter at this site."""
 
-    def __setitem__(self, key: str, value: nn.Parameter) -> None:
-        self._keys[key] = None
-        self._parameters[key] = value
-
-    def __getitem__(self, key: str) -> nn.Parameter:
-        return cast(nn.Parameter, self._parameters[key])
-
-
-class LoraSite(Routable):
-    """Mixin before a linear class: the base's output plus ``scale * B A x`` for every adapter at this site.
-
-    The base's parameters keep their names, objects (so ties stay ties) and ``isinstance`` answers.
-    """
-
+    key: ClassVar[str] = "lora"
+    place: ClassVar[int] = 0
+    tables: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
     lora_A: Factors
     lora_B: Factors
     lora_options: dict[str, dict[str, Any]]
     is_plain: ClassVar[bool]  # whether the base computes nothing but its product
-
-    @property
-    def adapter_names(self) -> Iterable[str]:
-        """The adapters at this site."""
-        return self.lora_options
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., O) for ``inputs`` (..., I)."""
@@ -55,24 +39,19 @@ class LoraSite(Routable):
             return self._routed(inputs, self.routing)
         first, *others = self.lora_options or (None,)
         if first is None:
-            return self._base(inputs)
+            return super().forward(inputs)
         if self._is_fused(inputs, (first,)):
             factors = self.lora_A[first], self.lora_B[first]
             outputs = low_rank(self, inputs, *factors, parts=(Part(self.scale(first)),))
         else:
-            outputs = self._base(inputs) + self._update(inputs, first)
+            outputs = super().forward(inputs) + self._update(inputs, first)
         for name in others:  # one after the other: a new one, whose B is zero, leaves every bit as it was
             outputs = outputs + self._update(inputs, name)
         return outputs
 
-    def _base(self, inputs: Tensor) -> Tensor:
-        """Return what the module gives without adapters; a plain one may have its weight laid out elsewhere."""
-        return linear.forward(self, inputs) if self.is_plain else super().forward(inputs)
-
     def scale(self, name: str) -> float:
-        """Return the factor of one adapter's update: alpha / rank."""
-        options = self.lora_options[name]
-        return options["alpha"] / options["rank"]
+        """Return the factor of one adapter's update."""
+        return scale(self.lora_options[name])
 
     def _is_fused(self, inputs: Tensor, names: tuple[str, ...]) -> bool:
         """Return whether the updates of ``names`` and the base's product may be one function."""
@@ -109,7 +88,7 @@ class LoraSite(Routable):
     def _routed_plainly(
         self, inputs: Tensor, routing: Routing, shared: Sequence[str], own: Sequence[str]
     ) -> Tensor:
-        outputs = self._base(inputs)
+        outputs = super().forward(inputs)
         for name in shared:
             outputs = outputs + self._update(inputs, name)
         index = routing.index_N(inputs.shape[:-1], own, inputs.device).view(*inputs.shape[:-1], 1)
@@ -140,11 +119,7 @@ class LoraSite(Routable):
 
     def add(self, name: str, options: dict[str, Any], A_RI: Tensor, B_OR: Tensor) -> None:
         """Add one adapter with copies of its factors; frozen until a table says otherwise."""
-        weight = cast(Tensor, self.weight)
-        for factors, tensor in ((self.lora_A, A_RI), (self.lora_B, B_OR)):
-            value = tensor.detach().to(weight.device, torch.float32, copy=True)
-            factors[name] = nn.Parameter(value, requires_grad=False)
-        self.lora_options[name] = options
+        self.put(name, options, {"lora_A": A_RI, "lora_B": B_OR}, edit=LoraSite)
 
 
 class _Stack:
@@ -175,29 +150,49 @@ def _version(tensor: Tensor) -> float:
     return math.nan if tensor.is_inference() else tensor._version
 
 
+class LoraEmbedding(Edit):
+    """In front of an embedding: a look-up in the table plus ``scale * B A``, of which only rows in use are computed."""
+
+    key: ClassVar[str] = "lora"
+    place: ClassVar[int] = 0
+    tables: ClassVar[tuple[str, ...]] = ("lora_embedding_A", "lora_embedding_B")
+    lora_embedding_A: Factors
+    lora_embedding_B: Factors
+    lora_options: dict[str, dict[str, Any]]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return vectors (..., D) of ``ids`` (...)."""
+        outputs = super().forward(ids)
+        for name, positions_N in self.acting(LoraEmbedding, ids.shape):
+            down_VR, up_DR = self.lora_embedding_A[name].t(), self.lora_embedding_B[name]
+            chosen = ids if positions_N is None else ids.flatten()[positions_N]
+            added = F.linear(F.embedding(chosen, down_VR) * scale(self.lora_options[name]), up_DR)
+            if positions_N is None:
+                outputs = outputs + added
+            else:
+                flat_ND = outputs.flatten(0, -2)
+                outputs = flat_ND.index_add(0, positions_N, added).view(outputs.shape)
+        return outputs
+
+
 def lora_site(module: nn.Module) -> LoraSite:
     """Return ``module`` as one that takes adapters: itself if it is, else its parameters in an adapting class."""
-    if isinstance(module, LoraSite):
-        return module
-    adapted = cast(LoraSite, object.__new__(_lora_class(type(module))))
-    vars(adapted).update(vars(module))
-    vars(adapted)["_modules"] = dict(vars(module)["_modules"])  # the old module stays as it was
-    adapted.lora_A, adapted.lora_B = Factors(), Factors()
-    adapted.lora_options = {}
-    return adapted
-
-
-@cache
-def _lora_class(base: type[nn.Module]) -> type[nn.Module]:
-    """Return ``base`` with the mixin in front, as FSDP2 does: GPT-2's Conv1D needs no import of transformers."""
-    own = {"__doc__": LoraSite.__doc__, "is_plain": linear.is_plain(base)}
-    return type(f"Lora{base.__name__}", (LoraSite, base), own)
+    return edited(module, LoraSite)
 
 
 def widths(weight_shape: tuple[int, ...], kind: SiteKind) -> tuple[int, int]:
     """Return (I, O) of a weight of ``kind``: (O, I) as nn.Linear stores it, (I, O) as GPT-2's Conv1D does."""
     first, second = weight_shape
     return (first, second) if kind is SiteKind.CONV1D else (second, first)
+
+
+def scale(options: Mapping[str, Any]) -> float:
+    """Return the factor of an update: alpha / rank, or alpha / sqrt(rank) where it is to be stable in the rank.
+
+    Source: arXiv:2106.09685, section 4.1; arXiv:2312.03732, theorem 3.2.
+    """
+    rank = options["rank"]
+    return options["alpha"] / (math.sqrt(rank) if options.get("rslora") else rank)
 
 
 def initial(shape: tuple[int, int], *, seed: int) -> Tensor:
@@ -212,4 +207,4 @@ def initial(shape: tuple[int, int], *, seed: int) -> Tensor:
 def update(A_RI: Tensor, B_OR: Tensor, *, scale: float, kind: SiteKind) -> Tensor:
     """Return ``scale * B A`` in fp32, in the orientation in which ``kind`` stores its weight."""
     delta_OI = scale * (B_OR.float() @ A_RI.float())
-    return delta_OI.T if kind is SiteKind.CONV1D else delta_OI
+    return delta_OI if kind is SiteKind.LINEAR else delta_OI.T

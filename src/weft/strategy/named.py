@@ -8,8 +8,12 @@ from types import MappingProxyType
 
 from weft.errors import StrategyError, nearest
 from weft.recipe.spec import Rule
+from weft.strategy.bottleneck import BottleneckRule, Form
+from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
-from weft.strategy.lora import LoraRule
+from weft.strategy.ia3 import Ia3Rule
+from weft.strategy.lisa import LisaRule
+from weft.strategy.lora import LoraInit, LoraRule
 from weft.strategy.none import NoneRule
 from weft.strategy.selector import WORDS
 
@@ -17,6 +21,11 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
     {
         "full": (FullRule(sites="all"),),
         "head": (NoneRule(sites="all"),),
+        "lp-ft": (FullRule(sites="all", since=0.3),),
+        "gradual": (FullRule(sites="all", gradual=0.5),),
+        "layer-decay": (FullRule(sites="all", layer_decay=0.9),),
+        "lisa": (LisaRule(sites="all"),),
+        "bitfit": (FullRule(sites="bias"),),
         "encoder": (FullRule(sites="encoder"),),
         "decoder": (FullRule(sites="decoder"),),
         "attention": (FullRule(sites="attention"),),
@@ -25,6 +34,14 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         "norm": (FullRule(sites="norm"),),
         "embeddings": (FullRule(sites="embeddings"),),
         "lora": (LoraRule(),),
+        "rslora": (LoraRule(rslora=True),),
+        "lora+": (LoraRule(lr_ratio=16.0),),
+        "pissa": (LoraRule(init=LoraInit.PISSA),),
+        "dora": (DoraRule(),),
+        "ia3": (Ia3Rule(),),
+        "houlsby": (BottleneckRule(form=Form.HOULSBY),),
+        "pfeiffer": (BottleneckRule(form=Form.PFEIFFER),),
+        "parallel": (BottleneckRule(form=Form.PARALLEL),),
     }
 )
 

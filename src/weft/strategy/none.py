@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from weft.core.view import SiteKind
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits
+from weft.strategy.base import Edits, Timed
 
 
 class NoneRule(Rule):
@@ -15,9 +15,13 @@ class NoneRule(Rule):
     train: Literal["none"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
     lr: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Nothing moves, so there is no rate to say."""
+    layer_decay: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Nothing moves, so there is no rate to say."""
+    since: None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Nothing moves, so it never begins to."""
 
 
-class Frozen:
+class Frozen(Timed):
     """Keeps every parameter of a site as it is."""
 
     name: ClassVar[str] = "none"
@@ -26,3 +30,4 @@ class Frozen:
     lr: ClassVar[float] = 0.0
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
     trains_site: ClassVar[bool] = False
+    source: ClassVar[str] = ""

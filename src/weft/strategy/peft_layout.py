@@ -24,6 +24,8 @@ from weft.core.view import SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 
+METHODS = frozenset({"lora", "dora", "ia3"})
+"""What PEFT's layout can say here; other methods have ``weft.strategy.adapter_layout``."""
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
@@ -33,8 +35,21 @@ NOTES = "weft"
 _NEUTRAL = frozenset(
     "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
     "exclude_modules lora_alpha lora_dropout fan_in_fan_out bias init_lora_weights layers_to_transform layers_pattern "
-    "rank_pattern alpha_pattern megatron_core qalora_group_size eva_config ensure_weight_tying".split()
+    "rank_pattern alpha_pattern megatron_core qalora_group_size eva_config ensure_weight_tying use_rslora use_dora feedforward_modules "
+    "init_ia3_weights".split()
 )
+_KEYS = {
+    "lora_A": "lora_A.weight",
+    "lora_B": "lora_B.weight",
+    "lora_embedding_A": "lora_embedding_A",
+    "lora_embedding_B": "lora_embedding_B",
+    "dora_A": "lora_A.weight",
+    "dora_B": "lora_B.weight",
+    "dora_magnitude": "lora_magnitude_vector",
+    "ia3_l": "ia3_l",
+}
+"""PEFT's name of each of our tables."""
+_ANY_KEY = "|".join(re.escape(key) for key in dict.fromkeys(_KEYS.values()))
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")  # others change the base weights as well
 
 
@@ -52,7 +67,7 @@ def write(
 
     Args:
         folder: made if it is not there.
-        state: a LoRA.
+        state: of one of ``METHODS``.
         raw: the model's module name by canonical site path; of all sites, or at least of the adapter's.
         base: what PEFT shall know the base model by.
         task_type: PEFT's (``SEQ_CLS``, ``TOKEN_CLS``, ``CAUSAL_LM``), None for a bare trunk.
@@ -61,12 +76,12 @@ def write(
 
     Raises:
         NameInvalidError: the adapter's name is not a plain name.
-        StrategyError: not a LoRA, or a site without a raw name.
+        StrategyError: of another method, or a site without a raw name.
     """
     check_name(state.name)
-    if state.method != "lora":
+    if state.method not in METHODS:
         raise StrategyError(
-            f"{state.name}: must be a lora to be written in PEFT's layout, but is {state.method}."
+            f"{state.name}: must be {' or '.join(sorted(METHODS))} to be written in PEFT's layout, but is {state.method}."
         )
     options: Mapping[str, Mapping[str, Any]] = state.config["sites"]
     unnamed = sorted(options.keys() - raw.keys())
@@ -76,20 +91,23 @@ def write(
         )
     names = {path: prefix + raw[path] for path in options}
     whole = dict(modules_to_save or {})
-    config = _config(
-        {names[path]: at_site for path, at_site in options.items()},
-        others={prefix + name for name in raw.values()} - set(names.values()),
+    by_module = {names[path]: at_site for path, at_site in options.items()}
+    others = {prefix + name for name in raw.values()} - set(names.values())
+    config = (
+        _ia3_config(by_module, others=others)
+        if state.method == "ia3"
+        else _config(by_module, others=others, is_dora=state.method == "dora")
     )
     config |= {
         "base_model_name_or_path": base,
         "task_type": task_type,
         "modules_to_save": _modules(whole, names.values()),
     }
-    tensors = {
-        f"{KEY_PREFIX}{name}.{factor}.weight": state.tensors[f"{path}.{factor}.{state.name}"]
-        for path, name in names.items()
-        for factor in ("lora_A", "lora_B")
-    } | {KEY_PREFIX + name: tensor for name, tensor in whole.items()}
+    tensors = {KEY_PREFIX + name: tensor for name, tensor in whole.items()}
+    for path, tensor in state.tensors.items():
+        site, table, _ = path.rsplit(".", 2)
+        turned = tensor[None] if options[site].get("side") == "input" else tensor[:, None]
+        tensors[f"{KEY_PREFIX}{names[site]}.{_KEYS[table]}"] = turned if table == "ia3_l" else tensor
     folder.mkdir(parents=True, exist_ok=True)
     plain = {
         key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in sorted(tensors.items())
@@ -110,15 +128,40 @@ def _notes(
 ) -> dict[str, str]:
     general = _general(config)
     notes = {
-        names[path]: {key: one[key] for key, value in general.items() if one[key] != value}
+        names[path]: {
+            key: one[key]
+            for key, value in general.items()
+            if one.get(key, value) != value and one["kind"] != SiteKind.EMBEDDING
+        }
         for path, one in options.items()
     }
     notes = {module: note for module, note in notes.items() if note}
     return {NOTES: json.dumps(notes, sort_keys=True)} if notes else {}
 
 
-def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str]) -> dict[str, Any]:
+def _ia3_config(options: Mapping[str, Mapping[str, Any]], *, others: set[str]) -> dict[str, Any]:
+    """Return PEFT's config of an (IA)3 for ``options`` by module name."""
+    names = sorted(options)
+    return {
+        "peft_type": "IA3",
+        "target_modules": _targets(names, others),
+        "feedforward_modules": _targets([n for n in names if options[n]["side"] == "input"], others),
+        "fan_in_fan_out": any(one["kind"] == SiteKind.CONV1D for one in options.values()),
+        "init_ia3_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str], is_dora: bool) -> dict[str, Any]:
     """Return PEFT's config for ``options`` by module name; the most common rank and alpha become the general ones."""
+    is_stable = all(one.get("rslora") for one in options.values())
+    if (
+        not is_stable
+    ):  # PEFT has one scaling for all: those that are rank-stable get the alpha that comes to the same
+        options = {
+            name: {**one, "alpha": one["alpha"] * math.sqrt(one["rank"])} if one.get("rslora") else one
+            for name, one in options.items()
+        }
     rank = Counter(one["rank"] for one in options.values()).most_common(1)[0][0]
     alpha = Counter(one["alpha"] for one in options.values()).most_common(1)[0][0]
     return {
@@ -135,8 +178,8 @@ def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str]) -> di
         "bias": "none",
         "init_lora_weights": True,
         "inference_mode": True,
-        "use_dora": False,
-        "use_rslora": False,
+        "use_dora": is_dora,
+        "use_rslora": is_stable,
     }
 
 
@@ -185,14 +228,22 @@ def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
     name = check_name(folder.name)
     config = _read_config(folder / CONFIG_FILE)
     pairs, notes = _pairs(folder / TENSOR_FILE, canonical), _read_notes(folder / TENSOR_FILE)
+    if config["peft_type"] == "IA3":
+        return _read_ia3(folder, config, pairs, notes, canonical)
+    word = "dora" if config.get("use_dora") else "lora"
     sites: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
     for module, factors in pairs.items():
-        missing = {"lora_A", "lora_B"} - factors.keys()
-        if missing:
-            raise StrategyError(f"{folder}: {module} must have lora_A and lora_B, but lacks {missing.pop()}.")
+        is_table = "lora_embedding_A" in factors or "lora_embedding_B" in factors
+        a, b = ("lora_embedding_A", "lora_embedding_B") if is_table else ("lora_A.weight", "lora_B.weight")
+        wanted = {a, b} | ({"lora_magnitude_vector"} if word == "dora" else set())
+        if odd := sorted(wanted ^ factors.keys()):
+            raise StrategyError(
+                f"{folder}: {module} must have {', '.join(sorted(wanted))}, but {odd[0]} is "
+                f"{'missing' if odd[0] in wanted else 'there too'}."
+            )
         path, rank = canonical[module], _pattern(config, "rank_pattern", "r", module)
-        A_RI, B_OR = factors["lora_A"], factors["lora_B"]
+        A_RI, B_OR = factors[a], factors[b]
         if A_RI.dim() != 2 or B_OR.dim() != 2 or not A_RI.shape[0] == B_OR.shape[1] == rank:
             raise StrategyError(
                 f"{folder}: {module} must have the rank {rank} of its config, but has lora_A {tuple(A_RI.shape)} and "
@@ -202,12 +253,41 @@ def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
             "rank": rank,
             "alpha": float(_pattern(config, "alpha_pattern", "lora_alpha", module)),
             **_general(config),
+            **({"kind": str(SiteKind.EMBEDDING)} if is_table else {}),
             **notes.get(module, {}),
+            **({"rslora": True} if config.get("use_rslora") else {}),
         }
-        tensors |= {f"{path}.lora_A.{name}": A_RI.float(), f"{path}.lora_B.{name}": B_OR.float()}
+        tables = (a, b) if is_table else (f"{word}_A", f"{word}_B")
+        for table, tensor in zip(tables, (A_RI, B_OR), strict=True):
+            tensors[f"{path}.{table}.{name}"] = tensor.float()
+        if word == "dora":
+            tensors[f"{path}.dora_magnitude.{name}"] = factors["lora_magnitude_vector"].float().flatten()
     if not sites:
         raise StrategyError(f"{folder / TENSOR_FILE}: must hold at least one adapted module, but holds none.")
-    return AdapterState(name, "lora", {"sites": sites}, tensors)
+    return AdapterState(name, word, {"sites": sites}, tensors)
+
+
+def _read_ia3(
+    folder: Path,
+    config: Mapping[str, Any],
+    found: Mapping[str, Mapping[str, Tensor]],
+    notes: Mapping[str, Mapping[str, Any]],
+    canonical: Mapping[str, str],
+) -> AdapterState:
+    """Return the factors of an (IA)3: a row of them scales inputs, a column outputs."""
+    kind = SiteKind.CONV1D if config.get("fan_in_fan_out") else SiteKind.LINEAR
+    sites: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for module, factors in found.items():
+        factor = factors.get("ia3_l")
+        if len(factors) != 1 or factor is None or factor.dim() != 2 or 1 not in factor.shape:
+            raise StrategyError(f"{folder}: {module} must have one row or column ia3_l, but has not.")
+        side = "input" if factor.shape[0] == 1 else "output"
+        sites[canonical[module]] = {"side": side, "kind": notes.get(module, {}).get("kind", str(kind))}
+        tensors[f"{canonical[module]}.ia3_l.{folder.name}"] = factor.float().flatten()
+    if not sites:
+        raise StrategyError(f"{folder / TENSOR_FILE}: must hold at least one adapted module, but holds none.")
+    return AdapterState(folder.name, "ia3", {"sites": sites}, tensors)
 
 
 def _pattern(config: Mapping[str, Any], patterns: str, general: str, module: str) -> Any:
@@ -226,15 +306,15 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise StrategyError(f"{path}: must hold a JSON object, but holds {type(config).__name__}.")
     config = cast(dict[str, Any], config)
-    if config.get("peft_type") != "LORA":
+    if config.get("peft_type") not in ("LORA", "IA3"):
         raise StrategyError(
-            f"{path}: peft_type must be LORA, but is {config.get('peft_type')!r}. Choices: LORA."
+            f"{path}: peft_type must be LORA or IA3, but is {config.get('peft_type')!r}. Choices: LORA, IA3."
         )
     if config.get("bias", "none") != "none":
         raise StrategyError(
             f"{path}: bias must be 'none', but is {config['bias']!r}: trained biases are no adapter."
         )
-    if config.get("init_lora_weights") not in _PLAIN_INIT:
+    if config.get("init_lora_weights", True) not in _PLAIN_INIT:
         raise StrategyError(
             f"{path}: init_lora_weights must leave the base weights alone, but is {config['init_lora_weights']!r}. "
             f"Convert the adapter to a plain LoRA with PEFT first."
@@ -244,7 +324,8 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise StrategyError(
                 f"{path}: must be a plain LoRA, but {key} is {value!r}, which changes what it computes."
             )
-    _check_numbers(path, config)
+    if config["peft_type"] == "LORA":
+        _check_numbers(path, config)
     return config
 
 
@@ -303,10 +384,10 @@ def _pairs(path: Path, canonical: Mapping[str, str]) -> dict[str, dict[str, Tens
         raise StrategyError(f"{path}: must be a safetensors file, but cannot be read: {error}.") from error
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        match = re.fullmatch(rf"{re.escape(KEY_PREFIX)}(?P<module>.+)\.(?P<factor>lora_[AB])\.weight", key)
+        match = re.fullmatch(rf"{re.escape(KEY_PREFIX)}(?P<module>.+?)\.(?P<factor>{_ANY_KEY})", key)
         if match is None or match["module"] not in canonical:
             raise StrategyError(
-                f"{path}: every tensor must be lora_A or lora_B of a module of this model, but {key!r} is not. "
+                f"{path}: every tensor must be a factor at a module of this model, but {key!r} is not. "
                 f"Use the base model that the adapter was trained on."
             )
         if not tensor.is_floating_point() or not tensor.isfinite().all():

@@ -13,15 +13,18 @@ from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
-from weft.strategy.base import Install, Plan
+from weft.strategy.base import Install, Plan, Timing
 from weft.strategy.reading import CarriedAdapter, Reading, read
 from weft.strategy.registry import adapter_method, method
-from weft.strategy.selector import is_head
+from weft.strategy.selector import is_head, place_of
 
 HEAD_LR = 5e-4
 """Ten times the trunk's: a new head starts from noise on features that are good already."""
 HEAD_ONLY_LR = 1e-3
 """On frozen features a head is a linear model, whose loss is convex: it takes Adam's own default (arXiv:1412.6980)."""
+
+VECTOR_LR = 1e-3
+"""Where only biases and norms of the trunk move: few values, each of which moves all tokens alike (arXiv:2106.10199)."""
 
 _UNDECAYED = frozenset({SiteKind.NORM, SiteKind.EMBEDDING})
 
@@ -60,7 +63,7 @@ def plan(
             f"strategy: something must be trained, but [{words}] leaves nothing. "
             f"Add a rule such as {{sites: linear, train: lora}}, or a task whose head has parameters."
         )
-    return Plan(installs, table)
+    return Plan(installs, table, dict(reading.routes))
 
 
 def planned_view(view: ModelView, installs: Sequence[Install]) -> ModelView:
@@ -87,6 +90,7 @@ def carried_from(view: ModelView, plan: Plan, role: Role) -> tuple[CarriedAdapte
             role=role,
             options={one.site: adapter_method(one.method).options(known[one.site], one.rule) for one in own},
             paths=frozenset(row.path for row in plan.table if row.owner == f"adapter:{name}"),
+            tasks=tuple(task for task, adapter in plan.routes.items() if adapter == name),
         )
         for name, own in installs.items()
     )
@@ -102,30 +106,44 @@ def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class _Fate:
-    """What becomes of one parameter; ``lr`` is the rule's own, ``default`` what holds where nobody says."""
+    """What becomes of one parameter: ``lr`` is the rule's own, ``default`` holds where nobody says, times ``factor``."""
 
     role: Role
     owner: str
     why: str
     lr: float | None = None
     default: float = 0.0
+    factor: float = 1.0
+    rule: Rule | None = None
 
 
 def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> ParamTable:
     infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
-    moving = [info.path for _, info in infos if _fate(info.path, reading, 1.0).role is Role.TRAINED]
-    head_lr = HEAD_ONLY_LR if all(is_head(path) for path in moving) else HEAD_LR
-    return ParamTable(
-        tuple(_row(site, info, _fate(info.path, reading, head_lr), stage_lr) for site, info in infos)
-    )
+    moving = [info for _, info in infos if _fate(info.path, reading, 1.0).role is Role.TRAINED]
+    of_trunk = [info for info in moving if not is_head(info.path)]
+    head_lr = HEAD_LR if of_trunk else HEAD_ONLY_LR
+    are_vectors = bool(of_trunk) and all(len(info.shape) == 1 for info in of_trunk)
+
+    def fate(path: str) -> _Fate:
+        found = _fate(path, reading, head_lr)
+        return replace(found, default=VECTOR_LR) if are_vectors and found.owner == "trunk" else found
+
+    return ParamTable(tuple(_row(view, site, info, fate(info.path), stage_lr) for site, info in infos))
 
 
-def _row(site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:
+def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:
     if fate.role is Role.FROZEN:
         return ParamRow(info.path, info.shape, fate.role, fate.owner, fate.why)
-    lr = next(rate for rate in (fate.lr, stage_lr, fate.default) if rate is not None)
+    lr = fate.factor * next(rate for rate in (fate.lr, stage_lr, fate.default) if rate is not None)
     decay = len(info.shape) >= 2 and site.kind not in _UNDECAYED
-    return ParamRow(info.path, info.shape, fate.role, fate.owner, fate.why, lr, decay)
+    timing = Timing()
+    if fate.rule is not None:
+        place = place_of(view, info.path)
+        timing = method(fate.rule.train).timing(fate.rule, place)
+        lr *= fate.rule.layer_decay**place.above
+    return ParamRow(
+        info.path, info.shape, fate.role, fate.owner, fate.why, lr, decay, timing.since, timing.draw
+    )
 
 
 def _fate(path: str, reading: Reading, head_lr: float) -> _Fate:
@@ -137,7 +155,7 @@ def _fate(path: str, reading: Reading, head_lr: float) -> _Fate:
     decision = reading.decisions.get(path)
     if decision is not None:
         default = head_lr if is_head(path) else method(decision.rule.train).lr
-        return _Fate(decision.role, owner, decision.why, decision.rule.lr, default)
+        return _Fate(decision.role, owner, decision.why, decision.rule.lr, default, rule=decision.rule)
     if is_head(path):
         return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, head_lr)
     return _Fate(Role.FROZEN, owner, "no rule names it")
@@ -149,7 +167,8 @@ def _adapter_fate(path: str, reading: Reading) -> _Fate:
     if carried is not None and carried.role is Role.FROZEN:
         return _Fate(Role.FROZEN, owner, "adapter of an earlier stage, stays as it is")
     if decision is not None:
-        default = method(decision.rule.train if carried is None else carried.method).lr
-        return _Fate(decision.role, owner, decision.why, decision.rule.lr, default)
+        how = adapter_method(decision.rule.train if carried is None else carried.method)
+        factor = how.rate(decision.rule, path.split(".")[-2]) if carried is None else 1.0
+        return _Fate(decision.role, owner, decision.why, decision.rule.lr, how.lr, factor, decision.rule)
     assert carried is not None  # a new adapter has the decision of the rule that brings it
     return _Fate(Role.TRAINED, owner, "adapter of an earlier stage, goes on", None, method(carried.method).lr)

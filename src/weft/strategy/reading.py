@@ -18,7 +18,7 @@ from weft.core.table import Role
 from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits, Install, Method
+from weft.strategy.base import AdapterRule, Edits, Install, Method
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, select, select_sites
 
@@ -33,6 +33,7 @@ class CarriedAdapter:
         role: FROZEN when new adapters are stacked on it, TRAINED when it goes on being trained.
         options: the method's options by site, as in ``AdapterState.config["sites"]``.
         paths: its parameters.
+        tasks: whose rows alone pass through it; empty for all rows.
     """
 
     name: str
@@ -40,11 +41,14 @@ class CarriedAdapter:
     role: Role
     options: Mapping[str, Mapping[str, Any]]
     paths: frozenset[str]
+    tasks: tuple[str, ...] = ()
 
     @staticmethod
     def of(state: AdapterState, role: Role) -> CarriedAdapter:
         """Return what a plan must know of a saved adapter."""
-        return CarriedAdapter(state.name, state.method, role, state.config["sites"], frozenset(state.tensors))
+        return CarriedAdapter(
+            state.name, state.method, role, state.config["sites"], frozenset(state.tensors), state.tasks
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,9 @@ class Reading:
             path: (one.name, one) for one in carried for path in one.paths
         }
         self._heads = tuple(f"heads.{task}." for task in tasks)
-        self._installs: dict[str, Install] = {}
+        self._tasks = tuple(tasks)
+        self._installs: dict[tuple[str, str, str], Install] = {}  # by site, method and adapter
+        self.routes: dict[str, str] = {}
         self._site_of = {info.path: site for site in view.sites for info in site.params}
         self._shared = {
             path
@@ -88,8 +94,25 @@ class Reading:
             )
 
     def installs(self) -> tuple[Install, ...]:
-        """Return the modules to install, at most one a site."""
+        """Return the modules to install, at most one of each method and adapter at a site.
+
+        Raises:
+            StrategyError: a method that must be alone at a site is not.
+        """
+        for site in dict.fromkeys(site for site, _, _ in self._installs):
+            self._check_alone(site)
         return tuple(self._installs.values())
+
+    def _check_alone(self, site: str) -> None:
+        here = [name for where, name, _ in self._installs if where == site]
+        here += [one.method for one in self.carried if site in one.options]
+        editing = [name for name in here if adapter_method(name).edits is Edits.WEIGHT]
+        alone = [name for name in editing if adapter_method(name).is_alone]
+        if alone and len(editing) > 1:
+            raise StrategyError(
+                f"{site}: {alone[0]} must be the only adapter that edits this weight, as it scales all of it, but there "
+                f"are {', '.join(editing)}. Choose other sites, or merge what came before (carry.trunk: merge)."
+            )
 
     def is_trainable(self, path: str) -> bool:
         """Return whether a rule may train ``path`` itself: not an adapter's, nor another stage's head."""
@@ -109,8 +132,8 @@ class Reading:
         for path in chosen:
             self._decide(path, Decision(rule, role, why))
 
-    def install(self, rule: Rule, how: Method, why: str, *, adapter: str) -> None:
-        """Read a rule that puts a module at each site it can act on, or goes on with the one that is there."""
+    def install(self, rule: Rule, how: Method, why: str, *, adapters: Sequence[str]) -> None:
+        """Read a rule that puts modules at each site it can act on, or goes on with the one that is there."""
         chosen = select_sites(self.view, rule.sites)
         sites = [site for site in self.view.sites if site.path in chosen and self._can_act(how, site)]
         if not sites:
@@ -124,10 +147,32 @@ class Reading:
         for site in sites:
             role = Role.TRAINED if how.trains_site else Role.FROZEN
             for info in site.params:
-                if info.path not in self.adapter_of:
-                    self._decide(info.path, Decision(rule, role, why))
+                if info.path not in self.adapter_of:  # other methods' modules stay: they act together
+                    self.decisions[info.path] = Decision(rule, role, why)
             if not self._goes_on(rule, site, why):
-                self._add(rule, site, why, adapter)
+                for key in [key for key in self._installs if key[:2] == (site.path, rule.train)]:
+                    del self._installs[key]
+                for adapter in adapters:
+                    self._add(rule, site, why, adapter)
+
+    def names(self, rule: Rule, name: str, why: str) -> tuple[str, ...]:
+        """Return the adapters that ``rule`` brings: one called ``name``, or one for each task of the stage.
+
+        Raises:
+            StrategyError: a task's rows would have to pass through two adapters of their own.
+        """
+        if not isinstance(rule, AdapterRule) or not rule.per_task:
+            return (name,)
+        own = {task: f"{name}-{task}" for task in self._tasks}
+        routed = [*self.routes.items(), *((task, one.name) for one in self.carried for task in one.tasks)]
+        for task, other in routed:
+            if own.get(task, other) != other:
+                raise StrategyError(
+                    f"{why}: rows of {task} must have one adapter of their own, but have {other} already. Let one rule "
+                    f"with per_task name all its sites."
+                )
+        self.routes |= own
+        return tuple(own.values())
 
     def _can_act(self, how: Method, site: Site) -> bool:
         if site.kind not in how.kinds or is_head(site.path):
@@ -136,6 +181,7 @@ class Reading:
         return how.edits is not Edits.WEIGHT or not any(info.path in self._shared for info in site.params)
 
     def _goes_on(self, rule: Rule, site: Site, why: str) -> bool:
+        found = False
         for one in self.carried:
             if one.role is Role.FROZEN or one.method != rule.train or site.path not in one.options:
                 continue
@@ -148,8 +194,8 @@ class Reading:
             for info in site.params:
                 if info.path in one.paths:
                     self.decisions[info.path] = Decision(rule, Role.TRAINED, why)
-            return True
-        return False
+            found = True
+        return found
 
     def _add(self, rule: Rule, site: Site, why: str, adapter: str) -> None:
         goes_on = {one.name for one in self.carried if one.role is Role.TRAINED and one.method == rule.train}
@@ -157,7 +203,7 @@ class Reading:
             raise StrategyError(
                 f"{why}: a new adapter needs a name of its own, but {adapter!r} is carried in. Rename the stage."
             )
-        self._installs[site.path] = Install(site.path, rule.train, rule, adapter)
+        self._installs[site.path, rule.train, adapter] = Install(site.path, rule.train, rule, adapter)
         for info in adapter_method(rule.train).params(site, rule, adapter):
             self.adapter_of[info.path] = (adapter, None)
             self.decisions[info.path] = Decision(rule, Role.TRAINED, why)
@@ -166,7 +212,8 @@ class Reading:
         self.decisions[path] = decision
         site = self._site_of[path].path
         if path == f"{site}.weight":
-            self._installs.pop(site, None)
+            for key in [key for key in self._installs if key[0] == site]:
+                del self._installs[key]
 
 
 def read(
@@ -192,5 +239,5 @@ def read(
         else:
             # A name stands for one adapter of one method in the parts that a stage hands on.
             name = adapter if len(adapting) == 1 else f"{adapter}-{rule.train}"
-            reading.install(rule, how, why, adapter=name)
+            reading.install(rule, how, why, adapters=reading.names(rule, name, why))
     return reading

@@ -8,14 +8,22 @@ from typing import cast
 
 from weft.errors import StrategyError, nearest
 from weft.strategy.base import AdapterMethod, Edits, Method
+from weft.strategy.bottleneck import Bottleneck
+from weft.strategy.dora import Dora
 from weft.strategy.full import Full
+from weft.strategy.ia3 import Ia3
+from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora
 from weft.strategy.none import Frozen
 
 _ALL: tuple[Method, ...] = (
     Frozen(),
     Full(),
+    Lisa(),
     Lora(),
+    Dora(),
+    Ia3(),
+    Bottleneck(),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
 

@@ -6,6 +6,7 @@
     layers[0:4], layers[8:], layers[-2:], layers[3], top 2, bottom 4
     embeddings, attention, ffn, pooler, final_norm, lm_head
     norm, bias, linear                   by kind: every norm, every bias, every matrix but the output embedding
+    kv                                   keys and values, also where they lie in one matrix with the queries
     layers[8:].attention.query, encoder.layers[0:2].ffn, layers[4:].bias
     layers.3.attention.query             a canonical path, of a site or of one parameter
     re:<regex>                           searched for in the raw module names of the trunk
@@ -22,10 +23,11 @@ from dataclasses import dataclass
 
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import SiteError, nearest
+from weft.strategy.base import Place
 
 MATRICES = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
 WORDS = frozenset(
-    "all heads encoder decoder layers embeddings attention cross_attention ffn norm final_norm bias linear pooler lm_head".split()
+    "all heads encoder decoder layers embeddings attention cross_attention kv ffn norm final_norm bias linear pooler lm_head".split()
 )
 
 _SEGMENT = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?:\[(?P<range>[^\[\]]*)\])?")
@@ -200,6 +202,15 @@ def _bound(text: str | None, default: int, count: int) -> int:
     return int(text) + count if text.startswith("-") else int(text)
 
 
+def place_of(view: ModelView, path: str) -> Place:
+    """Return where ``path`` lies in its stack; what no layer can be told of counts as being above all."""
+    stack, layer, rest = _located(view, path)
+    count = view.num_layers.get(stack, 0)
+    if layer is not None:
+        return Place(f"{stack}layers.{layer}", count - 1 - layer, count)
+    return Place("", count if rest and rest[0] == "embeddings" else 0, count)
+
+
 def _located(view: ModelView, path: str) -> tuple[str, int | None, list[str]]:
     """Return the stack, the layer number (None outside the layers) and what follows them in ``path``."""
     parts = path.split(".")
@@ -257,5 +268,7 @@ def _is_kind(word: str, site: Site, local: str) -> bool:
             return site.kind is SiteKind.NORM
         case "linear":
             return site.kind in MATRICES and site.path != "lm_head"
+        case "kv":
+            return re.search(r"attention\.(key|value|kv|qkv)$", site.path) is not None
         case _:
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weft.core.batch import Batch
 from weft.core.example import Encoded
@@ -22,6 +22,7 @@ class Feed:
         pad: the token that fills padded batches.
         budget: most tokens, padding included, in one batch.
         packed: whether rows are laid end to end rather than padded.
+        routes: adapter by task (``Network.routes``); rows of one adapter lie beside one another in a batch.
     """
 
     tasks: Mapping[str, Task]
@@ -29,6 +30,7 @@ class Feed:
     pad: int
     budget: int
     packed: bool = False
+    routes: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __call__(self, step: Step) -> list[Batch]:
         """Return the step as batches of at most ``budget`` tokens; rows of one text come into one batch."""
@@ -39,17 +41,20 @@ class Feed:
             rows = [own[row] for _, row in step]
             if are_distinct(rows):
                 return self._plain(name, rows)
-        by_text: dict[int, list[tuple[str, Encoded]]] = {}
+        by_text: dict[tuple[str, int], list[tuple[str, Encoded]]] = {}
         for task, number in step:
             row = self.rows[task][number]
-            by_text.setdefault(row.key, []).append((task, row))
-        units = list(by_text.values())
+            by_text.setdefault((self.routes.get(task, ""), row.key), []).append((task, row))
+        units = [
+            by_text[key] for key in (sorted(by_text, key=lambda key: key[0]) if self.routes else by_text)
+        ]
         return [
             make_batch(
                 [item for index in group for item in units[index]],
                 self.tasks,
                 pad=self.pad,
                 packed=self.packed,
+                routes=self.routes,
             )
             for group in self._cut([unit[0][1] for unit in units])
         ]

@@ -17,6 +17,7 @@ from weft.recipe.duration import Duration
 from weft.recipe.spec import Schedule
 from weft.train.engine import Engine, StepResult
 from weft.train.order import EpochOrder, Step
+from weft.train.phases import Phases
 from weft.train.progress import Progress, fraction_done, is_over
 from weft.train.schedule import lr_factor
 
@@ -75,7 +76,13 @@ class StepEvent:
 
 
 def train(
-    engine: Engine, order: EpochOrder, feed: Callable[[Step], list[Batch]], *, course: Course, start: Progress
+    engine: Engine,
+    order: EpochOrder,
+    feed: Callable[[Step], list[Batch]],
+    *,
+    course: Course,
+    start: Progress,
+    phases: Phases | None = None,
 ) -> Generator[StepEvent, None, None]:
     """Take steps from ``start`` until the course is over, and yield after each.
 
@@ -89,6 +96,7 @@ def train(
         feed: the batches of a step.
         course: length and schedule.
         start: ``Progress()``, or what a checkpoint holds.
+        phases: where not all parameters move in all steps.
 
     Raises:
         DivergenceError: more than ``MAX_SKIPPED_IN_ROW`` steps in a row were not finite; they and their rows are named.
@@ -107,6 +115,9 @@ def train(
             steps_per_epoch=steps_per_epoch,
         )
         factor = _factor(course, progress, after, epoch_size=epoch_size)
+        if phases is not None:
+            done = fraction_done(course.length, progress, epoch_size=epoch_size)
+            phases.enter(step=progress.step, fraction=done)
         result = engine.step(batches, step=progress.step, lr_factor=factor)
         flag = Flag(result.skipped)
         if recent:  # only now, so that the host waits for the last step while this one is under way

@@ -130,6 +130,13 @@ class FusedAdamW(torch.optim.AdamW):
         for master, count in self._counts.items():
             self.state[master]["step"].fill_(count)
 
+    def drop(self, master: nn.Parameter) -> None:
+        """Drop the state of one parameter, which is settled first."""
+        if master in self._lazy:
+            self._lazy[master].settle()
+        self._counts.pop(master, None)
+        self.state.pop(master, None)
+
     def forget(self) -> None:
         """Drop all state."""
         self.settle()

@@ -1,0 +1,89 @@
+"""``weft methods``: every method and named strategy, what it edits, what it can be joined with, and its source."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+import typer
+
+from weft.cli.messages import say
+
+_COLUMNS = ("method", "edits", "sites", "lr", "merges", "per_task", "alone", "source")
+
+
+def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json"))] = False) -> None:
+    """Print methods with their capabilities, and the strategies that have a name."""
+    found = gather()
+    if is_json:
+        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        return
+    from rich.table import Table
+
+    from weft.cli.console import out
+
+    console, table = out(), Table(box=None, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(say(f"methods.{column}"))
+    for method in found["methods"]:
+        table.add_row(*(_shown(method[column]) for column in _COLUMNS))
+    console.print(table)
+    console.print()
+    named = Table(box=None, pad_edge=False)
+    for column in ("strategy", "rules"):
+        named.add_column(say(f"methods.{column}"))
+    for name, rules in found["strategies"].items():
+        named.add_row(name, "; ".join(_rule(rule) for rule in rules))
+    console.print(named)
+
+
+def gather() -> dict[str, Any]:
+    """Return methods and named strategies as JSON values."""
+    from weft.strategy.base import AdapterMethod, Edits
+    from weft.strategy.named import STRATEGIES
+    from weft.strategy.registry import METHODS
+
+    methods: list[dict[str, Any]] = []
+    for name, method in METHODS.items():
+        adapter = None if method.edits is Edits.NOTHING else cast(AdapterMethod, method)
+        options = [key for key in method.rule.model_fields if key not in ("sites", "train", "lr")]
+        methods.append(
+            {
+                "method": name,
+                "edits": str(method.edits),
+                "sites": sorted(map(str, method.kinds)),
+                "lr": method.lr,
+                "merges": method.edits is Edits.WEIGHT,
+                "per_task": adapter is not None and adapter.routes,
+                "alone": adapter is not None and adapter.is_alone,
+                "options": options,
+                "source": method.source,
+            }
+        )
+    strategies = {
+        name: [
+            {"sites": rule.sites, **rule.model_dump(mode="json", exclude_defaults=True), "train": rule.train}
+            for rule in rules
+        ]
+        for name, rules in STRATEGIES.items()
+    }
+    return {"methods": methods, "strategies": strategies}
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool():
+            return say("env.yes" if value else "env.no")
+        case list():
+            return " ".join(map(str, cast(list[Any], value)))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    more = [f"{key} {value}" for key, value in rule.items() if key not in ("sites", "train")]
+    return ", ".join([f"{rule['train']} on {rule['sites']}", *more])

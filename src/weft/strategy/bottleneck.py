@@ -1,0 +1,225 @@
+"""Bottleneck adapters: a narrow feed-forward network beside or behind a block, with a residual connection.
+
+Legend: D width, K width of the bottleneck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from weft.core.sites import SiteMap
+from weft.core.view import Site, SiteKind
+from weft.errors import StrategyError
+from weft.recipe.spec import Rule
+from weft.strategy.base import AdapterRule, Edits
+from weft.strategy.edit import Edit, Factors
+from weft.strategy.lora_layer import widths
+from weft.strategy.site_method import SiteMethod, weight_of
+
+
+class Form(StrEnum):
+    """Where adapters stand."""
+
+    HOULSBY = "houlsby"  # behind attention and behind the feed-forward block (arXiv:1902.00751)
+    PFEIFFER = "pfeiffer"  # behind the feed-forward block only (arXiv:2005.00247)
+    PARALLEL = "parallel"  # beside the feed-forward block, on what enters it (arXiv:2110.04366)
+
+
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+_SITES = {Form.HOULSBY: "attention.output, ffn.down", Form.PFEIFFER: "ffn.down", Form.PARALLEL: "ffn.down"}
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+TAP = "bottleneck_tap"  # attribute of both modules: what enters the block, on its way to the adapter
+
+
+class BottleneckRule(AdapterRule):
+    """``{train: adapter, form: houlsby, size: 64}``."""
+
+    sites: str = ""
+    """Selector; default: where the form puts them."""
+    train: Literal["adapter"] = "adapter"  # pyright: ignore[reportIncompatibleVariableOverride]
+    form: Form = Form.PFEIFFER
+    """houlsby, pfeiffer or parallel."""
+    size: int = Field(default=64, ge=1, le=65536)
+    """Width of the bottleneck."""
+    activation: Activation = "relu"
+    """Between both products."""
+    scale: float | None = Field(default=None, gt=0, le=1000)
+    """The output is multiplied with it; default: 1, parallel: 4 (arXiv:2110.04366, section 4.6)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _where_the_form_says(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("sites"):
+            return data
+        try:
+            form = Form(data.get("form", Form.PFEIFFER))
+        except ValueError:
+            return data  # the field itself says so
+        return {**data, "sites": _SITES[form]}
+
+
+class BottleneckSite(Edit):
+    """In front of the last module of a block: its output plus that of an adapter on it, or on the block's input."""
+
+    key: ClassVar[str] = "bottleneck"
+    place: ClassVar[int] = 4
+    tables: ClassVar[tuple[str, ...]] = (
+        "bottleneck_down",
+        "bottleneck_down_bias",
+        "bottleneck_up",
+        "bottleneck_up_bias",
+    )
+    bottleneck_down: Factors
+    bottleneck_down_bias: Factors
+    bottleneck_up: Factors
+    bottleneck_up_bias: Factors
+    bottleneck_options: dict[str, dict[str, Any]]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs (..., D)."""
+        outputs = super().forward(inputs)
+        tap: Tap | None = vars(self).get(TAP)
+        entered = None if tap is None else tap.take()
+        for name, positions_N in self.acting(BottleneckSite, outputs.shape[:-1]):
+            options = self.bottleneck_options[name]
+            source = outputs
+            if options["form"] == Form.PARALLEL:
+                assert entered is not None, "a block is entered before it is left"
+                source = entered
+            if positions_N is None:
+                outputs = outputs + self._added(source, name, options)
+            else:
+                added = self._added(source.flatten(0, -2).index_select(0, positions_N), name, options)
+                flat = outputs.flatten(0, -2).index_add(0, positions_N, added)
+                outputs = flat.view(outputs.shape)
+        return outputs
+
+    def _added(self, source: Tensor, name: str, options: Mapping[str, Any]) -> Tensor:
+        narrow = F.linear(source, self.bottleneck_down[name], self.bottleneck_down_bias[name])
+        narrow = _ACTIVATIONS[options["activation"]](narrow)
+        wide = F.linear(narrow, self.bottleneck_up[name], self.bottleneck_up_bias[name])
+        return wide if options["scale"] == 1.0 else wide * options["scale"]
+
+
+class Tap:
+    """Holds what enters a block until the block's last module takes it."""
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def hold(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note the input: a forward pre-hook of the block's first module."""
+        self._held = inputs[0]
+
+    def take(self) -> Tensor | None:
+        """Return what is held and forget it."""
+        held, self._held = self._held, None
+        return held
+
+
+class BottleneckAt(BaseModel):
+    """Options of a site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    form: Form
+    size: Annotated[int, Field(ge=1)]
+    activation: Activation
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    kind: SiteKind
+
+
+class Bottleneck(SiteMethod):
+    """Adapters of two products with an activation between; the second starts at zero, so the function is unchanged."""
+
+    name: ClassVar[str] = "adapter"
+    rule: ClassVar[type[Rule]] = BottleneckRule
+    edits: ClassVar[Edits] = Edits.OUTPUT
+    lr: ClassVar[float] = 5e-4
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    source: ClassVar[str] = "arXiv:1902.00751, arXiv:2005.00247, arXiv:2110.04366"
+    at_site: ClassVar[type[BaseModel]] = BottleneckAt
+
+    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
+        """Return the class for linear modules."""
+        return BottleneckSite
+
+    def options(self, site: Site, rule: Rule) -> dict[str, Any]:
+        """Return form, size, activation, scale, and the kind of the site."""
+        assert isinstance(rule, BottleneckRule)
+        usual = 4.0 if rule.form is Form.PARALLEL else 1.0
+        return {
+            "form": str(rule.form),
+            "size": rule.size,
+            "activation": rule.activation,
+            "scale": usual if rule.scale is None else rule.scale,
+            "kind": str(site.kind),
+        }
+
+    def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return both products (K, D) and (D, K) with their biases; the block gives back the width that it is given."""
+        shape, size = weight_of(site).shape, options["size"]
+        width = widths((shape[0], shape[1]), site.kind)[1]
+        down, down_bias, up, up_bias = BottleneckSite.tables
+        return {down: (size, width), down_bias: (size,), up: (width, size), up_bias: (width,)}
+
+    def start(
+        self,
+        sites: SiteMap,  # noqa: ARG002
+        site: Site,
+        options: Mapping[str, Any],
+        *,
+        seed: int,
+    ) -> dict[str, Tensor]:
+        """Return the first product drawn from N(0, 0.01 squared) cut at two deviations, all else zero.
+
+        Source: arXiv:1902.00751, section 3.6.
+        """
+        tensors = {table: torch.zeros(shape) for table, shape in self.shapes(site, options).items()}
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.trunc_normal_(tensors["bottleneck_down"], std=0.01, a=-0.02, b=0.02, generator=generator)
+        return tensors
+
+    def place(
+        self,
+        sites: SiteMap,
+        site: Site,
+        adapter: str,
+        options: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        """Put the adapter at ``site``; beside a block it is told what enters the block.
+
+        Raises:
+            StrategyError: beside a block whose first module is not known by name.
+        """
+        super().place(sites, site, adapter, options, tensors)
+        if options["form"] == Form.PARALLEL:
+            module = sites.module(site.path)
+            if TAP not in vars(module):
+                vars(module)[TAP] = _tapped(sites, site)
+
+
+def _tapped(sites: SiteMap, site: Site) -> Tap:
+    """Return a tap on what enters the feed-forward block that ``site`` ends."""
+    block = site.path.removesuffix(".down")
+    first = f"{block}.up"
+    if block == site.path or first not in {one.path for one in sites.view.sites}:
+        raise StrategyError(
+            f"{site.path}: a parallel adapter must stand at ffn.down of a layer whose ffn.up is known, but does not."
+        )
+    tap = Tap()
+    sites.module(first).register_forward_pre_hook(tap.hold)
+    return tap

@@ -1,0 +1,125 @@
+"""(IA)3: learnt factors on keys, values and the inner states of the feed-forward block (arXiv:2205.05638).
+
+Legend: I input width, O output width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from weft.core.parts import AdapterState
+from weft.core.sites import SiteMap
+from weft.core.view import Site, SiteKind
+from weft.recipe.spec import Rule
+from weft.strategy.base import AdapterRule, Edits
+from weft.strategy.edit import Edit, Factors
+from weft.strategy.lora_layer import widths
+from weft.strategy.site_method import SiteMethod, given, weight_of
+
+INPUT, OUTPUT = "input", "output"
+
+
+class Ia3Rule(AdapterRule):
+    """``{train: ia3}``."""
+
+    sites: str = "kv, ffn.down"
+    """Selector; default: keys, values, and what enters the last product of the feed-forward block."""
+    train: Literal["ia3"] = "ia3"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class Ia3Site(Edit):
+    """In front of a linear class: a factor on each of its outputs, or on each of its inputs."""
+
+    key: ClassVar[str] = "ia3"
+    place: ClassVar[int] = 2
+    tables: ClassVar[tuple[str, ...]] = ("ia3_l",)
+    ia3_l: Factors
+    ia3_options: dict[str, dict[str, Any]]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs (..., O) for ``inputs`` (..., I)."""
+        acting = list(self.acting(Ia3Site, inputs.shape[:-1]))
+        inputs = self._scaled(inputs, acting, INPUT)
+        return self._scaled(super().forward(inputs), acting, OUTPUT)
+
+    def _scaled(self, values: Tensor, acting: list[tuple[str, Tensor | None]], side: str) -> Tensor:
+        for name, positions_N in acting:
+            if self.ia3_options[name]["side"] != side:
+                continue
+            factor = self.ia3_l[name]
+            if positions_N is None:
+                values = values * factor
+            else:
+                flat = values.flatten(0, -2)
+                scaled = flat.index_select(0, positions_N) * factor
+                values = flat.index_copy(0, positions_N, scaled).view(values.shape)
+        return values
+
+
+class Ia3At(BaseModel):
+    """Options of a site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    side: Literal["input", "output"]
+    kind: SiteKind
+
+
+class Ia3(SiteMethod):
+    """Factors that start at one. The rate is that at which PEFT's own comparison finds it to learn."""
+
+    name: ClassVar[str] = "ia3"
+    rule: ClassVar[type[Rule]] = Ia3Rule
+    edits: ClassVar[Edits] = Edits.WEIGHT
+    lr: ClassVar[float] = 5e-3
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    source: ClassVar[str] = "arXiv:2205.05638"
+    at_site: ClassVar[type[BaseModel]] = Ia3At
+
+    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
+        """Return the class for linear modules."""
+        return Ia3Site
+
+    def options(self, site: Site, rule: Rule) -> dict[str, Any]:  # noqa: ARG002
+        """Return which side of the product is scaled, and the kind of the site."""
+        return {"side": INPUT if site.path.endswith("ffn.down") else OUTPUT, "kind": str(site.kind)}
+
+    def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the factors, (O,) or (I,)."""
+        shape = weight_of(site).shape
+        width_in, width_out = widths((shape[0], shape[1]), site.kind)
+        return {"ia3_l": (width_in if options["side"] == INPUT else width_out,)}
+
+    def start(
+        self,
+        sites: SiteMap,  # noqa: ARG002
+        site: Site,
+        options: Mapping[str, Any],
+        *,
+        seed: int,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Return ones."""
+        return {table: torch.ones(shape) for table, shape in self.shapes(site, options).items()}
+
+    def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
+        """Return the scaled weight of each site and, where outputs are scaled, its bias: in fp32, in their dtype.
+
+        Raises:
+            StrategyError: ``weights`` lacks one that the adapter acts on.
+        """
+        merged: dict[str, Tensor] = {}
+        for site, options in state.config["sites"].items():
+            weight = given(weights, f"{site}.weight", state.name)
+            factor = state.tensors[f"{site}.ia3_l.{state.name}"].to(weight.device).float()
+            is_by_row = (options["side"] == OUTPUT) == (options["kind"] == SiteKind.LINEAR)
+            turned = factor[:, None] if is_by_row else factor
+            merged[f"{site}.weight"] = (weight.detach().float() * turned).to(weight.dtype)
+            bias = weights.get(f"{site}.bias")
+            if bias is not None and options["side"] == OUTPUT:
+                merged[f"{site}.bias"] = (bias.detach().float() * factor).to(bias.dtype)
+        return merged

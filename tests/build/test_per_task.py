@@ -1,0 +1,135 @@
+"""An adapter for each task: trained together in mixed batches they are what each would be alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from weft.build.order import order_of
+from weft.core.routing import Routing, routed
+from weft.errors import HandOverError, StrategyError
+from weft.strategy.adapters import extract
+
+TASKS = ("mood", "names", "length", "again")
+METHODS = {
+    "lora": {"train": "lora", "rank": 2, "per_task": True},
+    "ia3": {"train": "ia3", "per_task": True, "sites": "attention"},
+    "adapter": {"train": "adapter", "size": 4, "per_task": True},
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(kit):
+    return {
+        "mood": kit.MOOD,
+        "names": kit.NAMES,
+        "length": kit.LENGTH,
+        "again": {**kit.MOOD, "train": "reviews.csv[2:]"},
+    }
+
+
+def stage(rule, **rest):
+    return {
+        "name": "one",
+        "strategy": [rule],
+        "batch": 12,
+        "clip": 1e9,
+        "lr": 1e-2,
+        "decay": 0.0,  # else what a task does not use decays in batches where others do
+        "mixture": {"kind": "uniform"},
+        **rest,
+    }
+
+
+def steps_of(opened, count=4):
+    spec = opened.recipe.stage("one")
+    order = order_of(opened.recipe, spec, opened.data, by_length=False)
+    return [step for epoch in range(count) for step in order.steps(epoch)][:count]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_together_in_mixed_batches_is_as_each_alone(open_kit, tasks, name, packed):
+    opened = open_kit([stage(METHODS[name])], tasks)
+    spec, draws = opened.recipe.stage("one"), steps_of(opened)
+    assert any(len({task for task, _ in step}) == len(TASKS) for step in draws), "batches are mixed"
+
+    def trained(only=None):
+        entered = opened.enter("one")
+        assert entered.network.routes == {task: f"one-{task}" for task in TASKS}
+        engine = opened.engine(entered, spec)
+        feed = replace(opened.feed(spec), routes=entered.network.routes, packed=packed)
+        for number, step in enumerate(draws):
+            own = [draw for draw in step if only in (None, draw[0])]
+            if own:
+                engine.step(feed(own), step=number, lr_factor=1.0)
+        return entered
+
+    together = trained()
+    start = {
+        state.name: state for state in extract(opened.enter("one").sites, [f"one-{task}" for task in TASKS])
+    }
+    for task in TASKS:
+        alone = trained(only=task)
+        (found,), (expected,) = (extract(one.sites, [f"one-{task}"]) for one in (together, alone))
+        assert found.tasks == (task,)
+        for path, tensor in expected.tensors.items():
+            assert torch.allclose(found.tensors[path], tensor, rtol=1e-5, atol=1e-5), path
+        assert any(
+            not torch.equal(tensor, start[found.name].tensors[path]) for path, tensor in found.tensors.items()
+        )
+
+
+def test_parts_know_whose_they_are_and_a_stage_goes_on_with_them(open_kit, tasks):
+    second = {"name": "two", "strategy": [METHODS["lora"]], "carry": {"trunk": "continue"}}
+    opened = open_kit([stage(METHODS["lora"]), second], tasks)
+    first = opened.enter("one")
+    opened.trained(first, "one")
+    parts = first.leave()
+    assert {adapter.name: adapter.tasks for adapter in parts.adapters} == {
+        f"one-{task}": (task,) for task in TASKS
+    }
+    again = opened.enter("two", parts)
+    assert again.network.routes == first.network.routes
+    trained = {row.owner for row in again.table.trained() if row.owner.startswith("adapter:")}
+    assert trained == {f"adapter:one-{task}" for task in TASKS}
+
+
+def test_one_task_alone_may_be_merged_several_may_not(open_kit, tasks):
+    merge = {"name": "two", "strategy": "full", "tasks": ["mood"]}
+    opened = open_kit(
+        [stage(METHODS["lora"]), {**merge, "carry": {"trunk": "merge", "heads": "drop"}}], tasks
+    )
+    first = opened.enter("one")
+    opened.trained(first, "one")
+    merged = opened.enter("two", first.leave())
+    batch = opened.feed(opened.recipe.stage("one"), budget=4096)([("mood", 0), ("mood", 3)])[0]
+    with torch.no_grad():
+        first.network.eval()
+        merged.network.eval()
+        adapters = [f"one-{task}" for task in TASKS]
+        with routed(first.network.trunk, Routing.of(adapters, [0] * batch.layout.num_rows, batch.layout)):
+            expected = first.network.trunk(batch).flat_TD()
+        assert torch.allclose(merged.network.features(batch).flat_TD(), expected, atol=1e-5)
+    opened = open_kit([stage(METHODS["lora"]), {"name": "two", "strategy": "full"}], tasks)
+    with pytest.raises(HandOverError, match="cannot be merged for"):
+        opened.enter("two", first.leave())
+
+
+def test_two_methods_for_each_task_are_refused(open_kit, tasks):
+    both = [METHODS["lora"], METHODS["adapter"]]
+    opened = open_kit([{**stage(METHODS["lora"]), "strategy": both}], tasks)
+    with pytest.raises(StrategyError, match="must have one adapter of their own"):
+        opened.enter("one")
+
+
+def test_a_shared_adapter_acts_on_all_rows_beside_those_of_tasks(open_kit, tasks):
+    rules = [{"train": "ia3", "sites": "attention"}, METHODS["adapter"]]
+    opened = open_kit([{**stage(METHODS["lora"]), "strategy": rules}], tasks)
+    entered = opened.enter("one")
+    opened.trained(entered, "one")
+    assert entered.network.routes == {task: f"one-adapter-{task}" for task in TASKS}
+    names = {adapter.name: adapter.tasks for adapter in entered.leave().adapters}
+    assert names == {"one-ia3": (), **{f"one-adapter-{task}": (task,) for task in TASKS}}

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from weft.cli.methods import gather
+from weft.strategy.named import STRATEGIES
+from weft.strategy.registry import METHODS
+
+Weft = Callable[..., tuple[int, str, str]]
+
+
+def test_json_has_every_method_and_every_name(weft: Weft):
+    code, out, err = weft("methods", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found == gather()
+    assert [one["method"] for one in found["methods"]] == list(METHODS)
+    assert list(found["strategies"]) == list(STRATEGIES)
+    by_name = {one["method"]: one for one in found["methods"]}
+    assert by_name["lora"]["merges"]
+    assert by_name["lora"]["per_task"]
+    assert by_name["dora"]["alone"]
+    assert not by_name["dora"]["per_task"]
+    assert not by_name["adapter"]["merges"]
+    assert "rank" in by_name["lora"]["options"]
+    assert all(one["source"] for one in found["methods"] if one["method"] != "none")
+
+
+def test_text_says_it_in_two_tables(weft: Weft):
+    code, out, _ = weft("methods")
+    assert code == 0
+    for words in (*METHODS, *STRATEGIES, "arXiv:2106.09685", "lr_ratio 16.0"):
+        assert words in out
