@@ -109,3 +109,24 @@ def test_pairing_sees_what_two_separate_intervals_hide():
     assert apart[1][1] > apart[0][0]
     assert found.low > 0
     assert found.p < 0.01
+
+
+def test_products_run_on_one_thread_and_others_keep_theirs(monkeypatch):
+    from threadpoolctl import threadpool_info
+
+    from weft.metric import bootstrap
+
+    def threads():
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    seen, before = [], threads()
+
+    class Counts:
+        def __matmul__(self, other):
+            seen.append(threads())
+            return other
+
+    bootstrap._product(Counts(), np.ones((2, 2)))
+    assert seen
+    assert set(seen[0]) == {1}
+    assert threads() == before

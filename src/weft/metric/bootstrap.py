@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from weft.core.example import Answer
 from weft.metric.base import FloatArray, Metric
@@ -49,7 +50,7 @@ def interval(
     """
     statistics_NK = _statistics(metric, golds, answers)
     chunks = _resample_counts(len(golds), resamples=resamples, seed=seed)
-    values_S = np.concatenate([metric.finish(counts @ statistics_NK) for counts in chunks])
+    values_S = np.concatenate([metric.finish(_product(counts, statistics_NK)) for counts in chunks])
     return _ends(values_S, level)
 
 
@@ -74,7 +75,7 @@ def paired(
     first_NK, second_NK = _statistics(metric, golds, first), _statistics(metric, golds, second)
     values: list[FloatArray] = []
     for counts in _resample_counts(len(golds), resamples=resamples, seed=seed):
-        values.append(metric.finish(counts @ first_NK) - metric.finish(counts @ second_NK))
+        values.append(metric.finish(_product(counts, first_NK)) - metric.finish(_product(counts, second_NK)))
     values_S = np.concatenate(values)
     side = min(int((values_S <= 0).sum()), int((values_S >= 0).sum()))
     low, high = _ends(values_S, level)
@@ -104,3 +105,9 @@ def _resample_counts(num_rows: int, *, resamples: int, seed: int) -> Iterator[Fl
 def _ends(values_S: FloatArray, level: float) -> tuple[float, float]:
     low, high = np.quantile(values_S, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _product(counts_SN: FloatArray, statistics_NK: FloatArray) -> FloatArray:
+    """Return ``counts statistics``, by one thread: numpy's others would spin for a while and keep torch's from a core."""
+    with threadpool_limits(1, user_api="blas"):
+        return counts_SN @ statistics_NK
