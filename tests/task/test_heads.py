@@ -199,3 +199,21 @@ def test_stock_llama_carries_the_heads(kit, stories260k, name):
         for one in encoded:
             theirs.append(stock(input_ids=torch.tensor([one.tokens])).logits[0])
     torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_several_heads_at_a_time_give_what_each_gives_alone(has_bias):
+    torch.manual_seed(0)
+    lengths = [2, 3, 1]
+    features = Features(torch.randn(sum(lengths), 6), Layout.packed(lengths))
+    units = [None, Units(2.0, 3.0), None]
+    heads = [
+        SequenceHead(nn.Linear(6, 2 + at, bias=has_bias), pooling=Pooling.CLS, dropout=0.5, units=unit).eval()
+        for at, unit in enumerate(units)
+    ]
+    targets = [Target(torch.tensor(rows), {}, 1.0, len(rows)) for rows in ([0, 1, 2], [2, 0], [1])]
+    assert len({head.kind for head in heads}) == 1
+    together = SequenceHead.together(heads, features, targets)
+    for head, target, found in zip(heads, targets, together, strict=True):
+        torch.testing.assert_close(found, head(features, target))
+    assert heads[0].train().kind is None, "dropout acts on each head by itself"

@@ -231,6 +231,7 @@ class Inference:
     def __init__(self, network: Network, batch: Batch) -> None:
         self.network = network
         self.batch = batch
+        self._outputs: dict[str, Any] = {}
 
     @cached_property
     def features(self) -> Features:
@@ -238,5 +239,24 @@ class Inference:
         return self.network.features(self.batch, tasks=self.batch.targets)
 
     def outputs(self, task: str) -> Any:
-        """Return the outputs of one task's head for its target in the batch; the task knows their type."""
-        return cast(Any, self.network.heads[task])(self.features, self.batch.targets[task])
+        """Return the outputs of one task's head for its target in the batch; the task knows their type.
+
+        Heads that can be computed together are, when the first of them is asked for.
+        """
+        if task not in self._outputs:
+            head = self.network.heads[task]
+            mates = [name for name in self.batch.targets if _are_mates(head, self.network.heads[name])]
+            if len(mates) > 1:
+                heads = [self.network.heads[name] for name in mates]
+                targets = [self.batch.targets[name] for name in mates]
+                made = cast(Any, head).together(heads, self.features, targets)
+                self._outputs |= dict(zip(mates, made, strict=True))
+            else:
+                self._outputs[task] = cast(Any, head)(self.features, self.batch.targets[task])
+        return self._outputs[task]
+
+
+def _are_mates(head: nn.Module, other: nn.Module) -> bool:
+    """Return whether both heads are of one class that can compute several at a time, and of one kind of it."""
+    kind = getattr(head, "kind", None)
+    return kind is not None and type(head) is type(other) and kind == getattr(other, "kind", None)

@@ -5,10 +5,12 @@ Legend: B rows of the batch, R rows addressed, M tokens addressed, D width, C ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from weft.core.batch import Target
 from weft.core.features import Features, Pooling, pooled_positions
@@ -48,7 +50,29 @@ class SequenceHead(nn.Module):
     def forward(self, features: Features, target: Target) -> Tensor:
         """Return (R, C) outputs for the rows of ``target``."""
         pooled_RD = features.pooled_BD(self.pooling).index_select(0, target.rows_R)
-        outputs_RC = in_fp32(self.out, self.dropout(pooled_RD))
+        return self._in_units(in_fp32(self.out, self.dropout(pooled_RD)))
+
+    @property
+    def kind(self) -> tuple[Pooling, bool] | None:
+        """What heads must share to be computed together; None while dropout acts on each by itself."""
+        return None if self.training else (self.pooling, self.out.bias is None)
+
+    @staticmethod
+    def together(
+        heads: Sequence[SequenceHead], features: Features, targets: Sequence[Target]
+    ) -> list[Tensor]:
+        """Return the outputs of several heads of one ``kind``, (R, C) each for its target: one product for all."""
+        pooled_BD = features.pooled_BD(heads[0].pooling).float()
+        biases = [head.out.bias for head in heads if head.out.bias is not None]
+        weight_CD = torch.cat([head.out.weight for head in heads])
+        outputs_BC = functional.linear(pooled_BD, weight_CD, torch.cat(biases) if biases else None)
+        parts = outputs_BC.split([head.out.out_features for head in heads], 1)
+        return [
+            head._in_units(part_BC.index_select(0, target.rows_R))
+            for head, part_BC, target in zip(heads, parts, targets, strict=True)
+        ]
+
+    def _in_units(self, outputs_RC: Tensor) -> Tensor:
         if self.units is None:
             return outputs_RC
         return self.units.shift + self.units.scale * outputs_RC.float()
