@@ -55,7 +55,7 @@ class SequenceHead(nn.Module):
     @property
     def kind(self) -> tuple[Pooling, bool] | None:
         """What heads must share to be computed together; None while dropout acts on each by itself."""
-        return None if self.training else (self.pooling, self.out.bias is None)
+        return None if self.training else (self.pooling, _bias(self.out) is None)
 
     @staticmethod
     def together(
@@ -63,9 +63,10 @@ class SequenceHead(nn.Module):
     ) -> list[Tensor]:
         """Return the outputs of several heads of one ``kind``, (R, C) each for its target: one product for all."""
         pooled_BD = features.pooled_BD(heads[0].pooling).float()
-        biases = [head.out.bias for head in heads if head.out.bias is not None]
-        weight_CD = torch.cat([head.out.weight for head in heads])
-        outputs_BC = functional.linear(pooled_BD, weight_CD, torch.cat(biases) if biases else None)
+        weights: list[Tensor] = [head.out.weight for head in heads]
+        biases = [bias for head in heads if (bias := _bias(head.out)) is not None]
+        bias_C = torch.cat(biases) if biases else None
+        outputs_BC = functional.linear(pooled_BD, torch.cat(weights), bias_C)
         parts = outputs_BC.split([head.out.out_features for head in heads], 1)
         return [
             head._in_units(part_BC.index_select(0, target.rows_R))
@@ -131,6 +132,11 @@ class VocabularyHead(nn.Module):
         """Return the positions of the addressed tokens; a target that asks for new text addresses none."""
         positions_M = target.values.get("positions")
         return target.rows_R.new_empty(0) if positions_M is None else positions_M
+
+
+def _bias(out: nn.Linear) -> Tensor | None:
+    """Return the bias, which a layer may lack, whatever torch's annotation says."""
+    return out.bias
 
 
 def in_fp32(out: nn.Linear, states: Tensor) -> Tensor:
