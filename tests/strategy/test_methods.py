@@ -81,3 +81,8 @@ def test_rules_read_what_recipes_say():
 def test_rules_refuse_what_means_nothing(kind, wrong):
     with pytest.raises(ValidationError):
         kind.model_validate(wrong)
+
+
+def test_singular_values_are_given_up_once():
+    with pytest.raises(ValidationError, match="must have init: random where each task has its own adapter"):
+        LoraRule(init="pissa", per_task=True)

@@ -98,6 +98,12 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     """
     check_links(folder)
     listing = read_record(folder / "parts.json", _Listing)
+    for task, adapter in listing.routes.items():
+        if task not in listing.heads or adapter not in listing.adapters:
+            raise ExportError(
+                f"{folder / 'parts.json'}: routes must lead from a head to an adapter of the bundle, but {task} leads to "
+                f"{adapter}. Take the folder as Weft wrote it."
+            )
     canonical = {site.raw: site.path for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
     delta = folder / "delta.safetensors"
     return Parts(

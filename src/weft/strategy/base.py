@@ -86,7 +86,6 @@ class AdapterMethod(Method, Protocol):
 
     is_alone: ClassVar[bool]  # whether no other adapter may edit the weight at its sites
     routes: ClassVar[bool]  # whether the rows of one batch may take different adapters
-    is_identity: ClassVar[bool]  # whether a new adapter leaves the function as it was
     at_site: ClassVar[type[BaseModel]]  # form of the options of a site, to check what was read from a file
 
     def edit(self, kind: SiteKind) -> type[Edit]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from weft.core.parts import AdapterState
@@ -55,6 +56,15 @@ class LoraRule(AdapterRule):
     """How many times the rate of A is that of B; 16 is LoRA+ (arXiv:2402.12354)."""
     init: LoraInit = LoraInit.RANDOM
     """random, or pissa: start from the weight's largest singular values."""
+
+    @model_validator(mode="after")
+    def _one_adapter_takes_them(self) -> Self:
+        if self.init is LoraInit.PISSA and self.per_task:
+            raise PydanticCustomError(
+                "pissa",
+                "must have init: random where each task has its own adapter: a weight has its values once",
+            )
+        return self
 
 
 class LoraAt(BaseModel):

@@ -103,11 +103,7 @@ def write(
         "task_type": task_type,
         "modules_to_save": _modules(whole, names.values()),
     }
-    tensors = {KEY_PREFIX + name: tensor for name, tensor in whole.items()}
-    for path, tensor in state.tensors.items():
-        site, table, _ = path.rsplit(".", 2)
-        turned = tensor[None] if options[site].get("side") == "input" else tensor[:, None]
-        tensors[f"{KEY_PREFIX}{names[site]}.{_KEYS[table]}"] = turned if table == "ia3_l" else tensor
+    tensors = {KEY_PREFIX + name: tensor for name, tensor in whole.items()} | _keyed(state, names)
     folder.mkdir(parents=True, exist_ok=True)
     plain = {
         key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in sorted(tensors.items())
@@ -115,6 +111,16 @@ def write(
     save_file(plain, folder / TENSOR_FILE, metadata={"format": "pt", **_notes(names, options, config)})
     (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _keyed(state: AdapterState, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the adapter's tensors under PEFT's keys; factors of an (IA)3 are a row for inputs, a column for outputs."""
+    tensors: dict[str, Tensor] = {}
+    for path, tensor in state.tensors.items():
+        site, table, _ = path.rsplit(".", 2)
+        turned = tensor[None] if state.config["sites"][site].get("side") == "input" else tensor[:, None]
+        tensors[f"{KEY_PREFIX}{names[site]}.{_KEYS[table]}"] = turned if table == "ia3_l" else tensor
+    return tensors
 
 
 def _general(config: Mapping[str, Any]) -> dict[str, Any]:

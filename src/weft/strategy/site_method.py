@@ -31,7 +31,6 @@ class SiteMethod(Timed):
     trains_site: ClassVar[bool] = False
     is_alone: ClassVar[bool] = False
     routes: ClassVar[bool] = True
-    is_identity: ClassVar[bool] = True
 
     def edit(self, kind: SiteKind) -> type[Edit]:
         """Return the class that stands in front of a module of ``kind``."""
