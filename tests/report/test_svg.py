@@ -36,6 +36,11 @@ def test_ticks_are_few_evenly_apart_and_cover_both_ends(a, b):
     assert found[-1] >= high - slack
 
 
+def test_ends_too_close_to_tell_apart_are_one_value():
+    assert svg.ticks(0.0, 5e-324) == svg.ticks(0.0, 0.0)
+    assert svg.ticks(7.0, 7.0 + 1e-15) == svg.ticks(7.0, 7.0)
+
+
 def test_ticks_are_round():
     assert svg.ticks(0.13, 0.88) == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     with pytest.raises(ValueError, match="finite"):

@@ -107,7 +107,7 @@ def ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"ticks: ends must be finite, but are {low} and {high}.")
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-290):  # too close for numbers to tell ticks apart
         pad = abs(low) * 0.5 or 1.0
         low, high = low - pad, high + pad
     power = math.floor(math.log10((high - low) / most))
