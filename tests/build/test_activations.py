@@ -7,6 +7,7 @@ import torch
 
 from weft.build.activations import choose
 from weft.build.estimate import Machine, stage_plans
+from weft.errors import ModelError
 from weft.recipe.spec import Activations
 
 NEEDED = {Activations.KEEP: 100, Activations.RECOMPUTE: 50, Activations.OFFLOAD: 20}
@@ -32,6 +33,14 @@ def test_the_most_that_fits(memory, is_gpu, expected):
 @pytest.mark.parametrize("asked", [Activations.KEEP, Activations.RECOMPUTE, Activations.OFFLOAD])
 def test_who_says_gets_it(asked):
     assert choose(asked, NEEDED.__getitem__, memory_bytes=1, is_gpu=True) is asked
+
+
+def test_layers_that_are_not_known_keep_everything():
+    roomy = {"memory_bytes": 1, "is_gpu": True, "recomputes": False}
+    assert choose(Activations.AUTO, NEEDED.__getitem__, **roomy) is Activations.KEEP
+    assert choose(Activations.KEEP, NEEDED.__getitem__, **roomy) is Activations.KEEP
+    with pytest.raises(ModelError, match="activations: must be keep"):
+        choose(Activations.RECOMPUTE, NEEDED.__getitem__, **roomy)
 
 
 def test_a_plan_says_what_it_does(open_kit):

@@ -255,6 +255,7 @@ def test_a_row_never_outgrows_the_positions_nor_cuts_its_neighbours(saved):
 
 def test_generation_is_quiet_drops_nothing_and_leaves_the_mode_alone(saved, capfd, caplog):
     trunk = load(saved("gpt2", "AutoModelForCausalLM"), lm=True, dropout=0.5)
+    capfd.readouterr()
     calm = trunk.generate([[5, 6], [7]], max_new_tokens=8, stop_token=59)
     trunk.train()
     assert trunk.generate([[5, 6], [7]], max_new_tokens=8, stop_token=59) == calm
@@ -326,7 +327,11 @@ def test_in_bf16_rows_are_computed_at_an_even_width_and_come_back_at_their_own()
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.config = SimpleNamespace(model_type="unknown", _attn_implementation="eager")
+            self.config = SimpleNamespace(
+                model_type="unknown",
+                _attn_implementation="eager",
+                to_dict=lambda: {"model_type": "unknown"},
+            )
             self.words = nn.Embedding(9, 4)
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:

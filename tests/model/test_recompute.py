@@ -14,6 +14,7 @@ from weft.model.trunk import load_trunk
 from weft.recipe.spec import Activations
 
 KINDS = ["bert", "roberta", "modernbert", "llama", "qwen3", "gpt2"]
+UNKNOWN = "mpnet"  # no table of names, so no layers
 SIZES = [9, 12, 3, 17]
 LESS = [Activations.RECOMPUTE, Activations.OFFLOAD]
 
@@ -28,7 +29,7 @@ def trunks(saved):
     def load(kind):
         return load_trunk(saved(kind), wants_lm_head=False, dropout=0.1, device=torch.device("cpu")).train()
 
-    found = {kind: load(kind) for kind in KINDS}
+    found = {kind: load(kind) for kind in (*KINDS, "distilbert", UNKNOWN)}
     return found.__getitem__
 
 
@@ -72,6 +73,20 @@ def test_loss_and_gradients_are_the_same_bits_dropout_included(trunks, kind, dty
         assert found[1].keys() == expected[1].keys()
         for name, grad in expected[1].items():
             assert torch.equal(found[1][name], grad), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_rows_too(trunks, dtype):
+    trunk, one = trunks("distilbert"), batch()
+    assert trunk.recomputes
+    assert not trunk.packs
+    assert not trunks(UNKNOWN).recomputes
+    expected = passed(trunk, one, dtype, Activations.KEEP)
+    for how in LESS:
+        found = passed(trunk, one, dtype, how)
+        assert found[0] == expected[0]
+        assert all(torch.equal(found[1][name], grad) for name, grad in expected[1].items())
+    assert passed(trunk, one, dtype, Activations.RECOMPUTE)[2] < expected[2] / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -88,7 +88,13 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
     order = order_of(recipe, stage, data, by_length=not cast(Trunk, entered.network.trunk).packs)
     end = foresee(stage.length, order)
     needed = partial(_memory, entered, stage, order, machine.dtype)
-    activations = choose(stage.activations, needed, memory_bytes=machine.memory_bytes, is_gpu=machine.is_gpu)
+    activations = choose(
+        stage.activations,
+        needed,
+        memory_bytes=machine.memory_bytes,
+        is_gpu=machine.is_gpu,
+        recomputes=cast(Trunk, entered.network.trunk).recomputes,
+    )
     parents = recipe.parents_of(stage)
     return StagePlan(
         name=stage.name,

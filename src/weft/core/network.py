@@ -57,6 +57,11 @@ class Trunk(Protocol):
         """Whether packed batches are computed as they are, so that padding and rows of like length gain nothing."""
         ...
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether its layers can be run again for their gradient."""
+        ...
+
     def __call__(self, batch: Batch, /, *, perturb: Tensor | None = None) -> Features:
         """Return features of ``batch``; ``perturb`` is added to the input embeddings (same shape)."""
         ...

@@ -22,7 +22,7 @@ from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model import attention
-from weft.model.cut import evaluating, layers_of
+from weft.model.cut import evaluating, layers_of, obstacle
 from weft.model.frozen import Frozen
 from weft.model.names import name_table
 from weft.model.narrow import Narrow, is_worth_it
@@ -55,7 +55,7 @@ class HFTrunk(nn.Module):
         self.activations = Activations.KEEP
         # A tuple: a module in an attribute of its own would be a child.
         self._layers: tuple[nn.Module, ...] = (
-            layers_of(backbone, name_table(backbone.config.to_dict())) if self.packs else ()
+            () if obstacle(backbone) else layers_of(backbone, name_table(backbone.config.to_dict()))
         )
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
@@ -68,6 +68,11 @@ class HFTrunk(nn.Module):
     def packs(self) -> bool:
         """Whether packed batches are computed as they are; else on a padded grid."""
         return self.backbone.config.model_type in attention.PACKS
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether its layers can be run again for their gradient: they are known one by one."""
+        return bool(self._layers)
 
     def forward(self, batch: Batch, *, perturb: Tensor | None = None) -> Features:
         """Return the last hidden states of ``batch`` from one pass; padded in, padded out; packed in, packed out.
@@ -226,8 +231,11 @@ class HFTrunk(nn.Module):
             pad_token_id=stop_token,
             use_cache=True,
         )
-        with quiet(), evaluating(self), torch.no_grad():
-            grown = cast(Any, self.model).generate(
+        model = cast(Any, self.model)
+        # Without gradients SDPA is good everywhere; plain products would leave primitives behind for every length.
+        how = "sdpa" if model._supports_sdpa else self.backbone.config._attn_implementation
+        with quiet(), evaluating(self), torch.no_grad(), self._attending(how):
+            grown = model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(real, device=device),
                 generation_config=greedy,
@@ -248,7 +256,8 @@ class HFTrunk(nn.Module):
             last = self._first_position + tokens_BL.shape[1]
             positions_L = torch.arange(self._first_position, last, device=tokens_BL.device)
             inputs["position_ids"] = positions_L.expand_as(tokens_BL)
-        return self.backbone(**inputs).last_hidden_state[:, :width]
+        with kept(self.activations, self._layers, again=nullcontext):
+            return self.backbone(**inputs).last_hidden_state[:, :width]
 
     def _inputs(
         self, tokens_BL: Tensor, segments: Tensor | None, perturb: Tensor | None, extra: int
