@@ -135,16 +135,105 @@ def test_peft_finds_the_base_by_itself(adapter_llama: Made, tmp_path: Path):
     assert_near(ours, theirs)
 
 
-def test_stacked_adapters_are_exported_merged(
+def check_exported(bundle: Bundle, out: Path, name: str, sentences: list[str], *, rank: int) -> None:
+    """Both folders of a task equal the bundle: the merged one in stock transformers, the other through plain peft."""
+    form = bundle.tasks[name].stock().form
+    loader = getattr(transformers, LOADERS[form])
+    check_stock(bundle, name, loader.from_pretrained(out / name).eval(), out / name, sentences)
+    folder = out / f"{name}-adapter"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["r"] == rank
+    options = {"num_labels": len(bundle.tasks[name].stock().labels), "pad_token_id": bundle.tokenizer.pad}
+    base = loader.from_pretrained(
+        config["base_model_name_or_path"], **({} if form is StockForm.CAUSAL else options)
+    )
+    check_stock(bundle, name, PeftModel.from_pretrained(base, folder).eval(), folder, sentences)
+
+
+def test_stacked_adapters_are_exported_as_one(
     make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], sentences: list[str], tmp_path: Path
 ):
     tasks = {"mood": encoder_tasks["mood"]}
     made = make(tiny_bert, tasks, {"strategy": "lora"}, {"strategy": "lora", "carry": {"trunk": "stack"}})
     bundle = made.open()
     assert len(bundle.parts.adapters) == 2
-    (result,) = export_plain(bundle, tmp_path, tasks=["mood"])
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(result.folder).eval()
-    check_stock(bundle, "mood", model, result.folder, sentences)
+    results = export_plain(bundle, tmp_path, tasks=["mood"])
+    assert [result.folder.name for result in results] == ["mood", "mood-adapter"]
+    check_exported(bundle, tmp_path, "mood", sentences, rank=16)
+
+
+OWN = {"strategy": [{"train": "lora", "rank": 4, "per_task": True}]}
+
+
+def same_logits(bundle: Bundle, name: str, other: str) -> bool:
+    """Whether one task's head reads the same from both tasks' rows: only if they pass through the same adapters."""
+    task, batch = bundle.tasks[name], probe_batch(bundle)
+    ours = weft_logits(bundle.network, task, batch)
+    bundle.network.routes = {**bundle.network.routes, name: bundle.network.routes[other]}
+    return bool(torch.allclose(ours, weft_logits(bundle.network, task, batch), atol=1e-3))
+
+
+@pytest.mark.parametrize("stages", [(OWN,), ({"strategy": "lora"}, {**OWN, "carry": {"trunk": "stack"}})])
+def test_each_task_is_exported_with_the_shared_adapters_and_its_own(
+    make: Make,
+    tiny_bert: Path,
+    encoder_tasks: dict[str, Any],
+    sentences: list[str],
+    tmp_path: Path,
+    stages: tuple[dict[str, Any], ...],
+):
+    tasks = {name: encoder_tasks[name] for name in ("mood", "names")}
+    made = make(tiny_bert, tasks, *stages)
+    bundle = made.open()
+    assert len(bundle.parts.adapters) == len(stages) + 1
+    results = export_plain(bundle, tmp_path, tasks=tuple(tasks))
+    assert [one.folder.name for one in results] == ["mood", "names", "mood-adapter", "names-adapter"]
+    for name in tasks:
+        check_exported(bundle, tmp_path, name, sentences, rank=4 if len(stages) == 1 else 12)
+    assert not same_logits(made.open(), "mood", "names"), "the tasks' adapters differ in what they do"
+
+
+def test_tasks_of_a_decoder_are_exported_with_their_own_adapters(
+    make: Make, stories260k: Path, decoder_tasks: dict[str, Any], sentences: list[str], tmp_path: Path
+):
+    tasks = {name: decoder_tasks[name] for name in ("mood", "reply")}
+    bundle = make(stories260k, tasks, {"strategy": "norm"}, OWN | {"carry": {"trunk": "merge"}}).open()
+    export_plain(bundle, tmp_path, tasks=tuple(tasks))
+    for name in tasks:
+        check_exported(bundle, tmp_path, name, sentences, rank=4)
+
+
+def test_an_adapter_of_one_task_only_leaves_the_other_as_it_is(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], sentences: list[str], tmp_path: Path
+):
+    tasks = {name: encoder_tasks[name] for name in ("mood", "names")}
+    expert = {**OWN, "tasks": ["mood"], "carry": {"trunk": "stack"}}
+    bundle = make(tiny_bert, tasks, {"strategy": "head"}, expert).open()
+    results = export_plain(bundle, tmp_path, tasks=tuple(tasks))
+    assert [one.folder.name for one in results] == ["mood", "names", "mood-adapter"]
+    check_exported(bundle, tmp_path, "mood", sentences, rank=4)
+    model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "names").eval()
+    check_stock(bundle, "names", model, tmp_path / "names", sentences)
+
+
+def test_adapters_that_do_not_add_up_to_one_are_exported_merged(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
+):
+    tasks = {"mood": encoder_tasks["mood"]}
+    stages = ({"strategy": "ia3"}, {"strategy": "ia3", "carry": {"trunk": "stack"}})
+    (result,) = export_plain(make(tiny_bert, tasks, *stages).open(), tmp_path, tasks=["mood"])
+    assert result.folder.name == "mood"
+
+
+def test_an_adapter_that_no_weights_can_say_is_refused(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
+):
+    bundle = make(tiny_bert, {"mood": encoder_tasks["mood"]}, {"strategy": "pfeiffer"}).open()
+    with pytest.raises(
+        ExportError, match=r"^mood: adapters must edit weights .* stage0 \(adapter\) edits output"
+    ):
+        export_plain(bundle, tmp_path / "out", tasks=["mood"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_configuration_names_labels_and_problem(merged_bert: Made, tmp_path: Path):

@@ -58,3 +58,7 @@ class Parts:
     delta: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     adapters: tuple[AdapterState, ...] = ()
     heads: Mapping[str, HeadState] = field(default_factory=dict[str, HeadState])
+
+    def adapters_of(self, task: str) -> tuple[AdapterState, ...]:
+        """Return the adapters that rows of ``task`` pass through, in stacking order."""
+        return tuple(one for one in self.adapters if not one.tasks or task in one.tasks)

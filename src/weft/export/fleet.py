@@ -177,7 +177,7 @@ def _by_adapters(parts: Parts) -> dict[tuple[str, ...], list[str]]:
     """Return the tasks of ``parts`` by the adapters that their rows pass through; those without any are left out."""
     found: dict[tuple[str, ...], list[str]] = {}
     for task in parts.heads:
-        names = tuple(state.name for state in parts.adapters if not state.tasks or task in state.tasks)
+        names = tuple(state.name for state in parts.adapters_of(task))
         if names:
             found.setdefault(names, []).append(task)
     return found

@@ -21,12 +21,15 @@ from weft.build.combine import merge
 from weft.build.network import META
 from weft.core.parts import AdapterState
 from weft.core.stock import Stock, StockForm
-from weft.errors import ExportError, nearest
+from weft.errors import ExportError, StrategyError, nearest
 from weft.export.bundle import Bundle
 from weft.export.proof import prove
 from weft.model.quiet import quiet
 from weft.recipe.names import check_name
 from weft.strategy import peft_layout
+from weft.strategy.adapters import joined
+from weft.strategy.base import Edits
+from weft.strategy.registry import adapter_method
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a logit, in fp32."""
@@ -58,9 +61,10 @@ class Exported:
 def export_plain(
     bundle: Bundle, out: Path, *, tasks: Sequence[str], tolerance: float = TOLERANCE
 ) -> list[Exported]:
-    """Write ``out/<task>`` for each of ``tasks``, and ``out/<task>-adapter`` where the bundle holds one adapter.
+    """Write ``out/<task>`` for each of ``tasks``, and ``out/<task>-adapter`` where PEFT can say what its rows pass through.
 
-    All or nothing: when one folder is refused, ``out`` stays as it was.
+    A task has the adapters that act on all rows and those of its own. All or nothing: when one folder is refused, ``out``
+    stays as it was.
 
     Args:
         bundle: opened in fp32 on the CPU, where stock models are loaded.
@@ -80,8 +84,9 @@ def export_plain(
         raise ExportError(
             f"{bundle.folder}: must be opened in fp32 to be exported, but is in {bundle.dtype}. Open it with precision fp32."
         )
-    has_adapter = len(bundle.parts.adapters) == 1
-    reserved = {_TRUNK, *(f"{name}-adapter" for name in tasks)} if has_adapter else set[str]()
+    adapters = {name: _adapter(bundle, name) for name in tasks}
+    adapted = [name for name, adapter in adapters.items() if adapter is not None]
+    reserved = {_TRUNK, *(f"{name}-adapter" for name in adapted)} if adapted else set[str]()
     for name in reserved.intersection(tasks):
         raise ExportError(
             f"{name}: must have a folder of its own, but an adapter needs it. Export it alone (--task)."
@@ -89,9 +94,13 @@ def export_plain(
     with _aside(out) as home:
         writer = _Writer(bundle, home, out.resolve(), tolerance)
         done = [writer.merged(name) for name in tasks]
-        if has_adapter:
+        if adapted:
             base = writer.adapter_base()
-            done += [writer.adapter(name, base) for name in tasks]
+            done += [
+                writer.adapter(name, adapter, base)
+                for name, adapter in adapters.items()
+                if adapter is not None
+            ]
     return [replace(one, folder=out / one.folder.name) for one in done]
 
 
@@ -108,12 +117,12 @@ class _Writer:
         """Write one task with everything folded into the weights."""
         auto_class, _ = _CLASSES[self.bundle.tasks[name].stock().form]
         home = self.home / check_name(name)
-        self._save(stock_model(self.bundle, name, _merged(self.bundle)), home)
+        self._save(stock_model(self.bundle, name, _merged(self.bundle, name)), home)
         difference = prove(self.bundle, name, _load(auto_class, home), tolerance=self.tolerance)
         return Exported(home, auto_class, difference)
 
-    def adapter(self, name: str, base: Path) -> Exported:
-        """Write one task's adapter and last layer, to stand on ``base``."""
+    def adapter(self, name: str, adapter: AdapterState, base: Path) -> Exported:
+        """Write ``adapter`` and one task's last layer, to stand on ``base``."""
         from peft import PeftModel
 
         bundle, home = self.bundle, self.home / f"{check_name(name)}-adapter"
@@ -122,7 +131,7 @@ class _Writer:
         raw = {site.path: site.raw for site in _bare_sites(bundle)}
         peft_layout.write(
             home,
-            _known_adapter(bundle, raw, model),
+            _known_adapter(bundle, adapter, raw, model),
             raw=raw,
             base=str(self.out / base.name if base.is_relative_to(self.home) else base),
             task_type=task_type,
@@ -196,11 +205,35 @@ def _load(auto_class: str, folder: Path, *, config: Any = None) -> Any:
     return model.eval()
 
 
-def _merged(bundle: Bundle) -> dict[str, Tensor]:
-    """Return every changed trunk value with adapters folded in."""
-    if not bundle.parts.adapters:
-        return dict(bundle.parts.delta)
-    return merge(bundle.parts, bundle.base.sites(bundle.base.network({}, device=bundle.network.device)))
+def _merged(bundle: Bundle, name: str) -> dict[str, Tensor]:
+    """Return every changed trunk value with the adapters of one task folded in.
+
+    Raises:
+        ExportError: one of them cannot be folded into weights.
+    """
+    parts = replace(bundle.parts, adapters=bundle.parts.adapters_of(name))
+    if not parts.adapters:
+        return dict(parts.delta)
+    for adapter in parts.adapters:
+        edits = adapter_method(adapter.method).edits
+        if edits is not Edits.WEIGHT:
+            raise ExportError(
+                f"{name}: adapters must edit weights to be folded into a stock model, but {adapter.name} ({adapter.method}) "
+                f"edits {edits}. Use the bundle itself, or choose other tasks with --task."
+            )
+    return merge(parts, bundle.base.sites(bundle.base.network({}, device=bundle.network.device)))
+
+
+def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
+    """Return the one adapter that does what all those of a task do, None where PEFT has no such one."""
+    adapters = bundle.parts.adapters_of(name)
+    methods = {adapter.method for adapter in adapters}
+    if len(methods) != 1 or not methods <= peft_layout.METHODS:
+        return None
+    try:
+        return joined(adapters, name=adapters[-1].name)
+    except StrategyError:  # these do not add up to one: the folder with merged weights is all there is
+        return None
 
 
 def _bare_sites(bundle: Bundle) -> Sequence[Any]:
@@ -231,9 +264,8 @@ def _raw(bundle: Bundle, path: str) -> str:
     return f"{bundle.sites.site(site).raw}.{local}"
 
 
-def _known_adapter(bundle: Bundle, raw: Mapping[str, str], model: Any) -> AdapterState:
-    """Return the bundle's adapter at the sites that the stock model has."""
-    adapter = bundle.parts.adapters[0]
+def _known_adapter(bundle: Bundle, adapter: AdapterState, raw: Mapping[str, str], model: Any) -> AdapterState:
+    """Return ``adapter`` at the sites that the stock model has."""
     modules = {name.removeprefix(_prefix(bundle, model)) for name, _ in model.named_modules()}
     options = {path: at_site for path, at_site in adapter.config["sites"].items() if raw[path] in modules}
     tensors = {path: tensor for path, tensor in adapter.tensors.items() if path.rsplit(".", 2)[0] in options}

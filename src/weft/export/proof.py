@@ -5,6 +5,7 @@ Legend: B probe rows, L padded length, T real tokens, C outputs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -78,7 +79,7 @@ def weft_logits(network: Network, task: Task, batch: Batch) -> Tensor:
     )
     device = network.device
     with torch.inference_mode():
-        features = network.features(batch.to(device))
+        features = network.features(replace(batch, targets={task.name: target}).to(device))
         outputs = cast(Head, network.heads[task.name])(features, target.to(device))
         logits = outputs.logits_MV() if isinstance(outputs, Projection) else outputs
         return logits.float().cpu()
