@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -21,7 +22,7 @@ from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora_layer import widths
-from weft.strategy.site_method import SiteMethod, weight_of
+from weft.strategy.site_method import SiteMethod, Start, weight_of
 
 
 class Form(StrEnum):
@@ -141,6 +142,12 @@ class BottleneckAt(BaseModel):
     kind: SiteKind
 
 
+def _narrowing(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
+    """Return values drawn from N(0, 0.01 squared), cut at two deviations (arXiv:1902.00751, section 3.6)."""
+    generator = torch.Generator().manual_seed(seed)
+    return nn.init.trunc_normal_(torch.empty(shape), std=0.01, a=-0.02, b=0.02, generator=generator)
+
+
 class Bottleneck(SiteMethod):
     """Adapters of two products with an activation between; the second starts at zero, so the function is unchanged."""
 
@@ -148,13 +155,10 @@ class Bottleneck(SiteMethod):
     rule: ClassVar[type[Rule]] = BottleneckRule
     edits: ClassVar[Edits] = Edits.OUTPUT
     lr: ClassVar[float] = 5e-4
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    module: ClassVar[type[Edit]] = BottleneckSite
+    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"bottleneck_down": _narrowing})
     source: ClassVar[str] = "arXiv:1902.00751, arXiv:2005.00247, arXiv:2110.04366"
     at_site: ClassVar[type[BaseModel]] = BottleneckAt
-
-    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
-        """Return the class for linear modules."""
-        return BottleneckSite
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return form, size, activation, scale, and the kind of the site."""
@@ -174,23 +178,6 @@ class Bottleneck(SiteMethod):
         width = widths((shape[0], shape[1]), site.kind)[1]
         down, down_bias, up, up_bias = BottleneckSite.tables
         return {down: (size, width), down_bias: (size,), up: (width, size), up_bias: (width,)}
-
-    def start(
-        self,
-        sites: SiteMap,  # noqa: ARG002
-        site: Site,
-        options: Mapping[str, Any],
-        *,
-        seed: int,
-    ) -> dict[str, Tensor]:
-        """Return the first product drawn from N(0, 0.01 squared) cut at two deviations, all else zero.
-
-        Source: arXiv:1902.00751, section 3.6.
-        """
-        tensors = {table: torch.zeros(shape) for table, shape in self.shapes(site, options).items()}
-        generator = torch.Generator().manual_seed(seed)
-        nn.init.trunc_normal_(tensors["bottleneck_down"], std=0.01, a=-0.02, b=0.02, generator=generator)
-        return tensors
 
     def place(
         self,

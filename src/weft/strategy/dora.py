@@ -6,6 +6,7 @@ Legend: I input width, O output width, R rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -21,9 +22,9 @@ from weft.core.view import Site, SiteKind
 from weft.recipe.spec import Rule
 from weft.strategy.base import Edits
 from weft.strategy.edit import Edit, Factors
-from weft.strategy.lora import LoraAt, LoraInit, LoraRule
+from weft.strategy.lora import LoraAt, LoraInit, LoraRule, low_rank_options
 from weft.strategy.lora_layer import initial, scale, update, widths
-from weft.strategy.site_method import SiteMethod, given, weight_of
+from weft.strategy.site_method import SiteMethod, Start, given, weight_of
 
 SQUARES = "dora_squares"  # attribute: squared norms of the weight's rows, by adapter
 
@@ -92,22 +93,17 @@ class Dora(SiteMethod):
     rule: ClassVar[type[Rule]] = DoraRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    module: ClassVar[type[Edit]] = DoraSite
+    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"dora_A": initial})
     is_alone: ClassVar[bool] = True
     routes: ClassVar[bool] = False
     source: ClassVar[str] = "arXiv:2402.09353"
     at_site: ClassVar[type[BaseModel]] = LoraAt
 
-    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
-        """Return the class for linear modules."""
-        return DoraSite
-
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return rank, alpha, dropout, and the kind of the site."""
         assert isinstance(rule, DoraRule)
-        alpha = 2.0 * rule.rank if rule.alpha is None else rule.alpha
-        found = {"rank": rule.rank, "alpha": alpha, "dropout": rule.dropout, "kind": str(site.kind)}
-        return {**found, **({"rslora": True} if rule.rslora else {})}
+        return low_rank_options(site, rule)
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return A (R, I), B (O, R) and the magnitude (O,)."""
@@ -120,14 +116,8 @@ class Dora(SiteMethod):
         self, sites: SiteMap, site: Site, options: Mapping[str, Any], *, seed: int
     ) -> dict[str, Tensor]:
         """Return A drawn from ``seed``, B zero, and the norms of the weight's rows."""
-        shapes = self.shapes(site, options)
-        rank, width_in = shapes["dora_A"]
-        norm_O = _squares_O(sites, site).sqrt()
-        return {
-            "dora_A": initial((rank, width_in), seed=seed),
-            "dora_B": torch.zeros(shapes["dora_B"]),
-            "dora_magnitude": norm_O,
-        }
+        drawn = super().start(sites, site, options, seed=seed)
+        return {**drawn, "dora_magnitude": _squares_O(sites, site).sqrt()}
 
     def rate(self, rule: Rule, table: str) -> float:
         """Return LoRA+'s ratio for B."""

@@ -6,6 +6,7 @@ Legend: I input width, O output width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,13 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from weft.core.parts import AdapterState
-from weft.core.sites import SiteMap
 from weft.core.view import Site, SiteKind
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora_layer import widths
-from weft.strategy.site_method import SiteMethod, given, weight_of
+from weft.strategy.site_method import SiteMethod, Start, given, weight_of
 
 INPUT, OUTPUT = "input", "output"
 
@@ -70,6 +70,10 @@ class Ia3At(BaseModel):
     kind: SiteKind
 
 
+def _ones(shape: tuple[int, ...], /, *, seed: int) -> Tensor:  # noqa: ARG001
+    return torch.ones(shape)
+
+
 class Ia3(SiteMethod):
     """Factors that start at one. The rate is that at which PEFT's own comparison finds it to learn."""
 
@@ -77,13 +81,10 @@ class Ia3(SiteMethod):
     rule: ClassVar[type[Rule]] = Ia3Rule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-3
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    module: ClassVar[type[Edit]] = Ia3Site
+    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"ia3_l": _ones})
     source: ClassVar[str] = "arXiv:2205.05638"
     at_site: ClassVar[type[BaseModel]] = Ia3At
-
-    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
-        """Return the class for linear modules."""
-        return Ia3Site
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:  # noqa: ARG002
         """Return which side of the product is scaled, and the kind of the site."""
@@ -94,17 +95,6 @@ class Ia3(SiteMethod):
         shape = weight_of(site).shape
         width_in, width_out = widths((shape[0], shape[1]), site.kind)
         return {"ia3_l": (width_in if options["side"] == INPUT else width_out,)}
-
-    def start(
-        self,
-        sites: SiteMap,  # noqa: ARG002
-        site: Site,
-        options: Mapping[str, Any],
-        *,
-        seed: int,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        """Return ones."""
-        return {table: torch.ones(shape) for table, shape in self.shapes(site, options).items()}
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
         """Return the scaled weight of each site and, where outputs are scaled, its bias: in fp32, in their dtype.

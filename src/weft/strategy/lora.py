@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -22,7 +23,7 @@ from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit
 from weft.strategy.lora_layer import LoraEmbedding, LoraSite, initial, scale, update, widths
-from weft.strategy.site_method import SiteMethod, given, renamed, weight_of
+from weft.strategy.site_method import SiteMethod, Start, given, renamed, weight_of
 
 STARTS = (
     "lora_starts"  # attribute of a module: what its adapters began with, by name, where the weight gave it up
@@ -79,6 +80,18 @@ class LoraAt(BaseModel):
     rslora: Literal[True] | None = None
 
 
+def low_rank_options(site: Site, rule: LoraRule) -> dict[str, Any]:
+    """Return the options of ``rule`` at ``site``, as ``LoraAt`` has them."""
+    alpha = 2.0 * rule.rank if rule.alpha is None else rule.alpha
+    found = {"rank": rule.rank, "alpha": alpha, "dropout": rule.dropout, "kind": str(site.kind)}
+    return {**found, **({"rslora": True} if rule.rslora else {})}
+
+
+def _normal(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
+    """Return what B of an embedding starts from, where rows of A, which are zero, are looked up."""
+    return torch.empty(shape).normal_(generator=torch.Generator().manual_seed(seed))
+
+
 class Lora(SiteMethod):
     """Low-rank updates of linear weights and of embeddings.
 
@@ -90,7 +103,8 @@ class Lora(SiteMethod):
     rule: ClassVar[type[Rule]] = LoraRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D, SiteKind.EMBEDDING})
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({*SiteMethod.kinds, SiteKind.EMBEDDING})
+    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"lora_A": initial, "lora_embedding_B": _normal})
     source: ClassVar[str] = "arXiv:2106.09685"
     at_site: ClassVar[type[BaseModel]] = LoraAt
 
@@ -101,9 +115,7 @@ class Lora(SiteMethod):
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return rank, alpha, dropout, and the kind of the site, which decides how the update is turned."""
         assert isinstance(rule, LoraRule)
-        alpha = 2.0 * rule.rank if rule.alpha is None else rule.alpha
-        found = {"rank": rule.rank, "alpha": alpha, "dropout": rule.dropout, "kind": str(site.kind)}
-        return {**found, **({"rslora": True} if rule.rslora else {})}
+        return low_rank_options(site, rule)
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return A (R, I) and B (O, R); of an embedding (R, V) and (D, R)."""
@@ -112,23 +124,6 @@ class Lora(SiteMethod):
             return {"lora_embedding_A": (rank, shape[0]), "lora_embedding_B": (shape[1], rank)}
         width_in, width_out = widths((shape[0], shape[1]), site.kind)
         return {"lora_A": (rank, width_in), "lora_B": (width_out, rank)}
-
-    def start(
-        self,
-        sites: SiteMap,  # noqa: ARG002
-        site: Site,
-        options: Mapping[str, Any],
-        *,
-        seed: int,
-    ) -> dict[str, Tensor]:
-        """Return A drawn from ``seed`` and B zero; of an embedding, where rows of A are looked up, the other way round."""
-        shapes = self.shapes(site, options)
-        if site.kind is SiteKind.EMBEDDING:
-            A_RV, B_DR = shapes["lora_embedding_A"], shapes["lora_embedding_B"]
-            drawn = torch.empty(B_DR).normal_(generator=torch.Generator().manual_seed(seed))
-            return {"lora_embedding_A": torch.zeros(A_RV), "lora_embedding_B": drawn}
-        rank, width_in = shapes["lora_A"]
-        return {"lora_A": initial((rank, width_in), seed=seed), "lora_B": torch.zeros(shapes["lora_B"])}
 
     def rate(self, rule: Rule, table: str) -> float:
         """Return LoRA+'s ratio for B."""

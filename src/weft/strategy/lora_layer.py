@@ -195,7 +195,7 @@ def scale(options: Mapping[str, Any]) -> float:
     return options["alpha"] / (math.sqrt(rank) if options.get("rslora") else rank)
 
 
-def initial(shape: tuple[int, int], *, seed: int) -> Tensor:
+def initial(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
     """Return a fresh A of ``shape`` (R, I) in fp32: kaiming uniform with a = sqrt(5), as in the authors' code.
 
     Source: arXiv:2106.09685, section 4.1, has A random and B zero; github.com/microsoft/LoRA draws it so.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from weft.core.parts import AdapterState
@@ -18,33 +20,55 @@ from weft.strategy.base import Edits, Timed
 from weft.strategy.edit import Edit, Factors, edited, options_at
 
 
+class Start(Protocol):
+    """What a new tensor holds."""
+
+    def __call__(self, shape: tuple[int, ...], /, *, seed: int) -> Tensor:
+        """Return a tensor of ``shape``, fp32, drawn from ``seed`` where it is drawn."""
+        ...
+
+
 class SiteMethod(Timed):
     """What every such method does alike; a subclass says what there is at a site and what it computes.
 
     Parameters lie at ``<site>.<table>.<adapter>``. ``options`` of a site must say everything that ``shapes`` and
     ``merged`` need, as JSON values, and hold the site's ``kind``.
+
+    Class attributes:
+        module: the class in front of a site's own; a method with one for each kind overrides ``edit``.
+        starts: what new tensors hold by table; zeros where a table is not named.
     """
 
     name: ClassVar[str]
     edits: ClassVar[Edits]
-    kinds: ClassVar[frozenset[SiteKind]]
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    module: ClassVar[type[Edit]]
+    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({})
     trains_site: ClassVar[bool] = False
     is_alone: ClassVar[bool] = False
     routes: ClassVar[bool] = True
 
-    def edit(self, kind: SiteKind) -> type[Edit]:
+    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
         """Return the class that stands in front of a module of ``kind``."""
-        raise NotImplementedError
+        return self.module
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return the shape of each table's tensor at ``site``."""
         raise NotImplementedError
 
     def start(
-        self, sites: SiteMap, site: Site, options: Mapping[str, Any], *, seed: int
+        self,
+        sites: SiteMap,  # noqa: ARG002
+        site: Site,
+        options: Mapping[str, Any],
+        *,
+        seed: int,
     ) -> dict[str, Tensor]:
         """Return what a new adapter starts from at ``site``, by table, fp32."""
-        raise NotImplementedError
+        return {
+            table: self.starts[table](shape, seed=seed) if table in self.starts else torch.zeros(shape)
+            for table, shape in self.shapes(site, options).items()
+        }
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return what must be known of ``rule`` at ``site``, as JSON values."""
