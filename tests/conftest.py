@@ -26,6 +26,14 @@ WORDS = (
 CHINESE = "我你他们的是不很好坏电影书在北京上海人大小说"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the matrices counted: tests record it as the property ``counts``, one line each."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, line in report.user_properties:
+            if name == "counts":
+                terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_under_xdist() -> None:
     """Keep torch to one thread in a worker, whatever set its default before."""
