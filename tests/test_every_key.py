@@ -13,7 +13,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,7 +134,8 @@ def trained(lab: Lab, values: Values) -> tuple[Any, Any]:
         engine.dtype = pick_precision(kit.recipe.precision, CPU)
         order = order_of(kit.recipe, stage, kit.data, by_length=True)
         course = Course(stage.length, stage.schedule, stage.warmup)
-        for _ in train(engine, order, kit.feed(stage), course=course, start=Progress()):
+        feed = replace(kit.feed(stage), routes=entered.network.routes)
+        for _ in train(engine, order, feed, course=course, start=Progress()):
             pass
         handed[stage.name] = entered.leave()
     return kit, entered
@@ -348,6 +349,12 @@ RULES = {
     "dora.rslora": of_rule("dora", "rslora", False, True, weights),
     "dora.dropout": of_rule("dora", "dropout", 0.0, 0.5, weights),
     "dora.lr_ratio": of_rule("dora", "lr_ratio", 1.0, 16.0, tables),
+    **of_method("mtl-lora", "lora"),
+    "mtl-lora.rank": of_rule("mtl-lora", "rank", 2, 3, tables),
+    "mtl-lora.alpha": of_rule("mtl-lora", "alpha", 2, 40, weights),
+    "mtl-lora.up_projections": of_rule("mtl-lora", "up_projections", 2, 3, tables),
+    "mtl-lora.temperature": of_rule("mtl-lora", "temperature", 0.1, 10.0, weights),
+    "mtl-lora.dropout": of_rule("mtl-lora", "dropout", 0.0, 0.5, weights),
     **of_method("ia3", "lora"),
     "ia3.per_task": of_rule("ia3", "per_task", False, True, tables),
     **of_method("adapter", "lora"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
 from weft.build.order import order_of
-from weft.core.routing import Routing, routed
+from weft.core.routing import Routing, names_in, routed
 from weft.errors import HandOverError, StrategyError
 from weft.strategy.adapters import extract
 
@@ -133,3 +134,60 @@ def test_a_shared_adapter_acts_on_all_rows_beside_those_of_tasks(open_kit, tasks
     assert entered.network.routes == {task: f"one-adapter-{task}" for task in TASKS}
     names = {adapter.name: adapter.tasks for adapter in entered.leave().adapters}
     assert names == {"one-ia3": (), **{f"one-adapter-{task}": (task,) for task in TASKS}}
+
+
+SHARING = {"train": "mtl-lora", "rank": 2}
+
+
+def states(network, batch, task):
+    """Return the trunk's states of ``batch`` as rows of ``task`` have them."""
+    network.eval()
+    adapters = names_in(network.routes)
+    rows = [adapters.index(network.routes[task])] * batch.layout.num_rows
+    with torch.no_grad(), routed(network.trunk, Routing.of(adapters, rows, batch.layout)):
+        return network.trunk(batch).flat_TD()
+
+
+def test_one_adapter_with_a_part_for_each_task_is_trained_in_mixed_batches(open_kit, tasks):
+    opened = open_kit([stage(SHARING)], tasks)
+    entered = opened.enter("one")
+    before = {path: value.detach().clone() for path, value in entered.sites.parameters()}
+    assert entered.network.routes == {task: f"one/{task}" for task in TASKS}
+    spec = opened.recipe.stage("one")
+    engine, feed = opened.engine(entered, spec), replace(opened.feed(spec), routes=entered.network.routes)
+    for number, step in enumerate(steps_of(opened)):
+        assert {task for batch in feed(step) for task in batch.targets} == {task for task, _ in step}
+        engine.step(feed(step), step=number, lr_factor=1.0)
+    (state,) = entered.leave().adapters
+    assert (state.name, state.tasks, state.parts) == ("one", TASKS, TASKS)
+    assert all(not torch.equal(tensor, before[path]) for path, tensor in state.tensors.items())
+    mixes = [tensor for path, tensor in state.tensors.items() if ".mtl_mix." in path]
+    assert all(not torch.equal(one, other) for mix in mixes for one, other in pairwise(mix))
+
+
+def test_a_shared_adapter_is_merged_for_one_task_and_carried_for_several(open_kit, tasks):
+    ways = {
+        "full": {"strategy": "full", "tasks": ["mood"], "carry": {"trunk": "merge", "heads": "drop"}},
+        "expert": {"strategy": [SHARING], "tasks": ["mood"], "carry": {"trunk": "continue"}},
+        "above": {"strategy": "lora", "carry": {"trunk": "stack"}},
+    }
+    later = [{"name": name, "parent": "one", **way} for name, way in ways.items()]
+    opened = open_kit([stage(SHARING), *later], tasks)
+    first = opened.enter("one")
+    opened.trained(first, "one")
+    parts = first.leave()
+    batch = opened.feed(opened.recipe.stage("one"), budget=4096)([("mood", 0), ("mood", 3)])[0]
+    expected = states(first.network, batch, "mood")
+    assert not torch.allclose(expected, states(first.network, batch, "names"), atol=1e-3)
+    with torch.no_grad():
+        merged = opened.enter("full", parts).network.eval()
+        assert not merged.routes
+        assert torch.allclose(merged.features(batch).flat_TD(), expected, atol=1e-5)
+    for name in ("expert", "above"):
+        entered = opened.enter(name, parts)
+        assert torch.equal(states(entered.network, batch, "mood"), expected)
+        assert entered.network.routes == first.network.routes
+        assert [one.tasks for one in entered.leave().adapters] == [TASKS, *([()] if name == "above" else [])]
+    opened = open_kit([stage(SHARING), {"name": "two", "strategy": "full"}], tasks)
+    with pytest.raises(HandOverError, match="has a part for each of mood, names, length, again and cannot"):
+        opened.enter("two", parts)

@@ -84,6 +84,17 @@ def test_equal_texts_pass_once_for_each_adapter(trio: dict[str, Made], sentences
     assert sum(rows) == 3 * 3
 
 
+def test_a_part_of_an_adapter_for_each_task_joins_a_fleet(
+    trio: dict[str, Made], make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], sentences: list[str]
+):
+    tasks = {name: encoder_tasks[name] for name in ("mood", "names")}
+    made = make(tiny_bert, tasks, LORA, {"strategy": "mtl-lora", **KEEP})
+    assert made.open().network.routes == {"mood": "stage1/mood", "names": "stage1/names"}
+    together = fleet(Member(made.folder, "m"), Member(trio["a"].folder, "a"))
+    assert together.network.routes == {"m-mood": "bundle-0", "m-names": "bundle-0-1", "a-mood": "bundle-1"}
+    assert_like_each_alone(together, {"m-": made.open(), "a-": trio["a"].open()}, sentences[:20])
+
+
 def test_a_decoder_that_generates(make: Make, stories260k: Path, decoder_tasks: dict[str, Any]):
     reply = {"reply": decoder_tasks["reply"], "mood": decoder_tasks["mood"]}
     top = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,24 @@ def test_parts_come_back_bit_by_bit(tmp_path: Path):
     assert found.heads["mood"].config == {"labels": ["好", "坏"]}
     assert torch.equal(found.heads["mood"].tensors["out.weight"], parts.heads["mood"].tensors["out.weight"])
     assert found.heads["reply"].tensors == {}
+
+
+@pytest.mark.parametrize("parts", [(), ("mood",)])
+def test_whose_rows_take_which_part_comes_back(parts: tuple[str, ...], tmp_path: Path):
+    own = some_parts()
+    routed = replace(own, adapters=(replace(own.adapters[0], tasks=("mood",), parts=parts),))
+    save_parts(tmp_path, routed, VIEW, base="base")
+    assert read_json(tmp_path / "parts.json")["routes"] == {"mood": "/".join(("one", *parts))}
+    (adapter,) = load_parts(tmp_path, VIEW).adapters
+    assert (adapter.tasks, adapter.parts) == (("mood",), parts)
+
+
+@pytest.mark.parametrize("route", ["one/../two", "one/", "two/mood", "/one", "one/a/b"])
+def test_a_route_that_leads_nowhere_is_refused(route: str, tmp_path: Path):
+    save_parts(tmp_path, some_parts(), VIEW, base="base")
+    write_json(tmp_path / "parts.json", {**read_json(tmp_path / "parts.json"), "routes": {"mood": route}})
+    with pytest.raises(ExportError, match=r"a name must be 1-64 letters|routes must lead from a head to"):
+        load_parts(tmp_path, VIEW)
 
 
 def test_empty_parts_are_parts(tmp_path: Path):

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from weft.core.example import Encoded, Purpose, Row
 from weft.core.network import Inference
+from weft.core.parts import adapter_of
 from weft.core.stock import StockForm
 from weft.errors import ExportError
 from weft.export.bundle import Bundle, open_bundle
@@ -173,7 +174,19 @@ def same_logits(bundle: Bundle, name: str, other: str) -> bool:
     return bool(torch.allclose(ours, weft_logits(bundle.network, task, batch), atol=1e-3))
 
 
-@pytest.mark.parametrize("stages", [(OWN,), ({"strategy": "lora"}, {**OWN, "carry": {"trunk": "stack"}})])
+SHARING = {"strategy": [{"train": "mtl-lora", "rank": 4}]}
+STACKED = {"carry": {"trunk": "stack"}}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (OWN,),
+        (SHARING,),
+        ({"strategy": "lora"}, {**OWN, **STACKED}),
+        ({"strategy": "lora"}, {**SHARING, **STACKED}),
+    ],
+)
 def test_each_task_is_exported_with_the_shared_adapters_and_its_own(
     make: Make,
     tiny_bert: Path,
@@ -185,7 +198,9 @@ def test_each_task_is_exported_with_the_shared_adapters_and_its_own(
     tasks = {name: encoder_tasks[name] for name in ("mood", "names")}
     made = make(tiny_bert, tasks, *stages)
     bundle = made.open()
-    assert len(bundle.parts.adapters) == len(stages) + 1
+    names = {state.name for state in bundle.parts.adapters}
+    assert set(map(adapter_of, bundle.network.routes.values())) <= names
+    assert len(names) == len(stages) + ("per_task" in stages[-1]["strategy"][0])
     results = export_plain(bundle, tmp_path, tasks=tuple(tasks))
     assert [one.folder.name for one in results] == ["mood", "names", "mood-adapter", "names-adapter"]
     for name in tasks:

@@ -15,6 +15,7 @@ from weft.strategy.full import Full, FullRule
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora, LoraRule
+from weft.strategy.mtl_lora import MtlLora
 from weft.strategy.none import Frozen, NoneRule
 from weft.strategy.registry import METHODS, adapter_method, method
 
@@ -26,6 +27,7 @@ def test_the_registry_holds_each_method_under_its_name():
         "lisa": Lisa,
         "lora": Lora,
         "dora": Dora,
+        "mtl-lora": MtlLora,
         "ia3": Ia3,
         "adapter": Bottleneck,
     }

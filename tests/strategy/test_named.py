@@ -17,7 +17,7 @@ def test_every_name_is_a_list_of_registered_rules():
     in_place = (
         "full head encoder decoder attention ffn bias norm embeddings bitfit lp-ft gradual layer-decay lisa"
     )
-    adapters = "lora rslora lora+ pissa dora ia3 houlsby pfeiffer parallel"
+    adapters = "lora rslora lora+ pissa dora mtl-lora ia3 houlsby pfeiffer parallel"
     assert set(STRATEGIES) == set(f"{in_place} {adapters}".split())
     for name, rules in STRATEGIES.items():
         assert resolve(name) is rules
@@ -35,6 +35,7 @@ def test_every_name_plans_on_a_bert(bert, name):
         "embeddings": 4,
     }
     counts |= dict.fromkeys(("lora", "rslora", "lora+", "pissa"), 2 * 73) | {"dora": 3 * 73, "ia3": 3 * 12}
+    counts |= {"mtl-lora": 4 * 73}
     counts |= {"houlsby": 4 * 24, "pfeiffer": 4 * 12, "parallel": 4 * 12}
     assert len(trunk) == counts[name]
 

@@ -21,7 +21,7 @@ from weft.core.table import ParamTable, Role
 from weft.errors import HandOverError, RecipeError, WeftError
 from weft.model.describe import describe
 from weft.recipe.spec import HeadCarry, OptimizerCarry, Recipe, StageSpec, TrunkCarry
-from weft.strategy.adapters import restore
+from weft.strategy.adapters import of_task, restore
 from weft.strategy.apply import apply
 from weft.strategy.base import Plan
 from weft.strategy.named import resolve
@@ -121,7 +121,7 @@ def _going_on(stage: StageSpec, adapters: Sequence[AdapterState]) -> tuple[froze
     if stage.carry.trunk is not TrunkCarry.CONTINUE or not adapters:
         return frozenset(), stage.name
     last = adapters[-1]
-    if not last.tasks:
+    if not last.tasks or last.parts:
         return frozenset({last.name}), last.name
     own = frozenset(adapter.name for adapter in adapters if adapter.tasks)
     return own, last.name.removesuffix(f"-{last.tasks[0]}")
@@ -168,8 +168,16 @@ def _for_all(parts: Parts, tasks: Iterable[str]) -> Parts:
         HandOverError: rows of different tasks pass through different ones, so that no weights do the same for all.
     """
     names = set(tasks)
+    if len(names) == 1:
+        return replace(parts, adapters=of_task(parts.adapters, *names))
     adapters = tuple(one for one in parts.adapters if not one.tasks or names & set(one.tasks))
     for adapter in adapters:
+        if adapter.parts:
+            raise HandOverError(
+                f"carry.trunk: adapter {adapter.name} has a part for each of {', '.join(adapter.tasks)} and cannot be "
+                f"merged for all of {', '.join(sorted(names))}. Use stack or continue, or keep only the head of one task "
+                f"(carry.heads: drop)."
+            )
         others = sorted(names - set(adapter.tasks)) if adapter.tasks else []
         if others:
             raise HandOverError(

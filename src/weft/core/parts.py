@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class AdapterState:
         config: JSON values: the method's options and ``sites``, the canonical paths it sits at.
         tensors: by canonical path, e.g. ``layers.3.attention.query.lora_A.<name>``.
         tasks: whose rows alone pass through it; empty for all rows.
+        parts: the part of it that rows of each of ``tasks`` take; empty where all take the whole of it.
     """
 
     name: str
@@ -26,6 +27,12 @@ class AdapterState:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     tasks: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Where rows of each of ``tasks`` go: to this adapter, or to their part of it."""
+        return routes_to(self.name, self.tasks, self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +69,31 @@ class Parts:
     def adapters_of(self, task: str) -> tuple[AdapterState, ...]:
         """Return the adapters that rows of ``task`` pass through, in stacking order."""
         return tuple(one for one in self.adapters if not one.tasks or task in one.tasks)
+
+
+def routes_to(adapter: str, tasks: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
+    """Return where rows of each of ``tasks`` go: to ``adapter``, or where there are ``parts``, to theirs of it.
+
+    Example:
+        >>> routes_to("shared", ["a", "b"], ["a", "b"])
+        {'a': 'shared/a', 'b': 'shared/b'}
+    """
+    if not parts:
+        return dict.fromkeys(tasks, adapter)
+    return {task: f"{adapter}/{part}" for task, part in zip(tasks, parts, strict=True)}
+
+
+def tasks_and_parts(adapter: str, routes: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tasks whose routes lead to ``adapter``, and the parts of it that they take: ``routes_to`` undone.
+
+    Example:
+        >>> tasks_and_parts("shared", {"a": "shared/a", "c": "other"})
+        (('a',), ('a',))
+    """
+    found = {task: route.partition("/")[2] for task, route in routes.items() if adapter_of(route) == adapter}
+    return tuple(found), tuple(part for part in found.values() if part)
+
+
+def adapter_of(route: str) -> str:
+    """Return the adapter that ``route`` leads to, or to a part of."""
+    return route.partition("/")[0]

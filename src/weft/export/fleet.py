@@ -19,7 +19,7 @@ from weft.model.device import pick_device, pick_precision
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.recipe.names import check_name
 from weft.recipe.spec import Precision
-from weft.strategy.adapters import joined
+from weft.strategy.adapters import joined, of_task
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
@@ -162,11 +162,10 @@ def _adapters(
     for place, (member, one) in enumerate(zip(members, opened, strict=True)):
         if not one.parts.adapters:
             continue
-        known = {state.name: state for state in one.parts.adapters}
-        for number, (names, tasks) in enumerate(_by_adapters(one.parts).items()):
+        for number, tasks in enumerate(_by_adapters(one.parts).values()):
             name = f"bundle-{place}" + (f"-{number}" if number else "")
             try:
-                adapters.append(joined([known[own] for own in names], name=name))
+                adapters.append(joined(of_task(one.parts.adapters, tasks[0]), name=name))
             except StrategyError as error:
                 raise ExportError(f"{one.folder}: {error}") from error
             routes |= dict.fromkeys(map(member.task, tasks), name)
@@ -177,9 +176,9 @@ def _by_adapters(parts: Parts) -> dict[tuple[str, ...], list[str]]:
     """Return the tasks of ``parts`` by the adapters that their rows pass through; those without any are left out."""
     found: dict[tuple[str, ...], list[str]] = {}
     for task in parts.heads:
-        names = tuple(state.name for state in parts.adapters_of(task))
-        if names:
-            found.setdefault(names, []).append(task)
+        routes = tuple(state.routes.get(task, state.name) for state in parts.adapters_of(task))
+        if routes:
+            found.setdefault(routes, []).append(task)
     return found
 
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.core.parts import AdapterState, HeadState, Parts
+from weft.core.parts import AdapterState, HeadState, Parts, adapter_of, tasks_and_parts
 from weft.core.sites import HEAD_PREFIX
 from weft.core.view import ModelView
 from weft.errors import ExportError, NameInvalidError, StrategyError
@@ -34,6 +34,16 @@ def _without_repeats(names: Any) -> Any:
 Names = Annotated[tuple[Name, ...], BeforeValidator(_without_repeats)]
 
 
+def _plain_route(route: str) -> str:
+    adapter, *parts = route.split("/", 1)
+    for name in (adapter, *parts):
+        check_name(name)
+    return route
+
+
+Route = Annotated[str, AfterValidator(_plain_route)]
+
+
 class _Listing(BaseModel):
     """``parts.json``."""
 
@@ -41,7 +51,7 @@ class _Listing(BaseModel):
 
     adapters: Names
     heads: Names
-    routes: dict[Name, Name] = {}
+    routes: dict[Name, Route] = {}
 
 
 class _HeadFile(BaseModel):
@@ -82,7 +92,7 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
         if head.tensors:
             save_tensors(home / "head.safetensors", head.tensors)
     names = {"adapters": [adapter.name for adapter in parts.adapters], "heads": list(parts.heads)}
-    routes = {task: adapter.name for adapter in parts.adapters for task in adapter.tasks}
+    routes = {task: route for adapter in parts.adapters for task, route in adapter.routes.items()}
     write_json(folder / "parts.json", {**names, **({"routes": routes} if routes else {})})
 
 
@@ -98,7 +108,8 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     """
     check_links(folder)
     listing = read_record(folder / "parts.json", _Listing)
-    for task, adapter in listing.routes.items():
+    for task, route in listing.routes.items():
+        adapter = adapter_of(route)
         if task not in listing.heads or adapter not in listing.adapters:
             raise ExportError(
                 f"{folder / 'parts.json'}: routes must lead from a head to an adapter of the bundle, but {task} leads to "
@@ -109,10 +120,7 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
         adapters=tuple(
-            replace(
-                _load_adapter(folder / "adapters" / name, canonical),
-                tasks=tuple(task for task, adapter in listing.routes.items() if adapter == name),
-            )
+            _routed(_load_adapter(folder / "adapters" / name, canonical), listing.routes)
             for name in listing.adapters
         ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
@@ -136,6 +144,11 @@ def _load_adapter(folder: Path, canonical: Mapping[str, str]) -> AdapterState:
         return peft_layout.read(folder, canonical=canonical)
     except (StrategyError, NameInvalidError) as error:
         raise ExportError(str(error)) from error
+
+
+def _routed(adapter: AdapterState, routes: Mapping[str, str]) -> AdapterState:
+    tasks, parts = tasks_and_parts(adapter.name, routes)
+    return replace(adapter, tasks=tasks, parts=parts)
 
 
 def _load_head(folder: Path) -> HeadState:

@@ -27,7 +27,7 @@ from weft.export.proof import prove
 from weft.model.quiet import quiet
 from weft.recipe.names import check_name
 from weft.strategy import peft_layout
-from weft.strategy.adapters import joined
+from weft.strategy.adapters import joined, of_task
 from weft.strategy.base import Edits
 from weft.strategy.registry import adapter_method
 
@@ -211,7 +211,7 @@ def _merged(bundle: Bundle, name: str) -> dict[str, Tensor]:
     Raises:
         ExportError: one of them cannot be folded into weights.
     """
-    parts = replace(bundle.parts, adapters=bundle.parts.adapters_of(name))
+    parts = replace(bundle.parts, adapters=of_task(bundle.parts.adapters, name))
     if not parts.adapters:
         return dict(parts.delta)
     for adapter in parts.adapters:
@@ -226,7 +226,7 @@ def _merged(bundle: Bundle, name: str) -> dict[str, Tensor]:
 
 def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
     """Return the one adapter that does what all those of a task do, None where PEFT has no such one."""
-    adapters = bundle.parts.adapters_of(name)
+    adapters = of_task(bundle.parts.adapters, name)
     methods = {adapter.method for adapter in adapters}
     if len(methods) != 1 or not methods <= peft_layout.METHODS:
         return None

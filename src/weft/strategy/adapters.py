@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from weft.core.parts import AdapterState
+from weft.core.parts import AdapterState, tasks_and_parts
 from weft.core.sites import SiteMap
 from weft.core.table import ParamTable
 from weft.core.view import SiteKind
@@ -30,14 +30,11 @@ def extract(sites: SiteMap, which: ParamTable | Sequence[str]) -> tuple[AdapterS
         StrategyError: no adapter of that name in the network.
     """
     names = adapter_names(which) if isinstance(which, ParamTable) else tuple(which)
-    routes = sites.network.routes
-    return tuple(
-        replace(
-            _extract_one(sites, name),
-            tasks=tuple(task for task, adapter in routes.items() if adapter == name),
-        )
-        for name in names
-    )
+    found: list[AdapterState] = []
+    for name in names:
+        tasks, parts = tasks_and_parts(name, sites.network.routes)
+        found.append(replace(_extract_one(sites, name), tasks=tasks, parts=parts))
+    return tuple(found)
 
 
 def restore(sites: SiteMap, state: AdapterState) -> None:
@@ -48,7 +45,22 @@ def restore(sites: SiteMap, state: AdapterState) -> None:
         StrategyError: unknown method, or it does not fit the network.
     """
     adapter_method(state.method).restore(sites, state)
-    sites.network.routes = {**sites.network.routes, **dict.fromkeys(state.tasks, state.name)}
+    sites.network.routes = {**sites.network.routes, **state.routes}
+
+
+def of_task(states: Sequence[AdapterState], task: str) -> tuple[AdapterState, ...]:
+    """Return what rows of ``task`` pass through: of ``states`` those that are for all rows or for theirs.
+
+    Of an adapter with a part for each task, what they take of it, as an adapter of its own.
+    """
+    found: list[AdapterState] = []
+    for state in states:
+        if task in state.tasks and state.parts:
+            part = state.parts[state.tasks.index(task)]
+            found.append(replace(adapter_method(state.method).part(state, part), tasks=(task,)))
+        elif not state.tasks or task in state.tasks:
+            found.append(state)
+    return tuple(found)
 
 
 def joined(states: Sequence[AdapterState], *, name: str) -> AdapterState:

@@ -86,7 +86,12 @@ class AdapterMethod(Method, Protocol):
 
     is_alone: ClassVar[bool]  # whether no other adapter may edit the weight at its sites
     routes: ClassVar[bool]  # whether the rows of one batch may take different adapters
+    has_parts: ClassVar[bool]  # whether one adapter has a part for each task of the stage
     at_site: ClassVar[type[BaseModel]]  # form of the options of a site, to check what was read from a file
+
+    def bound(self, rule: Rule, tasks: Sequence[str]) -> Rule:
+        """Return ``rule`` as it is for a stage of ``tasks``."""
+        ...
 
     def edit(self, kind: SiteKind) -> type[Edit]:
         """Return the class that stands in front of a module of ``kind``; its ``place`` is the order of merging."""
@@ -118,6 +123,10 @@ class AdapterMethod(Method, Protocol):
 
     def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
         """Return one adapter called ``name`` that does what ``states``, one on the other, do."""
+        ...
+
+    def part(self, state: AdapterState, part: str) -> AdapterState:
+        """Return what rows that take ``part`` of ``state`` pass through, as an adapter, maybe of another method."""
         ...
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:

@@ -45,8 +45,18 @@ class Edit(Routable):
 
     @property
     def adapter_names(self) -> Iterable[str]:
-        """The adapters of all methods at this site."""
-        return dict.fromkeys(name for edit in type(self).edits for name in options_at(self, edit))
+        """The adapters of all methods at this site, and what rows can take of them."""
+        return dict.fromkeys(
+            route
+            for edit in type(self).edits
+            for name, options in options_at(self, edit).items()
+            for route in (name, *edit.routes_in(name, options))
+        )
+
+    @classmethod
+    def routes_in(cls, name: str, options: Mapping[str, Any]) -> Sequence[str]:  # noqa: ARG003
+        """Return the routes that lead to parts of adapter ``name``."""
+        return ()
 
     def put(
         self, name: str, options: dict[str, Any], tensors: Mapping[str, Tensor], *, edit: type[Edit]

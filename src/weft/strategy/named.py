@@ -14,6 +14,7 @@ from weft.strategy.full import FullRule
 from weft.strategy.ia3 import Ia3Rule
 from weft.strategy.lisa import LisaRule
 from weft.strategy.lora import LoraInit, LoraRule
+from weft.strategy.mtl_lora import MtlLoraRule
 from weft.strategy.none import NoneRule
 from weft.strategy.selector import WORDS
 
@@ -38,6 +39,7 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         "lora+": (LoraRule(lr_ratio=16.0),),
         "pissa": (LoraRule(init=LoraInit.PISSA),),
         "dora": (DoraRule(),),
+        "mtl-lora": (MtlLoraRule(),),
         "ia3": (Ia3Rule(),),
         "houlsby": (BottleneckRule(form=Form.HOULSBY),),
         "pfeiffer": (BottleneckRule(form=Form.PFEIFFER),),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from weft.core.parts import tasks_and_parts
 from weft.core.table import ParamRow, ParamTable, Role
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
@@ -83,17 +84,13 @@ def carried_from(view: ModelView, plan: Plan, role: Role) -> tuple[CarriedAdapte
     installs: dict[str, list[Install]] = {}
     for install in plan.installs:
         installs.setdefault(install.adapter, []).append(install)
-    return tuple(
-        CarriedAdapter(
-            name=name,
-            method=own[0].method,
-            role=role,
-            options={one.site: adapter_method(one.method).options(known[one.site], one.rule) for one in own},
-            paths=frozenset(row.path for row in plan.table if row.owner == f"adapter:{name}"),
-            tasks=tuple(task for task, adapter in plan.routes.items() if adapter == name),
-        )
-        for name, own in installs.items()
-    )
+    found: list[CarriedAdapter] = []
+    for name, own in installs.items():
+        tasks, parts = tasks_and_parts(name, plan.routes)
+        options = {one.site: adapter_method(one.method).options(known[one.site], one.rule) for one in own}
+        paths = frozenset(row.path for row in plan.table if row.owner == f"adapter:{name}")
+        found.append(CarriedAdapter(name, own[0].method, role, options, paths, tasks, parts))
+    return tuple(found)
 
 
 def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from weft.core.parts import AdapterState
+from weft.core.parts import AdapterState, adapter_of, routes_to
 from weft.core.table import Role
 from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
@@ -34,6 +34,7 @@ class CarriedAdapter:
         options: the method's options by site, as in ``AdapterState.config["sites"]``.
         paths: its parameters.
         tasks: whose rows alone pass through it; empty for all rows.
+        parts: what rows of each of ``tasks`` take of it, as in ``AdapterState``.
     """
 
     name: str
@@ -42,12 +43,19 @@ class CarriedAdapter:
     options: Mapping[str, Mapping[str, Any]]
     paths: frozenset[str]
     tasks: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Where rows of each of ``tasks`` go."""
+        return routes_to(self.name, self.tasks, self.parts)
 
     @staticmethod
     def of(state: AdapterState, role: Role) -> CarriedAdapter:
         """Return what a plan must know of a saved adapter."""
+        paths = frozenset(state.tensors)
         return CarriedAdapter(
-            state.name, state.method, role, state.config["sites"], frozenset(state.tensors), state.tasks
+            state.name, state.method, role, state.config["sites"], paths, state.tasks, state.parts
         )
 
 
@@ -161,10 +169,13 @@ class Reading:
         Raises:
             StrategyError: a task's rows would have to pass through two adapters of their own.
         """
-        if not isinstance(rule, AdapterRule) or not rule.per_task:
+        if isinstance(rule, AdapterRule) and rule.per_task:
+            own = {task: f"{name}-{task}" for task in self._tasks}
+        elif adapter_method(rule.train).has_parts:
+            own = routes_to(name, self._tasks, self._tasks)
+        else:
             return (name,)
-        own = {task: f"{name}-{task}" for task in self._tasks}
-        routed = [*self.routes.items(), *((task, one.name) for one in self.carried for task in one.tasks)]
+        routed = [*self.routes.items(), *(pair for one in self.carried for pair in one.routes.items())]
         for task, other in routed:
             if own.get(task, other) != other:
                 raise StrategyError(
@@ -172,7 +183,14 @@ class Reading:
                     f"with per_task name all its sites."
                 )
         self.routes |= own
-        return tuple(own.values())
+        return tuple(dict.fromkeys(map(adapter_of, own.values())))
+
+    def tasks_of(self, rule: Rule) -> tuple[str, ...]:
+        """Return whose rows an adapter of ``rule`` is for: those of one that goes on, else those of this stage."""
+        for one in self.carried:
+            if one.role is Role.TRAINED and one.method == rule.train and set(self._tasks) <= set(one.tasks):
+                return one.parts or self._tasks
+        return self._tasks
 
     def _can_act(self, how: Method, site: Site) -> bool:
         if site.kind not in how.kinds or is_head(site.path):
@@ -239,5 +257,6 @@ def read(
         else:
             # A name stands for one adapter of one method in the parts that a stage hands on.
             name = adapter if len(adapting) == 1 else f"{adapter}-{rule.train}"
-            reading.install(rule, how, why, adapters=reading.names(rule, name, why))
+            bound = adapter_method(rule.train).bound(rule, reading.tasks_of(rule))
+            reading.install(bound, how, why, adapters=reading.names(rule, name, why))
     return reading

@@ -14,6 +14,7 @@ from weft.strategy.full import Full
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora
+from weft.strategy.mtl_lora import MtlLora
 from weft.strategy.none import Frozen
 
 _ALL: tuple[Method, ...] = (
@@ -22,6 +23,7 @@ _ALL: tuple[Method, ...] = (
     Lisa(),
     Lora(),
     Dora(),
+    MtlLora(),
     Ia3(),
     Bottleneck(),
 )

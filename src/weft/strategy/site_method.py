@@ -47,6 +47,11 @@ class SiteMethod(Timed):
     trains_site: ClassVar[bool] = False
     is_alone: ClassVar[bool] = False
     routes: ClassVar[bool] = True
+    has_parts: ClassVar[bool] = False
+
+    def bound(self, rule: Rule, tasks: Sequence[str]) -> Rule:  # noqa: ARG002
+        """Return ``rule`` as it is for a stage of ``tasks``: the same for any."""
+        return rule
 
     def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
         """Return the class that stands in front of a module of ``kind``."""
@@ -177,6 +182,10 @@ class SiteMethod(Timed):
                 f"{name}: adapters of {self.name} cannot be joined into one, but there are {len(states)}. Export one."
             )
         return renamed(states[0], name)
+
+    def part(self, state: AdapterState, part: str) -> AdapterState:
+        """Return what rows that take ``part`` of ``state`` pass through; asked only where ``has_parts``."""
+        raise NotImplementedError
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:  # noqa: ARG002
         """Return new values of the parameters that ``state`` folds into.
