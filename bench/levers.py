@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 
+import torch
+
 from bench.files import prepared
 from bench.machine import describe, say
 from bench.order import Order
@@ -36,6 +38,13 @@ LEVERS: Mapping[str, Contestant] = {
     ),
     "activations computed again": replace(
         _PLAIN, settings="activations: recompute", stage=("activations: recompute",)
+    ),
+    "moments in bytes": replace(_PLAIN, settings="moments: 8-bit", stage=("moments: 8-bit",)),
+    "compiled": replace(
+        _PLAIN,
+        settings="compile: true, precision: fp32 on a CPU",
+        stage=("compile: true",),
+        recipe=() if torch.cuda.is_available() else ("precision: fp32",),
     ),
     "fp32": replace(_PLAIN, settings="precision: fp32", recipe=("precision: fp32",)),
     "medium": replace(_PLAIN, settings="precision: medium", recipe=("precision: medium",)),

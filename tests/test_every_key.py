@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from weft.build.catalogue import catalogue
@@ -27,7 +28,9 @@ from weft.build.order import order_of
 from weft.build.stage import parts_from
 from weft.core.parts import Parts
 from weft.evaluate.predict import answer_all
+from weft.model import compiled
 from weft.model.device import pick_precision
+from weft.native import eight_bit
 from weft.recipe.spec import Carry, Combine, MixtureSpec, ModelSpec, Recipe, StageSpec
 from weft.run.events import Evaluated, Finished, Saved
 from weft.run.folder import RunFolder
@@ -147,6 +150,36 @@ def weights(lab: Lab, values: Values) -> Any:
     return digest(dict(entered.sites.parameters()))
 
 
+def graphs(lab: Lab, values: Values) -> int:
+    """How many graphs of the trunk's layers are handed to a compiler in a whole run."""
+    count = 0
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        nonlocal count
+        count += 1
+        return graph.forward
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "BACKEND", backend)
+        compiled.function_of.cache_clear()
+        whole_run(lab, values)
+    compiled.function_of.cache_clear()
+    return min(count, 1)
+
+
+def in_bytes(lab: Lab, values: Values) -> bool:
+    """Whether checkpoints of a whole run hold moments in bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eight_bit, "LEAST_VALUES", 1)  # these models are small
+        whole_run(lab, values)
+    folder = run_folder(lab, values)
+    return any(
+        tensor.dtype is torch.uint8
+        for file in folder.rglob("optimizer.safetensors")
+        for tensor in load_file(file).values()
+    )
+
+
 def answers(lab: Lab, values: Values) -> Any:
     """What the network answers on dev after the last stage."""
     kit, entered = trained(lab, values)
@@ -174,9 +207,13 @@ def products(lab: Lab, values: Values) -> int:
     return count
 
 
+def run_folder(lab: Lab, values: Values) -> Path:
+    return lab.root / "runs" / hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
+
 def whole_run(lab: Lab, values: Values) -> Any:
     """What a run leaves and tells: stages, evaluations, checkpoints, scores and intervals, final weights."""
-    folder = Path(lab.root / "runs" / hashlib.sha256(repr(values).encode()).hexdigest()[:16])
+    folder = run_folder(lab, values)
     seen: list[Any] = []
     recipe = Recipe.model_validate(values, context=catalogue())
     for event in run(recipe, RunFolder(folder), root=lab.root, overwrite=True):
@@ -425,6 +462,10 @@ STAGE = {
         "keep",
         "recompute",
         put(short_run(), "stages/0/strategy", "full"),
+    ),
+    "stage.compile": change(graphs, "stages/0/compile", False, True, short_run()),
+    "stage.moments": change(
+        in_bytes, "stages/0/moments", "fp32", "8-bit", put(short_run(), "stages/0/strategy", "full")
     ),
     "stage.evaluate": change(whole_run, "stages/0/evaluate", "2 steps", "4 steps", short_run()),
     "stage.patience": change(

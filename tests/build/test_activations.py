@@ -54,3 +54,23 @@ def test_a_plan_says_what_it_does(open_kit):
     assert tight.memory_bytes < roomy.memory_bytes
     assert [("again in the backward pass" in way) for way in tight.ways] == [True]
     assert roomy.ways == ()
+
+
+def plan_of(opened, dtype, **machine):
+    return stage_plans(opened.recipe, opened.rehearse(), opened.data, Machine(1e9, dtype, **machine))[0]
+
+
+def test_layers_run_compiled_on_a_gpu_or_in_fp32(open_kit):
+    opened = open_kit([{"name": "one", "strategy": "full", "compile": True}])
+    assert plan_of(opened, torch.float32).ways == ("layers run compiled (compile: true)",)
+    assert plan_of(opened, torch.bfloat16, is_gpu=True).ways == ("layers run compiled (compile: true)",)
+    with pytest.raises(ModelError, match="stage one: compile must be false on a CPU in bf16"):
+        plan_of(opened, torch.bfloat16)
+
+
+def test_moments_in_bytes_take_two_bytes_instead_of_eight(open_kit):
+    plans = [
+        plan_of(open_kit([{"name": "one", "strategy": "full", "moments": how}]), torch.float32)
+        for how in ("fp32", "8-bit")
+    ]
+    assert plans[0].memory_bytes - plans[1].memory_bytes == 6 * plans[0].num_trained

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from weft.core.table import ParamTable
 from weft.errors import CheckpointError
+from weft.native import eight_bit
+from weft.recipe.spec import Moments
 from weft.train.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 
 
@@ -133,7 +137,7 @@ def test_state_that_does_not_fit_is_refused_whole(toy):
     ):
         load_optimizer_state(optimizer, stranger)
     with pytest.raises(
-        CheckpointError, match=r"layers\.0\.mix\.bias/exp_avg: must have the parameter's shape \(8,\)"
+        CheckpointError, match=r"layers\.0\.mix\.bias/exp_avg: must be \(8,\) of torch.float32, but is \(9,\)"
     ):
         load_optimizer_state(optimizer, {**good, f"{path}/exp_avg": torch.zeros(9)})
     with pytest.raises(CheckpointError, match=r"layers\.0\.mix\.bias: optimizer state must be exp_avg"):
@@ -151,3 +155,95 @@ def test_partial_loading_leaves_out_what_is_not_trained_any_more(toy):
     smaller = make_optimizer(toy.make_table(fewer, frozen="heads."), fewer, decay=0.1)
     load_optimizer_state(smaller, saved, partial=True)
     assert sorted(optimizer_state(smaller)) == sorted(key for key in saved if not key.startswith("heads."))
+
+
+def wide_network(toy):
+    """Return the toy network with one matrix that is large enough for moments in bytes."""
+    sites = toy.make_network()
+    sites.module("layers.0.mix").weight.data = torch.ones(eight_bit.LEAST_VALUES, 1)
+    return sites
+
+
+def table_of(toy, sites):
+    rows = toy.make_table(sites).rows
+    shapes = {path: tuple(parameter.shape) for path, parameter in sites.parameters()}
+    return ParamTable(tuple(replace(row, shape=shapes[row.path]) for row in rows))
+
+
+def eight_bits(toy, sites):
+    return make_optimizer(table_of(toy, sites), sites, decay=0.1, moments=Moments.EIGHT_BIT)
+
+
+def one_step(optimizer, sites, step):
+    generator = torch.Generator().manual_seed(step)
+    for _, parameter in sites.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+    torch.manual_seed(step)
+    return optimizer.apply(None, objective=torch.zeros(()), clip=1.0, lr_factor=1.0)
+
+
+def test_eight_bit_moments_of_large_tensors_go_out_and_in_by_path_bit_by_bit(toy):
+    unbroken = wide_network(toy)
+    optimizer = eight_bits(toy, unbroken)
+    for step in range(3):
+        one_step(optimizer, unbroken, step)
+    saved = {key: tensor.clone() for key, tensor in optimizer_state(optimizer).items()}
+    coded = {key.rpartition("/")[0] for key, tensor in saved.items() if tensor.dtype is torch.uint8}
+    assert coded == {"layers.0.mix.weight"}
+    weights = toy.copy_of(unbroken)
+    one_step(optimizer, unbroken, 3)
+
+    resumed = wide_network(toy)
+    for path, parameter in resumed.parameters():
+        parameter.data.copy_(weights[path])
+    again = eight_bits(toy, resumed)
+    load_optimizer_state(again, saved)
+    one_step(again, resumed, 3)
+    assert all(
+        torch.equal(value, toy.copy_of(resumed)[path]) for path, value in toy.copy_of(unbroken).items()
+    )
+
+
+def test_state_moves_between_fp32_and_eight_bits(toy):
+    sites = wide_network(toy)
+    narrow, wide = eight_bits(toy, sites), make_optimizer(table_of(toy, sites), sites, decay=0.1)
+    one_step(narrow, sites, 0)
+    load_optimizer_state(wide, optimizer_state(narrow))
+    held = optimizer_state(wide)
+    assert all(tensor.dtype is torch.float32 for tensor in held.values())
+    load_optimizer_state(narrow, held)
+    back = optimizer_state(narrow)
+    assert {key: t.tolist() for key, t in back.items()} == {
+        key: t.tolist() for key, t in optimizer_state(narrow).items()
+    }
+    path = "layers.0.mix.weight/exp_avg"
+    assert back[path].dtype is torch.uint8
+    assert torch.allclose(
+        eight_bit.decode(back[path].flatten(), back[path + "_scale"], eight_bit.CODES["exp_avg"]),
+        held[path].flatten(),
+    )
+
+
+def test_eight_bits_skip_what_is_not_finite_and_clip(toy):
+    sites = wide_network(toy)
+    optimizer = eight_bits(toy, sites)
+    norm, skipped = one_step(optimizer, sites, 0)
+    assert (float(norm) > 1.0, float(skipped)) == (True, 0.0)
+    before = toy.copy_of(sites)
+    sites.module("layers.0.mix").bias.grad = torch.full((toy.WIDTH,), float("nan"))
+    _, skipped = optimizer.apply(None, objective=torch.zeros(()), clip=1.0, lr_factor=1.0)
+    assert float(skipped) == 1.0
+    assert all(torch.equal(value, toy.copy_of(sites)[path]) for path, value in before.items())
+
+
+def test_coded_state_that_does_not_fit_is_refused(toy):
+    sites = wide_network(toy)
+    optimizer = eight_bits(toy, sites)
+    one_step(optimizer, sites, 0)
+    good = {key: tensor.clone() for key, tensor in optimizer_state(optimizer).items()}
+    scale = "layers.0.mix.weight/exp_avg_scale"
+    with pytest.raises(CheckpointError, match=r"exp_avg_scale: must be \(16,\)"):
+        load_optimizer_state(optimizer, good | {scale: torch.ones(3)})
+    with pytest.raises(CheckpointError, match="optimizer state must be"):
+        load_optimizer_state(optimizer, {key: t for key, t in good.items() if key != scale})

@@ -20,9 +20,10 @@ from weft.core.network import Trunk
 from weft.core.sites import HEAD_PREFIX
 from weft.core.table import ParamTable
 from weft.core.view import Site, SiteKind
+from weft.errors import ModelError
 from weft.model import cut
 from weft.model.device import memory_of
-from weft.recipe.spec import Activations, Recipe, StageSpec
+from weft.recipe.spec import Activations, Moments, Recipe, StageSpec
 from weft.report.records import PARENTS, StagePlan
 from weft.report.tables import condense
 from weft.train.order import EpochOrder
@@ -84,7 +85,11 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         entered: that stage on any device (the meta device will do).
         data: the encoded data.
         machine: rate of the machine; see ``measure``.
+
+    Raises:
+        ModelError: the stage asks of the trunk's layers what they cannot do here.
     """
+    _check_compile(stage, entered, machine)
     order = order_of(recipe, stage, data, by_length=not cast(Trunk, entered.network.trunk).packs)
     end = foresee(stage.length, order)
     needed = partial(_memory, entered, stage, order, machine.dtype)
@@ -182,7 +187,9 @@ def _memory(
         dtype is not torch.float32
     ):  # a twin of each, and what is frozen laid out for products and their gradients
         weights += 6 * table.num_values() - 4 * table.num_trained()
-    state = 12 * table.num_trained()  # gradient and two moments
+    state = (
+        6 if stage.moments is Moments.EIGHT_BIT else 12
+    ) * table.num_trained()  # gradient and two moments
     longest = max(int(texts.lengths_R.max()) for texts in order.texts.values())
     tokens = min(max(stage.budget, longest), stage.batch * longest)
     a_layer = _ACTIVATION_BYTES[dtype] * info.width
@@ -200,6 +207,20 @@ def _memory(
     return round(PROCESS_BYTES + weights + state + tokens * (kept_bytes + 8 * info.vocabulary))
 
 
+def _check_compile(stage: StageSpec, entered: Entered, machine: Machine) -> None:
+    if not stage.compile:
+        return
+    if not cast(Trunk, entered.network.trunk).recomputes:
+        raise ModelError(
+            f"stage {stage.name}: compile must be false, as the layers of this model are not known one by one, but is true."
+        )
+    if not machine.is_gpu and machine.dtype is not torch.float32:
+        raise ModelError(
+            f"stage {stage.name}: compile must be false on a CPU in bf16, whose products have layouts of their own, but is "
+            f"true. Remove it, or set precision: fp32."
+        )
+
+
 def _layer_of(path: str) -> str | None:
     parts = path.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
@@ -211,6 +232,8 @@ def _ways(stage: StageSpec, entered: Entered, activations: Activations) -> Itera
     if activations is not Activations.KEEP:
         place = ", their inputs wait in the host's memory" if activations is Activations.OFFLOAD else ""
         yield f"layers compute their activations again in the backward pass{place} (activations: {activations})"
+    if stage.compile:
+        yield "layers run compiled (compile: true)"
     at, layers = depth(stage, entered), entered.sites.view.num_layers.get("", 0)
     if at > layers:
         yield "the trunk is frozen: it runs once a text, and without dropout (reuse: false runs it every time)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from weft.model.narrow import KEYWORD, Narrow
@@ -33,13 +34,18 @@ PACKS = frozenset(
 
 
 @cache
-def register() -> str:
-    """Make the implementation known to transformers; return its name."""
+def register(*, compiles: bool = False) -> str:
+    """Make the implementation known to transformers; return its name.
+
+    Args:
+        compiles: whether layers run compiled: attention then stays outside of their graphs, as its kernels must.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, _no_mask)
-    return NAME
+    name = f"{NAME}-apart" if compiles else NAME
+    AttentionInterface.register(name, torch.compiler.disable(_attend) if compiles else _attend)
+    AttentionMaskInterface.register(name, _no_mask)
+    return name
 
 
 def _attend(

@@ -22,6 +22,7 @@ from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model import attention
+from weft.model.compiled import compiled
 from weft.model.cut import evaluating, layers_of, obstacle
 from weft.model.frozen import Frozen
 from weft.model.names import name_table
@@ -53,6 +54,7 @@ class HFTrunk(nn.Module):
         self._first_position = first_position(backbone)
         self.frozen: Frozen | None = None
         self.activations = Activations.KEEP
+        self.compiles = False
         # A tuple: a module in an attribute of its own would be a child.
         self._layers: tuple[nn.Module, ...] = (
             () if obstacle(backbone) else layers_of(backbone, name_table(backbone.config.to_dict()))
@@ -158,13 +160,19 @@ class HFTrunk(nn.Module):
         starts, longest = layout.cumulative(extra), max(layout.max_length, extra)
         inputs |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
         inputs |= {"max_length_q": longest, "max_length_k": longest}
-        attending = partial(self._attending, attention.register())
+        attending = partial(self._attending, attention.register(compiles=self.compiles))
         keeping = partial(kept, self.activations, self._layers, again=attending)
-        with attending(), self._narrowed(reads_M), keeping():
+        with attending(), self._compiled(reads_M), self._narrowed(reads_M), keeping():
             states_1TD = self.backbone(**inputs).last_hidden_state if call is None else call(inputs)
         if reads_M is not None:
             return states_1TD.squeeze(0).index_select(0, reads_M)
         return states_1TD[0, : layout.num_tokens]
+
+    def _compiled(self, reads_M: Tensor | None) -> AbstractContextManager[None]:
+        """Run layers compiled within the block where that is asked for, but for one that is narrowed."""
+        if not self.compiles:
+            return nullcontext()
+        return compiled(self._layers if reads_M is None else self._layers[:-1])
 
     def _narrowed(self, reads_M: Tensor | None) -> AbstractContextManager[None]:
         """Compute the last layer only for ``reads_M`` within the block."""
@@ -256,7 +264,7 @@ class HFTrunk(nn.Module):
             last = self._first_position + tokens_BL.shape[1]
             positions_L = torch.arange(self._first_position, last, device=tokens_BL.device)
             inputs["position_ids"] = positions_L.expand_as(tokens_BL)
-        with kept(self.activations, self._layers, again=nullcontext):
+        with self._compiled(None), kept(self.activations, self._layers, again=nullcontext):
             return self.backbone(**inputs).last_hidden_state[:, :width]
 
     def _inputs(

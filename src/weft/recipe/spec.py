@@ -296,6 +296,13 @@ class Activations(StrEnum):
     OFFLOAD = "offload"  # the same, and these inputs wait in the host's memory
 
 
+class Moments(StrEnum):
+    """How the optimizer holds its two moments of each trained weight."""
+
+    FP32 = "fp32"
+    EIGHT_BIT = "8-bit"  # two bytes a weight instead of eight; rounding by chance keeps their means
+
+
 class StageSpec(Spec):
     """One stage: a mixture of tasks, a strategy and a length, starting from a parent's weights."""
 
@@ -335,6 +342,10 @@ class StageSpec(Spec):
     """Compute what frozen lower layers make of a text once and keep it on disk; dropout then acts above them only."""
     activations: Activations = Activations.AUTO
     """What of a pass is kept for its gradient: auto (the most that fits), keep, recompute or offload."""
+    moments: Moments = Moments.FP32
+    """How the optimizer's state is held: fp32, or 8-bit for two bytes a trained weight instead of eight."""
+    compile: bool = False
+    """Run the trunk's layers through torch.compile: on a GPU, or in fp32."""
     evaluate: Duration = Duration.parse("1 epoch")
     """How often the dev score is taken; the best checkpoint by it is what the stage hands on."""
     patience: int | None = Field(default=None, ge=1)

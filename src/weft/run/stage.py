@@ -133,14 +133,15 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         stage=stage,
         entered=entered,
         plan=plan_stage(context.recipe, stage, entered, context.data, context.machine),
-        optimizer=make_optimizer(entered.table, entered.sites, decay=stage.decay),
+        optimizer=make_optimizer(entered.table, entered.sites, decay=stage.decay, moments=stage.moments),
         order=order_of(
             context.recipe, stage, context.data, by_length=not cast(Trunk, entered.network.trunk).packs
         ),
         store=put_behind_store(stage, entered, adapters=parts.adapters, dtype=context.dtype),
         adapters=parts.adapters,
     )
-    cast(HFTrunk, entered.network.trunk).activations = Activations(run.plan.activations)
+    trunk = cast(HFTrunk, entered.network.trunk)
+    trunk.activations, trunk.compiles = Activations(run.plan.activations), stage.compile
     path, rejected = run.checkpoints.newest()
     run.checkpoints.preflight(entered.table)
     if path is not None:

@@ -33,7 +33,7 @@ class LoraSite(Edit):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (..., O) for ``inputs`` (..., I)."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and "_stack" in self.__dict__:
             self.__dict__.pop("_stack", None)  # what is trained may change behind torch's back
         if self.routing is not None:
             return self._routed(inputs, self.routing)
@@ -55,7 +55,7 @@ class LoraSite(Edit):
 
     def _is_fused(self, inputs: Tensor, names: tuple[str, ...]) -> bool:
         """Return whether the updates of ``names`` and the base's product may be one function."""
-        if not names or not self.is_plain:
+        if not names or not self.is_plain or torch.compiler.is_compiling():  # the compiler fuses by itself
             return False
         if self.training and any(self.lora_options[name]["dropout"] for name in names):
             return False

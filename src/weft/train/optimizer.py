@@ -1,4 +1,4 @@
-"""Fused AdamW made of a parameter table, with its state under canonical paths, never under indices."""
+"""AdamW made of a parameter table, with its state under canonical paths, never under indices."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from weft.core.table import ParamTable
 from weft.core.twins import Twin, Twins
 from weft.core.view import SiteKind
 from weft.errors import CheckpointError
+from weft.native import eight_bit
 from weft.native.adamw import Step, adamw, sum_of_squares
+from weft.recipe.spec import Moments
 from weft.train.lazy import LEAST_ROWS, LazyRows, summed
 
 PATHS = "paths"  # key of an optimizer group: the canonical paths of its parameters, in their order
 PEAK = "peak_lr"  # key of an optimizer group: the learning rate that the schedule's factor is applied to
-_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class FusedAdamW(torch.optim.AdamW):
@@ -143,6 +144,54 @@ class FusedAdamW(torch.optim.AdamW):
         self._counts.clear()
         self.state.clear()
 
+    def put(self, master: nn.Parameter, state: Mapping[str, Tensor]) -> None:
+        """Take copies of ``state``, written by an optimizer of any kind, as that of one parameter."""
+        own = {name: tensor.to(master.device, copy=True) for name, tensor in state.items()}
+        self.state[master] = eight_bit.wide(own)
+
+
+class EightBitAdamW(FusedAdamW):
+    """AdamW whose moments take two bytes a weight instead of eight, on any device; see ``weft.native.eight_bit``."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups)
+        self._is_native = False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move every parameter that has a gradient."""
+        assert closure is None, "apply computes the gradients before"
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            rates = eight_bit.Rates(float(group["lr"]), beta1, beta2, group["eps"], group["weight_decay"])
+            for master in group["params"]:
+                if master.grad is None:
+                    continue
+                if not self.state[master]:
+                    self.put(master, _zeros(master))
+                eight_bit.adamw(
+                    master,
+                    master.grad.to_dense() if master.grad.is_sparse else master.grad,
+                    self.state[master],
+                    rates,
+                    grad_scale=self.grad_scale,
+                    found_inf=self.found_inf,
+                )
+
+    def put(self, master: nn.Parameter, state: Mapping[str, Tensor]) -> None:
+        """Take copies of ``state``, written by an optimizer of any kind, as that of one parameter."""
+        own = {name: tensor.to(master.device, copy=True) for name, tensor in state.items()}
+        is_small = master.numel() < eight_bit.LEAST_VALUES
+        if is_small or eight_bit.is_coded(own):
+            self.state[master] = eight_bit.wide(own) if is_small else own
+        else:
+            self.state[master] = eight_bit.coded(own)
+
+
+def _zeros(master: Tensor) -> dict[str, Tensor]:
+    moments = {name: torch.zeros_like(master, dtype=torch.float32) for name in eight_bit.CODES}
+    return {**moments, "step": torch.zeros((), device=master.device)}
+
 
 @dataclass(slots=True)
 class _Moved:
@@ -172,13 +221,16 @@ def _step(group: dict[str, Any], count: int) -> Step:
     return Step(float(group["lr"]), beta1, beta2, group["eps"], group["weight_decay"], count)
 
 
-def make_optimizer(table: ParamTable, sites: SiteMap, *, decay: float) -> FusedAdamW:
+def make_optimizer(
+    table: ParamTable, sites: SiteMap, *, decay: float, moments: Moments = Moments.FP32
+) -> FusedAdamW:
     """Return AdamW (Loshchilov & Hutter 2019) over exactly the trained rows of ``table``, one group a rate and decay.
 
     Args:
         table: what moves.
         sites: the network that the table is of.
         decay: decoupled weight decay of the rows that have it.
+        moments: how its state is held.
 
     Raises:
         ValueError: table and network disagree about what is trained, or nothing is.
@@ -195,6 +247,8 @@ def make_optimizer(table: ParamTable, sites: SiteMap, *, decay: float) -> FusedA
         }
         for (lr, has_decay), rows in table.groups().items()
     ]
+    if moments is Moments.EIGHT_BIT:
+        return EightBitAdamW(groups)
     return FusedAdamW(groups, lazy=_lazy_rows(table, sites))
 
 
@@ -229,16 +283,16 @@ def _check_roles(table: ParamTable, parameters: Mapping[str, nn.Parameter]) -> N
 
 
 def optimizer_state(optimizer: FusedAdamW) -> dict[str, Tensor]:
-    """Return the state by ``<path>/exp_avg``, ``<path>/exp_avg_sq`` and ``<path>/step``; nothing is copied.
+    """Return the state by ``<path>/exp_avg``, ``<path>/exp_avg_sq``, ``<path>/step``, and scales where moments are coded.
 
-    Weights and state are settled first. Parameters that never had a gradient have none.
+    Nothing is copied. Weights and state are settled first. Parameters that never had a gradient have none.
     """
     optimizer.settle()
     return {
-        f"{path}/{name}": optimizer.state[parameter][name]
+        f"{path}/{name}": tensor
         for path, parameter in _parameters(optimizer)
         if parameter in optimizer.state
-        for name in _STATE
+        for name, tensor in optimizer.state[parameter].items()
     }
 
 
@@ -270,22 +324,26 @@ def load_optimizer_state(
         _check_state(path, state, parameters[path])
     optimizer.forget()
     for path, state in loaded.items():
-        device = parameters[path].device
-        optimizer.state[parameters[path]] = {
-            name: state[name].to(device, torch.float32, copy=True) for name in _STATE
-        }
+        optimizer.put(parameters[path], state)
 
 
 def _check_state(path: str, state: Mapping[str, Tensor], parameter: nn.Parameter) -> None:
-    if sorted(state) != sorted(_STATE):
+    scales = (-(-parameter.numel() // eight_bit.BLOCK),)
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {"step": ((), torch.float32)}
+    for name in eight_bit.CODES:
+        expected[name] = (tuple(parameter.shape), torch.float32)
+        if eight_bit.is_coded(state):
+            expected[name] = (tuple(parameter.shape), torch.uint8)
+            expected[name + eight_bit.SCALE] = (scales, torch.float32)
+    if sorted(state) != sorted(expected):
         raise CheckpointError(
-            f"{path}: optimizer state must be {', '.join(_STATE)}, but is {', '.join(sorted(state))}."
+            f"{path}: optimizer state must be {', '.join(sorted(expected))}, but is {', '.join(sorted(state))}."
         )
-    for name in ("exp_avg", "exp_avg_sq"):
-        if state[name].shape != parameter.shape:
+    for name, (shape, dtype) in expected.items():
+        actual = tuple(state[name].shape), state[name].dtype
+        if actual != (shape, dtype):
             raise CheckpointError(
-                f"{path}/{name}: must have the parameter's shape {tuple(parameter.shape)}, but has "
-                f"{tuple(state[name].shape)}."
+                f"{path}/{name}: must be {shape} of {dtype}, but is {actual[0]} of {actual[1]}."
             )
 
 
