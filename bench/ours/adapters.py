@@ -94,7 +94,7 @@ def open_all(order: Order, num_rows: int) -> Opened:
         heads={name: head(order.files, name, task) for name, task in tasks.items()},
     )
     put_parts(found.base, network, parts)
-    network.routes = {name: name for name in NAMES}
+    network.routes = {name: (name,) for name in NAMES}
     rows = read("train.jsonl", root=order.files).rows[:num_rows]
     encoded = {
         name: tasks[name].encode(rows[at :: len(NAMES)], found.tokenizer, Purpose.ANSWER)

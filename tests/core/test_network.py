@@ -169,7 +169,7 @@ def test_the_pass_the_pooler_and_generation_are_routed_by_task() -> None:
     net.features(batch())
     assert net.generate("mood", [[1]], max_new_tokens=2, stop_token=3) == [[1]]
     assert seen == [None, None]
-    net.routes = {"mood": "b", "topic": "b"}
+    net.routes = {"mood": ("b",), "topic": ("b",)}
     features = net.features(batch())
     features.pooled_BD(Pooling.POOLER)
     net.generate("topic", [[1]], max_new_tokens=2, stop_token=3)
@@ -180,7 +180,7 @@ def test_the_pass_the_pooler_and_generation_are_routed_by_task() -> None:
 
 def test_an_output_embedding_with_adapters_cannot_be_routed() -> None:
     net = Network(SitedTrunk(), {"mood": RowHead(), "topic": RowHead()})
-    net.routes = {"mood": "a", "topic": "a"}
+    net.routes = {"mood": ("a",), "topic": ("a",)}
     plain = net.trunk.forward
     net.trunk.forward = lambda batch, *, perturb=None: replace(plain(batch), project=Sited())
     with pytest.raises(StrategyError, match="lm_head: must have no adapter"):

@@ -12,7 +12,7 @@ from torch import nn
 
 from weft.core.batch import Batch, Target
 from weft.core.layout import Layout
-from weft.core.routing import NONE, Block, Routable, Routing, routed, routing_of
+from weft.core.routing import NONE, Block, Routable, Routing, groups_in, routed, routes_of, routing_of
 from weft.errors import StrategyError
 
 CPU = torch.device("cpu")
@@ -154,7 +154,7 @@ def batch(rows: dict[str, list[int]]) -> Batch:
 
 
 def test_rows_take_the_adapter_of_the_tasks_that_ask() -> None:
-    routes = {"mood": "z", "topic": "z", "names": "a"}
+    routes = {"mood": ("z",), "topic": ("z",), "names": ("a",)}
     found = routing_of(batch({"mood": [2], "topic": [2, 0], "plain": [1]}), routes)
     assert found.adapters == ("a", "z")  # sorted: rows in the order of names are in the order of places
     assert (found.rows, found.lengths, found.is_packed) == ((1, NONE, 1), (1, 2, 3), True)
@@ -163,8 +163,32 @@ def test_rows_take_the_adapter_of_the_tasks_that_ask() -> None:
 
 @pytest.mark.parametrize("other", ["names", "plain"])
 def test_a_row_cannot_take_two_adapters(other: str) -> None:
-    with pytest.raises(StrategyError, match="f:2: a row must take one adapter"):
-        routing_of(batch({"mood": [1], other: [1]}), {"mood": "z", "names": "a"})
+    with pytest.raises(StrategyError, match="f:2: a row must take the adapters of one task"):
+        routing_of(batch({"mood": [1], other: [1]}), {"mood": ("z",), "names": ("a",)})
+
+
+def test_rows_may_take_several_adapters() -> None:
+    routes = routes_of([{"mood": "z"}, {"names": "a"}, {"mood": "b", "topic": "b"}])
+    assert routes == {"mood": ("z", "b"), "names": ("a",), "topic": ("b",)}
+    assert groups_in(routes) == (("a",), ("b",), ("z", "b"))
+    found = routing_of(batch({"mood": [2], "topic": [0]}), routes)
+    assert found.rows == (1, NONE, 2)
+    assert found.adapters == ("a", "b", "z")
+    assert found.present == ("b", "z")
+    assert found.index_N((1, 6), ("z",), CPU).tolist() == [NONE] * 3 + [0] * 3
+    assert found.index_N((1, 6), ("a", "b"), CPU).tolist() == [1, NONE, NONE, 1, 1, 1]
+    assert routing_of(batch({"mood": [0], "names": [1]}), routes).present == ("a", "z", "b")
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdef"), min_size=1), min_size=1, max_size=6, unique_by=frozenset))
+def test_of_one_lane_no_row_takes_two(groups: list[set[str]]) -> None:
+    routing = Routing.of([tuple(sorted(group)) for group in groups], [0], Layout.packed([1]))
+    lanes = routing.lanes(routing.adapters)
+    assert sorted(name for lane in lanes for name in lane) == sorted(routing.adapters)
+    assert all(len(group.intersection(lane)) <= 1 for group in groups for lane in lanes)
+    assert routing.lanes(routing.adapters) is lanes
+    assert len(lanes) == 1 or any(len(group) > 1 for group in groups)
+    assert routing.lanes(()) == ()
 
 
 def test_one_row_may_stand_for_all() -> None:

@@ -89,9 +89,13 @@ def test_a_part_of_an_adapter_for_each_task_joins_a_fleet(
 ):
     tasks = {name: encoder_tasks[name] for name in ("mood", "names")}
     made = make(tiny_bert, tasks, LORA, {"strategy": "mtl-lora", **KEEP})
-    assert made.open().network.routes == {"mood": "stage1/mood", "names": "stage1/names"}
+    assert made.open().network.routes == {"mood": ("stage1/mood",), "names": ("stage1/names",)}
     together = fleet(Member(made.folder, "m"), Member(trio["a"].folder, "a"))
-    assert together.network.routes == {"m-mood": "bundle-0", "m-names": "bundle-0-1", "a-mood": "bundle-1"}
+    assert together.network.routes == {
+        "m-mood": ("bundle-0",),
+        "m-names": ("bundle-0-1",),
+        "a-mood": ("bundle-1",),
+    }
     assert_like_each_alone(together, {"m-": made.open(), "a-": trio["a"].open()}, sentences[:20])
 
 
@@ -106,7 +110,7 @@ def test_a_decoder_that_generates(make: Make, stories260k: Path, decoder_tasks: 
     assert_like_each_alone(together, {"": one.open(), "other-": two.open()}, texts)
     said = [row["reply"].text for row in put(together, from_texts(together.tasks, texts, None))]
     plain = open_fleet([Member(two.folder)], device=CPU, precision=Precision.FP32)
-    assert plain.network.routes == {"mood": "bundle-0"}
+    assert plain.network.routes == {"mood": ("bundle-0",)}
     assert all(isinstance(text, str) for text in said)
 
 
@@ -118,6 +122,32 @@ def test_one_trunk_that_was_trained_before_is_shared(make: Make, tiny_bert: Path
     together = fleet(Member(made.folder), Member(made.folder, "twin"))
     assert list(together.tasks) == ["mood", "twin-mood"]
     assert_like_each_alone(together, {"": made.open(), "twin-": made.open()}, ["mary likes london"])
+
+
+def test_bundles_with_several_methods_for_each_task_join_a_fleet(
+    trio: dict[str, Made], make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], sentences: list[str]
+):
+    tasks = {name: encoder_tasks[name] for name in ("mood", "names")}
+    both = [
+        {"sites": "attention", "train": "lora", "rank": 3, "per_task": True},
+        {"train": "adapter", "form": "parallel", "size": 4, "per_task": True},
+    ]
+    made = make(tiny_bert, tasks, {"strategy": both})
+    assert made.open().network.routes == {
+        task: (f"stage0-lora-{task}", f"stage0-adapter-{task}") for task in tasks
+    }
+    together = fleet(Member(made.folder, "m"), Member(trio["a"].folder, "a"))
+    assert together.network.routes["m-names"] == ("bundle-0-1-lora", "bundle-0-1-adapter")
+    assert_like_each_alone(together, {"m-": made.open(), "a-": trio["a"].open()}, sentences[:20])
+
+
+def test_an_adapter_that_acts_on_all_rows_is_asked_alone(
+    trio: dict[str, Made], make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any]
+):
+    made = make(tiny_bert, {"mood": encoder_tasks["mood"]}, {"strategy": "dora"})
+    with pytest.raises(ExportError, match=r"stage0 \(dora\) acts on all rows. Ask this bundle on its own"):
+        fleet(Member(made.folder, "d"), Member(trio["c"].folder, "c"))
+    assert_like_each_alone(fleet(Member(made.folder, "d")), {"d-": made.open()}, ["mary likes london"])
 
 
 def test_two_tasks_of_one_name_are_refused(trio: dict[str, Made]):

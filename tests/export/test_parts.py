@@ -25,6 +25,7 @@ from weft.export.parts import (
     save_tensors,
     write_json,
 )
+from weft.strategy.site_method import renamed
 
 
 def site(path: str, raw: str, *shape: int) -> Site:
@@ -78,7 +79,7 @@ def test_whose_rows_take_which_part_comes_back(parts: tuple[str, ...], tmp_path:
     own = some_parts()
     routed = replace(own, adapters=(replace(own.adapters[0], tasks=("mood",), parts=parts),))
     save_parts(tmp_path, routed, VIEW, base="base")
-    assert read_json(tmp_path / "parts.json")["routes"] == {"mood": "/".join(("one", *parts))}
+    assert read_json(tmp_path / "parts.json")["routes"] == {"mood": ["/".join(("one", *parts))]}
     (adapter,) = load_parts(tmp_path, VIEW).adapters
     assert (adapter.tasks, adapter.parts) == (("mood",), parts)
 
@@ -86,9 +87,27 @@ def test_whose_rows_take_which_part_comes_back(parts: tuple[str, ...], tmp_path:
 @pytest.mark.parametrize("route", ["one/../two", "one/", "two/mood", "/one", "one/a/b"])
 def test_a_route_that_leads_nowhere_is_refused(route: str, tmp_path: Path):
     save_parts(tmp_path, some_parts(), VIEW, base="base")
-    write_json(tmp_path / "parts.json", {**read_json(tmp_path / "parts.json"), "routes": {"mood": route}})
+    write_json(
+        tmp_path / "parts.json", {**read_json(tmp_path / "parts.json"), "routes": {"mood": ["one", route]}}
+    )
     with pytest.raises(ExportError, match=r"a name must be 1-64 letters|routes must lead from a head to"):
         load_parts(tmp_path, VIEW)
+
+
+def test_all_adapters_of_a_task_and_their_stages_come_back(tmp_path: Path):
+    own = some_parts()
+    (one,) = own.adapters
+    two = replace(renamed(one, "two"), tasks=("mood", "reply"), stage="later")
+    parts = replace(own, adapters=(replace(one, tasks=("mood",), stage="early"), two))
+    save_parts(tmp_path, parts, VIEW, base="base")
+    listing = read_json(tmp_path / "parts.json")
+    assert listing["routes"] == {"mood": ["one", "two"], "reply": ["two"]}
+    found = load_parts(tmp_path, VIEW).adapters
+    assert [(a.name, a.tasks, a.stage) for a in found] == [(a.name, a.tasks, a.stage) for a in parts.adapters]
+    for wrong in (["one", "one"], "one", [["one"]]):
+        write_json(tmp_path / "parts.json", {**listing, "routes": {"mood": wrong}})
+        with pytest.raises(ExportError, match=r"routes\.mood.* must be as Weft wrote it"):
+            load_parts(tmp_path, VIEW)
 
 
 def test_empty_parts_are_parts(tmp_path: Path):

@@ -199,7 +199,7 @@ def test_each_task_is_exported_with_the_shared_adapters_and_its_own(
     made = make(tiny_bert, tasks, *stages)
     bundle = made.open()
     names = {state.name for state in bundle.parts.adapters}
-    assert set(map(adapter_of, bundle.network.routes.values())) <= names
+    assert {adapter_of(route) for own in bundle.network.routes.values() for route in own} <= names
     assert len(names) == len(stages) + ("per_task" in stages[-1]["strategy"][0])
     results = export_plain(bundle, tmp_path, tasks=tuple(tasks))
     assert [one.folder.name for one in results] == ["mood", "names", "mood-adapter", "names-adapter"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weft.core.layout import Layout
 from weft.core.parts import adapter_of, routes_to, tasks_and_parts
-from weft.core.routing import NONE, Routing, routed
+from weft.core.routing import NONE, Routing, routed, routes_of
 from weft.core.sites import SiteMap
 from weft.core.table import Role
 from weft.errors import StrategyError
@@ -199,7 +199,7 @@ def test_it_starts_as_the_authors_do(toy):
                 assert len(tensor.unique()) == tensor.numel(), "equal weights would keep all B equal"
             case _:
                 assert tensor.any()
-    assert sites.network.routes == {"a": "one/a", "b": "one/b"}
+    assert sites.network.routes == {"a": ("one/a",), "b": ("one/b",)}
     assert (state.tasks, state.parts) == (("a", "b"), ("a", "b"))
     assert state.config["sites"]["layers.0.ffn.down"]["tasks"] == ["a", "b"]
 
@@ -265,32 +265,42 @@ def test_it_goes_on_with_fewer_tasks_and_keeps_the_parts_of_others(toy):
     carried = [CarriedAdapter.of(state, Role.TRAINED) for state in states]
     sites, second = entered(toy, tasks=("b",), carried=carried, sites=sites)
     assert torch.equal(rows_of(sites, ["one/a", "one/b"], [0, 1]), before)
-    assert sites.network.routes == {"a": "one/a", "b": "one/b"}
+    assert sites.network.routes == {"a": ("one/a",), "b": ("one/b",)}
     assert {row.owner for row in second.trained()} == {"adapter:one", "head:b"}
     more = [*states[0].tasks, "c"]
     with pytest.raises(StrategyError, match="must keep the options of adapter 'one'"):
         entered(toy, tasks=more, carried=carried, sites=sites)
 
 
-def test_a_second_one_for_the_same_rows_is_refused(toy):
+def test_others_may_act_on_the_same_rows(toy):
     sites, table = entered(toy)
+    shake(sites)
     carried = [CarriedAdapter.of(state, Role.FROZEN) for state in extract(sites, table)]
-    with pytest.raises(StrategyError, match=r"rows of a must have one adapter .* but have one/a already"):
-        entered(toy, adapter="two", carried=carried, sites=sites)
-    with pytest.raises(StrategyError, match="rows of a must have one adapter of their own"):
-        entered(toy, adapter="two", carried=carried, rule=LoraRule(per_task=True), sites=sites)
-    other, _ = entered(toy, adapter="two", carried=carried, rule=LoraRule(rank=2), sites=sites)
-    assert other.network.routes == {"a": "one/a", "b": "one/b"}, "a LoRA on all rows goes with it"
+    groups = [("one/a", "two/a"), ("one/b", "two/b")]
+    before = rows_of(sites, ["one/a", "one/b"], [0, 1])
+    sites, _ = entered(toy, adapter="two", carried=carried, sites=sites)
+    assert sites.network.routes == dict(zip("ab", groups, strict=True))
+    assert torch.equal(rows_of(sites, groups, [0, 1]), before), "a new one changes nothing at first"
+    shake(sites)
+    after = rows_of(sites, groups, [0, 1])
+    assert not torch.allclose(after, before, atol=1e-3)
+    assert torch.equal(rows_of(sites, [groups[1], groups[0]], [1, 0]), after)
+    for rule, name in ((LoraRule(rank=2), None), (LoraRule(rank=2, per_task=True), "own")):
+        sites, table = entered(toy)
+        one, _ = entered(toy, adapter="own", carried=carried, rule=rule, sites=sites)
+        own = {task: () if name is None else (f"own-{task}",) for task in "ab"}
+        assert one.network.routes == {task: (f"one/{task}", *own[task]) for task in "ab"}
 
 
 def test_a_plan_knows_what_the_next_stage_will_carry(bert):
     made = plan(bert, [MtlLoraRule()], tasks=["sentiment", "entities"], stage_lr=None, adapter="s")
     (carried,) = carried_from(bert, made, Role.FROZEN)
     assert (carried.tasks, carried.parts) == (("sentiment", "entities"),) * 2
-    assert carried.routes == made.routes == {"sentiment": "s/sentiment", "entities": "s/entities"}
+    assert made.routes == {"sentiment": ("s/sentiment",), "entities": ("s/entities",)}
 
 
 def test_routes_are_taken_apart_as_they_were_made():
     for tasks, parts in ((("a", "b"), ()), (("a", "b"), ("x", "y")), ((), ())):
-        assert tasks_and_parts("one", {**routes_to("one", tasks, parts), "z": "two/a"}) == (tasks, parts)
+        routes = routes_of([routes_to("one", tasks, parts), {"z": "two/a", "a": "two"}])
+        assert tasks_and_parts("one", routes) == (tasks, parts)
     assert [adapter_of(route) for route in ("one", "one/a")] == ["one", "one"]

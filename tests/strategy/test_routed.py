@@ -43,7 +43,7 @@ def alone(layer: LoraSite, inputs: Tensor, names: Sequence[str]) -> Tensor:
 def rowwise(layer: LoraSite, inputs: Tensor, routing: Routing, shared: Sequence[str] = ()) -> Tensor:
     """Return packed ``inputs`` (1, T, I) passed row by row."""
     pieces = inputs[0].split(routing.lengths)
-    own = [() if row == NONE else (routing.adapters[row],) for row in routing.rows]
+    own = [() if row == NONE else routing.groups[row] for row in routing.rows]
     return torch.cat([alone(layer, piece, (*shared, *names)) for piece, names in zip(pieces, own, strict=True)])[None]  # fmt: skip
 
 
@@ -66,6 +66,39 @@ def test_every_row_passes_through_its_own_adapter(
     with torch.set_grad_enabled(grad), routed([layer, other], routing):
         outputs = layer(inputs)
     assert torch.allclose(outputs, rowwise(layer, inputs, routing), atol=1e-4, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rows=st.lists(st.tuples(st.integers(-1, 4), st.integers(1, 80)), min_size=1, max_size=12),
+    kind=st.sampled_from(["linear", "conv1d"]),
+    grad=st.booleans(),
+    is_plain=st.booleans(),
+)
+def test_a_row_may_take_several_adapters_of_a_site(
+    rows: list[tuple[int, int]], kind: str, grad: bool, is_plain: bool
+) -> None:
+    layer = site(kind, names=tuple("abcdef"), dropout=0.5 if is_plain else 0.0)
+    layer.train(mode=False)
+    groups = (("a",), ("b", "a"), ("c", "d", "e"), ("e", "b"), ("d",))  # f is shared
+    routing = Routing.of(groups, [row for row, _ in rows], Layout.packed([length for _, length in rows]))
+    inputs = drawn(1, sum(routing.lengths), 8, seed=99)
+    with torch.set_grad_enabled(grad), routed(layer, routing):
+        outputs = layer(inputs)
+    assert torch.allclose(outputs, rowwise(layer, inputs, routing, shared=["f"]), atol=1e-4, rtol=1e-5)
+
+
+def test_gradients_of_rows_with_several_adapters() -> None:
+    layer, twin = site(names=tuple("abcd")), site(names=tuple("abcd"))
+    routing = Routing.of((("a", "b"), ("c", "b"), ("d",)), [0, 1, 0], Layout.packed([70, 90, 40]))
+    inputs, seen = drawn(1, 200, 8, seed=1), drawn(1, 200, 6, seed=2)
+    with routed(layer, routing):
+        layer(inputs).backward(seen)
+    rowwise(twin, inputs, routing).backward(seen)
+    for ours, theirs in ((layer.lora_A, twin.lora_A), (layer.lora_B, twin.lora_B)):
+        assert ours["d"].grad is None
+        for name in "abc":
+            assert torch.allclose(ours[name].grad, theirs[name].grad, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_without_an_adapter_get_the_bases_output_bit_by_bit() -> None:

@@ -40,6 +40,7 @@ class Entered:
         plan: what the strategy installed.
         tasks: every task that has a head in the network, in recipe order.
         changed: trunk parameters that differ from the base already.
+        origins: the stage that brought each adapter.
     """
 
     sites: SiteMap
@@ -47,6 +48,7 @@ class Entered:
     plan: Plan
     tasks: Mapping[str, Task]
     changed: frozenset[str]
+    origins: Mapping[str, str]
 
     @property
     def network(self) -> Network:
@@ -55,7 +57,10 @@ class Entered:
 
     def leave(self) -> Parts:
         """Return what this stage hands on, from the network as it is now."""
-        return parts_of(self.sites, self.table, self.tasks, changed=self.changed)
+        parts = parts_of(self.sites, self.table, self.tasks, changed=self.changed)
+        return replace(
+            parts, adapters=tuple(replace(one, stage=self.origins[one.name]) for one in parts.adapters)
+        )
 
 
 def enter(
@@ -97,7 +102,7 @@ def enter(
     for adapter in carried.adapters:
         restore(sites, adapter)
         sites = base.sites(network)
-    going_on, base_name = _going_on(stage, carried.adapters)
+    going_on, base_name = _going_on(stage, carried.adapters, own)
     made = plan(
         sites.view,
         rules,
@@ -110,21 +115,23 @@ def enter(
         ],
     )
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
-    return Entered(sites, table, made, wanted, frozenset(carried.delta))
+    origins = {install.adapter: base_name for install in made.installs}
+    origins |= {adapter.name: adapter.stage for adapter in carried.adapters}
+    return Entered(sites, table, made, wanted, frozenset(carried.delta), origins)
 
 
-def _going_on(stage: StageSpec, adapters: Sequence[AdapterState]) -> tuple[frozenset[str], str]:
-    """Return the carried adapters that go on being trained, and the name that the stage's adapters begin with.
+def _going_on(
+    stage: StageSpec, adapters: Sequence[AdapterState], tasks: Iterable[str]
+) -> tuple[frozenset[str], str]:
+    """Return the carried adapters that go on being trained, and the stage whose adapters they are, or will be.
 
-    The topmost goes on, or where tasks have one each, all of those.
+    All adapters of the stage that brought the topmost go on, but those of other tasks than ``tasks`` alone.
     """
     if stage.carry.trunk is not TrunkCarry.CONTINUE or not adapters:
         return frozenset(), stage.name
-    last = adapters[-1]
-    if not last.tasks or last.parts:
-        return frozenset({last.name}), last.name
-    own = frozenset(adapter.name for adapter in adapters if adapter.tasks)
-    return own, last.name.removesuffix(f"-{last.tasks[0]}")
+    origin, own = adapters[-1].stage, set(tasks)
+    names = (one.name for one in adapters if one.stage == origin and (not one.tasks or own & set(one.tasks)))
+    return frozenset(names), origin
 
 
 def _kept_heads(stage: StageSpec, parts: Parts, own: Iterable[str]) -> dict[str, HeadState]:

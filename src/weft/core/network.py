@@ -15,7 +15,7 @@ from weft.core.batch import Batch, Target
 from weft.core.features import Features, Pooling
 from weft.core.layout import Layout
 from weft.core.outputs import Outputs
-from weft.core.routing import NONE, Routable, Routing, names_in, routed, routing_of
+from weft.core.routing import NONE, Routable, Routes, Routing, groups_in, routed, routing_of
 from weft.core.twins import Twins
 from weft.errors import StrategyError
 
@@ -107,15 +107,15 @@ class Network(nn.Module):
         heads: one module a task that satisfies ``Head``; may own no parameters.
 
     Attributes:
-        routes: adapter by task. Rows of a task named here pass through that adapter and no other; in a network with
-            routes, rows of other tasks pass through none of them. Empty: all rows pass through all adapters.
+        routes: adapters by task. Of the adapters named here, rows pass through those of their own task and no others:
+            rows of a task that is not named through none. Adapters that are not named act on all rows.
     """
 
     def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.trunk = trunk
         self.heads = Heads(dict(heads))
-        self.routes: Mapping[str, str] = {}
+        self.routes: Routes = {}
         self._twins: Twins | None = None
         self._only: torch.dtype | None = None
 
@@ -211,9 +211,9 @@ class Network(nn.Module):
         trunk = cast(Trunk, self.trunk)
         if not self.routes:
             return trunk.generate(prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
-        adapters = names_in(self.routes)
-        row = adapters.index(self.routes[task]) if task in self.routes else NONE
-        with routed(self.trunk, Routing.uniform(adapters, row)):
+        groups = groups_in(self.routes)
+        row = groups.index(self.routes[task]) if task in self.routes else NONE
+        with routed(self.trunk, Routing.uniform(groups, row)):
             return trunk.generate(prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
 
     def forward(

@@ -20,6 +20,7 @@ class AdapterState:
         tensors: by canonical path, e.g. ``layers.3.attention.query.lora_A.<name>``.
         tasks: whose rows alone pass through it; empty for all rows.
         parts: the part of it that rows of each of ``tasks`` take; empty where all take the whole of it.
+        stage: that brought it; adapters of one stage go on together.
     """
 
     name: str
@@ -28,6 +29,7 @@ class AdapterState:
     tensors: Mapping[str, Tensor]
     tasks: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    stage: str = ""
 
     @property
     def routes(self) -> dict[str, str]:
@@ -83,14 +85,21 @@ def routes_to(adapter: str, tasks: Sequence[str], parts: Sequence[str]) -> dict[
     return {task: f"{adapter}/{part}" for task, part in zip(tasks, parts, strict=True)}
 
 
-def tasks_and_parts(adapter: str, routes: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def tasks_and_parts(
+    adapter: str, routes: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the tasks whose routes lead to ``adapter``, and the parts of it that they take: ``routes_to`` undone.
 
     Example:
-        >>> tasks_and_parts("shared", {"a": "shared/a", "c": "other"})
+        >>> tasks_and_parts("shared", {"a": ["own", "shared/a"], "c": ["own"]})
         (('a',), ('a',))
     """
-    found = {task: route.partition("/")[2] for task, route in routes.items() if adapter_of(route) == adapter}
+    found = {
+        task: route.partition("/")[2]
+        for task, own in routes.items()
+        for route in own
+        if adapter_of(route) == adapter
+    }
     return tuple(found), tuple(part for part in found.values() if part)
 
 

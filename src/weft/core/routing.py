@@ -1,6 +1,6 @@
-"""One batch in which every row passes through its own adapter.
+"""One batch in which every row passes through its own adapters.
 
-A ``Routing`` says which row takes which adapter. Within ``routed`` the modules that hold adapters compute by it; how,
+A ``Routing`` says which row takes which adapters. Within ``routed`` the modules that hold adapters compute by it; how,
 is theirs. They find their tokens by the shape of what they are given: states of tokens, packed or on a padded grid of
 any width, or one state a row (a pooler).
 
@@ -28,6 +28,9 @@ NONE = -1  # the adapter of a row that has none
 BLOCKS = (64, 128, 256, 512, 1024)
 """Positions of a block that are worth a try."""
 
+Routes = Mapping[str, tuple[str, ...]]
+"""By task the adapters that its rows pass through, besides those that act on all rows."""
+
 _Made = TypeVar("_Made")
 
 
@@ -43,52 +46,65 @@ class Block:
 
 @dataclass(frozen=True)
 class Routing:
-    """Which adapter each row of one batch passes through.
+    """Which adapters each row of one batch passes through.
 
     Attributes:
-        adapters: names; a module that lacks one gives its rows the base's output. Adapters that are not named here
-            act on every row, as they do without routing.
-        rows: for each row of the batch a place in ``adapters``, or ``NONE`` for the base alone. Batches whose rows
-            are in the order of their adapters are faster.
+        groups: adapters that rows take together, by name; a module that lacks one gives its rows the base's output.
+            Adapters that are not named here act on every row, as they do without routing.
+        rows: for each row of the batch a place in ``groups``, or ``NONE`` for the base alone. Batches whose rows
+            are in the order of their groups are faster.
         lengths: tokens of each row; none where one row stands for all.
         is_packed: whether tokens lie end to end.
     """
 
-    adapters: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
     rows: tuple[int, ...]
     lengths: tuple[int, ...]
     is_packed: bool
     _made: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], compare=False, repr=False)
 
     @staticmethod
-    def of(adapters: Sequence[str], rows: Sequence[int], layout: Layout) -> Routing:
+    def of(groups: Sequence[str | tuple[str, ...]], rows: Sequence[int], layout: Layout) -> Routing:
         """Return the routing of a batch with ``layout``; call it before the batch goes to its device.
 
+        Args:
+            groups: each one adapter, or several that act together.
+            rows: a place in ``groups`` for each row.
+            layout: of the batch.
+
         Raises:
-            StrategyError: an adapter twice, another number of rows than the layout's, or no such adapter.
+            StrategyError: a group twice, another number of rows than the layout's, or no such group.
         """
-        if len(set(adapters)) != len(adapters):
-            raise StrategyError(f"adapters: must be named once each, but are {', '.join(adapters)}.")
+        known = _groups(groups)
+        if len(set(known)) != len(known):
+            words = ", ".join(" + ".join(group) for group in known)
+            raise StrategyError(f"adapters: must be named once each, but are {words}.")
         if len(rows) != layout.num_rows:
             raise StrategyError(
                 f"rows: must be one for each of {layout.num_rows} rows, but there are {len(rows)}."
             )
-        wrong = [row for row in rows if not NONE <= row < len(adapters)]
+        wrong = [row for row in rows if not NONE <= row < len(known)]
         if wrong:
             raise StrategyError(
-                f"rows: must be {NONE} or a place among {len(adapters)} adapters, but one is {wrong[0]}."
+                f"rows: must be {NONE} or a place among {len(known)} adapters, but one is {wrong[0]}."
             )
-        return Routing(tuple(adapters), tuple(rows), tuple(layout.lengths_B.tolist()), layout.is_packed)
+        return Routing(known, tuple(rows), tuple(layout.lengths_B.tolist()), layout.is_packed)
 
     @staticmethod
-    def uniform(adapters: Sequence[str], row: int) -> Routing:
-        """Return the routing of any number of rows of any length that all take the adapter at ``row``."""
-        return Routing(tuple(adapters), (row,), (), is_packed=False)
+    def uniform(groups: Sequence[str | tuple[str, ...]], row: int) -> Routing:
+        """Return the routing of any number of rows of any length that all take the group at ``row``."""
+        return Routing(_groups(groups), (row,), (), is_packed=False)
+
+    @cached_property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters of all groups."""
+        return tuple(dict.fromkeys(name for group in self.groups for name in group))
 
     @cached_property
     def present(self) -> tuple[str, ...]:
         """The adapters that some row takes, in the order of ``adapters``."""
-        return tuple(self.adapters[place] for place in sorted(set(self.rows) - {NONE}))
+        places = sorted(set(self.rows) - {NONE})
+        return tuple(dict.fromkeys(name for place in places for name in self.groups[place]))
 
     @cached_property
     def named(self) -> frozenset[str]:
@@ -101,12 +117,27 @@ class Routing:
             self._made[key] = make()
         return cast(_Made, self._made[key])
 
+    def lanes(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """Return ``names`` in lanes of which no row takes two: one where each row takes at most one of them."""
+        return self.once(("lanes", names), lambda: self._lanes(names))
+
+    def _lanes(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        lanes: list[list[str]] = []
+        for name in names:
+            mates = {other for group in self.groups if name in group for other in group}
+            lane = next((lane for lane in lanes if mates.isdisjoint(lane)), None)
+            if lane is None:
+                lanes.append([name])
+            else:
+                lane.append(name)
+        return tuple(map(tuple, lanes))
+
     def index_N(self, leading: Sequence[int], names: Sequence[str], device: torch.device) -> Tensor:
         """Return each position's place in ``names``, ``NONE`` where it has none: int64, shape (N,).
 
         Args:
             leading: the dimensions of a module's input but the last.
-            names: adapters of this module, in an order of its own.
+            names: adapters of this module, in an order of its own, all of one lane.
             device: where the index is wanted.
 
         Raises:
@@ -134,7 +165,7 @@ class Routing:
 
     def _places(self, names: Sequence[str]) -> list[int]:
         local = {name: place for place, name in enumerate(names)}
-        table = [local.get(name, NONE) for name in self.adapters]
+        table = [next((local[name] for name in group if name in local), NONE) for group in self.groups]
         return [NONE if row == NONE else table[row] for row in self.rows]
 
     def _sizes(self, leading: tuple[int, ...]) -> list[int]:
@@ -158,33 +189,46 @@ class Routing:
         )
 
 
-def names_in(routes: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the adapters of ``routes`` in the order in which a batch's rows should have them."""
+def _groups(groups: Sequence[str | tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple((group,) if isinstance(group, str) else group for group in groups)
+
+
+def groups_in(routes: Routes) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of adapters in ``routes`` in the order in which a batch's rows should have them."""
     return tuple(sorted(set(routes.values())))
 
 
-def routing_of(batch: Batch, routes: Mapping[str, str]) -> Routing:
-    """Return the routing of ``batch``: each row takes the adapter of the tasks that ask something of it.
+def routes_of(adapters: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Return the routes that those to single adapters, each by task, come to."""
+    routes: dict[str, tuple[str, ...]] = {}
+    for own in adapters:
+        for task, route in own.items():
+            routes[task] = (*routes.get(task, ()), route)
+    return routes
+
+
+def routing_of(batch: Batch, routes: Routes) -> Routing:
+    """Return the routing of ``batch``: each row takes the adapters of the tasks that ask something of it.
 
     Args:
-        batch: as ``make_batch`` made it with the same ``routes``, so that no two adapters meet in a row.
-        routes: adapter by task; rows of other tasks take none.
+        batch: as ``make_batch`` made it with the same ``routes``, so that no two groups meet in a row.
+        routes: adapters by task; rows of other tasks take none.
 
     Raises:
         StrategyError: a row is asked by tasks with different adapters.
     """
-    adapters = names_in(routes)
+    groups = groups_in(routes)
     rows: list[int | None] = [None] * batch.layout.num_rows
     for task, target in batch.targets.items():
-        place = adapters.index(routes[task]) if task in routes else NONE
+        place = groups.index(routes[task]) if task in routes else NONE
         for row in target.rows_R.tolist():
             if rows[row] not in (None, place):
                 raise StrategyError(
-                    f"{batch.ids[row]}: a row must take one adapter, but tasks with different ones share it. "
+                    f"{batch.ids[row]}: a row must take the adapters of one task, but tasks with different ones share it. "
                     f"Keep their rows apart."
                 )
             rows[row] = place
-    return Routing.of(adapters, [NONE if row is None else row for row in rows], batch.layout)
+    return Routing.of(groups, [NONE if row is None else row for row in rows], batch.layout)
 
 
 def _cut(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weft.core.example import Answer, Encoded
 from weft.core.network import Inference, Network
+from weft.core.routing import Routes
 from weft.errors import Interrupted
 from weft.task.base import Task
 from weft.task.batching import make_batch
@@ -122,7 +123,7 @@ def answer_all(
     with _answering(network, dtype):
         for chunk in batches_by_length(lengths, budget):
             watch.check()
-            texts = sorted((groups[index] for index in chunk), key=lambda text: text.adapter)
+            texts = sorted((groups[index] for index in chunk), key=lambda text: text.adapters)
             rows = [(name, at, encoded[name][at]) for text in texts for name, at in text.items]
             items = [(name, row) for name, _, row in rows]
             batch = make_batch(items, tasks, pad=pad, packed=True, routes=network.routes)
@@ -143,20 +144,20 @@ def answer_all(
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """One distinct text, the adapter it passes through and the rows that read it."""
+    """One distinct text, the adapters of its own that it passes through and the rows that read it."""
 
     tokens: tuple[int, ...]
-    adapter: str
+    adapters: tuple[str, ...]
     items: list[Item]
 
 
-def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Mapping[str, str]) -> list[_Text]:
-    """Return the distinct texts of all tasks, for each adapter apart, in order of first appearance."""
-    found: dict[tuple[bytes, str], _Text] = {}
+def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Routes) -> list[_Text]:
+    """Return the distinct texts of all tasks, apart where their adapters are others, in order of first appearance."""
+    found: dict[tuple[bytes, tuple[str, ...]], _Text] = {}
     for name, rows in encoded.items():
-        adapter = routes.get(name, "")
+        adapters = routes.get(name, ())
         for position, row in enumerate(rows):
-            text = found.setdefault((row.digest, adapter), _Text(row.tokens, adapter, []))
+            text = found.setdefault((row.digest, adapters), _Text(row.tokens, adapters, []))
             text.items.append((name, position))
     return list(found.values())
 

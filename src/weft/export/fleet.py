@@ -20,6 +20,7 @@ from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.recipe.names import check_name
 from weft.recipe.spec import Precision
 from weft.strategy.adapters import joined, of_task
+from weft.strategy.registry import adapter_method
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
@@ -155,20 +156,29 @@ def _renamed(member: Member, heads: Mapping[str, HeadState]) -> dict[str, HeadSt
 
 def _adapters(
     members: Sequence[Member], opened: Sequence[Contents]
-) -> tuple[tuple[AdapterState, ...], dict[str, str]]:
-    """Return one adapter for each bundle that has any, and the adapter of each task."""
+) -> tuple[tuple[AdapterState, ...], dict[str, tuple[str, ...]]]:
+    """Return the adapters of all bundles, and those of each task."""
     adapters: list[AdapterState] = []
-    routes: dict[str, str] = {}
+    routes: dict[str, tuple[str, ...]] = {}
     for place, (member, one) in enumerate(zip(members, opened, strict=True)):
         if not one.parts.adapters:
             continue
         for number, tasks in enumerate(_by_adapters(one.parts).values()):
             name = f"bundle-{place}" + (f"-{number}" if number else "")
+            by_method: dict[str, list[AdapterState]] = {}
+            for state in of_task(one.parts.adapters, tasks[0]):
+                if len(opened) > 1 and not adapter_method(state.method).routes:
+                    raise ExportError(
+                        f"{one.folder}: adapters must be such that rows of one batch may take different ones, but "
+                        f"{state.name} ({state.method}) acts on all rows. Ask this bundle on its own."
+                    )
+                by_method.setdefault(state.method, []).append(state)
+            made = [name if len(by_method) == 1 else f"{name}-{method}" for method in by_method]
             try:
-                adapters.append(joined(of_task(one.parts.adapters, tasks[0]), name=name))
+                adapters += [joined(own, name=m) for own, m in zip(by_method.values(), made, strict=True)]
             except StrategyError as error:
                 raise ExportError(f"{one.folder}: {error}") from error
-            routes |= dict.fromkeys(map(member.task, tasks), name)
+            routes |= dict.fromkeys(map(member.task, tasks), tuple(made))
     return tuple(adapters), routes
 
 

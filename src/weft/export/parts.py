@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weft.core.parts import AdapterState, HeadState, Parts, adapter_of, tasks_and_parts
+from weft.core.routing import routes_of
 from weft.core.sites import HEAD_PREFIX
 from weft.core.view import ModelView
 from weft.errors import ExportError, NameInvalidError, StrategyError
@@ -42,6 +43,7 @@ def _plain_route(route: str) -> str:
 
 
 Route = Annotated[str, AfterValidator(_plain_route)]
+Routes = Annotated[tuple[Route, ...], BeforeValidator(_without_repeats)]
 
 
 class _Listing(BaseModel):
@@ -51,7 +53,8 @@ class _Listing(BaseModel):
 
     adapters: Names
     heads: Names
-    routes: dict[Name, Route] = {}
+    stages: dict[Name, Name] = {}
+    routes: dict[Name, Routes] = {}
 
 
 class _HeadFile(BaseModel):
@@ -91,8 +94,12 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
         write_json(home / "head.json", {"task": head.task, "kind": head.kind, "config": dict(head.config)})
         if head.tensors:
             save_tensors(home / "head.safetensors", head.tensors)
-    names = {"adapters": [adapter.name for adapter in parts.adapters], "heads": list(parts.heads)}
-    routes = {task: route for adapter in parts.adapters for task, route in adapter.routes.items()}
+    names = {
+        "adapters": [adapter.name for adapter in parts.adapters],
+        "heads": list(parts.heads),
+        "stages": {adapter.name: adapter.stage for adapter in parts.adapters if adapter.stage},
+    }
+    routes = routes_of(adapter.routes for adapter in parts.adapters)
     write_json(folder / "parts.json", {**names, **({"routes": routes} if routes else {})})
 
 
@@ -108,19 +115,19 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     """
     check_links(folder)
     listing = read_record(folder / "parts.json", _Listing)
-    for task, route in listing.routes.items():
-        adapter = adapter_of(route)
-        if task not in listing.heads or adapter not in listing.adapters:
+    for task, routes in listing.routes.items():
+        adapters = [adapter_of(route) for route in routes]
+        if task not in listing.heads or not set(adapters) <= set(listing.adapters):
             raise ExportError(
-                f"{folder / 'parts.json'}: routes must lead from a head to an adapter of the bundle, but {task} leads to "
-                f"{adapter}. Take the folder as Weft wrote it."
+                f"{folder / 'parts.json'}: routes must lead from a head to adapters of the bundle, but {task} leads to "
+                f"{', '.join(adapters)}. Take the folder as Weft wrote it."
             )
     canonical = {site.raw: site.path for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
     delta = folder / "delta.safetensors"
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
         adapters=tuple(
-            _routed(_load_adapter(folder / "adapters" / name, canonical), listing.routes)
+            _routed(_load_adapter(folder / "adapters" / name, canonical), listing)
             for name in listing.adapters
         ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
@@ -146,9 +153,9 @@ def _load_adapter(folder: Path, canonical: Mapping[str, str]) -> AdapterState:
         raise ExportError(str(error)) from error
 
 
-def _routed(adapter: AdapterState, routes: Mapping[str, str]) -> AdapterState:
-    tasks, parts = tasks_and_parts(adapter.name, routes)
-    return replace(adapter, tasks=tasks, parts=parts)
+def _routed(adapter: AdapterState, listing: _Listing) -> AdapterState:
+    tasks, parts = tasks_and_parts(adapter.name, listing.routes)
+    return replace(adapter, tasks=tasks, parts=parts, stage=listing.stages.get(adapter.name, ""))
 
 
 def _load_head(folder: Path) -> HeadState:

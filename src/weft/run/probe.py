@@ -15,7 +15,7 @@ from torch import Tensor
 from weft.core.batch import Batch
 from weft.core.layout import Layout
 from weft.core.network import Trunk
-from weft.core.routing import Routing, names_in, routed
+from weft.core.routing import Routing, groups_in, routed
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.core.view import ModelView, SiteKind
@@ -51,20 +51,20 @@ def probe(sites: SiteMap) -> dict[str, Tensor]:
     """Return the trunk's states of the probe rows in eval mode and fp32, each of shape (T, D), on the CPU.
 
     Returns:
-        By task, where a task's rows pass through an adapter of their own; under the empty name what all other rows get.
+        By task, where a task's rows pass through adapters of their own; under the empty name what all other rows get.
     """
     network = sites.network
     longest = min(_LONGEST, cast(Trunk, network.trunk).info.max_positions)
     batch = probe_batch(_vocabulary(sites.view), longest=longest).to(network.device)
-    adapters = names_in(network.routes)
+    groups = groups_in(network.routes)
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
             found = {EVERYBODY: network.features(batch).flat_TD().float().cpu()}
-            for task, adapter in network.routes.items():
-                rows = [adapters.index(adapter)] * batch.layout.num_rows
-                with routed(network.trunk, Routing.of(adapters, rows, batch.layout)):
+            for task, own in network.routes.items():
+                rows = [groups.index(own)] * batch.layout.num_rows
+                with routed(network.trunk, Routing.of(groups, rows, batch.layout)):
                     features = cast(Trunk, network.trunk)(batch)
                 found[task] = features.flat_TD().float().cpu()
     finally:

@@ -45,7 +45,9 @@ def restore(sites: SiteMap, state: AdapterState) -> None:
         StrategyError: unknown method, or it does not fit the network.
     """
     adapter_method(state.method).restore(sites, state)
-    sites.network.routes = {**sites.network.routes, **state.routes}
+    old = sites.network.routes
+    new = {task: (*old.get(task, ()), route) for task, route in state.routes.items()}
+    sites.network.routes = {**old, **new}
 
 
 def of_task(states: Sequence[AdapterState], task: str) -> tuple[AdapterState, ...]:

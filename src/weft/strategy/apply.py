@@ -30,7 +30,10 @@ def apply(
     for install in plan.installs:
         method = adapter_method(install.method)
         method.install(sites, sites.site(install.site), install.rule, adapter=install.adapter, seed=seed)
-    sites.network.routes = {**sites.network.routes, **plan.routes}
+    old, new = sites.network.routes, plan.routes
+    sites.network.routes = {
+        task: tuple(dict.fromkeys((*old.get(task, ()), *new.get(task, ())))) for task in {**old, **new}
+    }
     fresh = SiteMap(sites.network, describe(sites.network))
     parameters = dict(fresh.parameters())
     _compare({path: tuple(parameter.shape) for path, parameter in parameters.items()}, plan.table)

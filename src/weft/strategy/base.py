@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from weft.core.parts import AdapterState
+from weft.core.routing import Routes
 from weft.core.sites import SiteMap
 from weft.core.table import Draw, ParamTable
 from weft.core.view import ParamInfo, Site, SiteKind
@@ -154,9 +155,9 @@ class Plan:
     Attributes:
         installs: modules to install.
         table: the exact ParamTable that there will be after that.
-        routes: adapter by task, for tasks whose rows pass through one of their own.
+        routes: the new adapters by task, for tasks whose rows pass through adapters of their own.
     """
 
     installs: tuple[Install, ...]
     table: ParamTable
-    routes: Mapping[str, str] = field(default_factory=dict[str, str])
+    routes: Routes = field(default_factory=dict[str, tuple[str, ...]])

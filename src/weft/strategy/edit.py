@@ -81,9 +81,11 @@ class Edit(Routable):
         for name in names:
             if routing is None or name not in routing.named:
                 yield name, None
-        if routing is not None and own:
-            index_N = routing.index_N(leading, own, next(self.parameters()).device)
-            for place, name in enumerate(own):
+        if routing is None:
+            return
+        for lane in routing.lanes(own):
+            index_N = routing.index_N(leading, lane, next(self.parameters()).device)
+            for place, name in enumerate(lane):
                 yield name, (index_N == place).nonzero()[:, 0]
 
 

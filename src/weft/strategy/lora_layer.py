@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -72,28 +73,29 @@ class LoraSite(Edit):
         shared = tuple(name for name in self.lora_options if name not in routing.named)
         # Gradients are for the adapters of this batch's rows; without gradients one stack serves all batches.
         choice = routing.present if torch.is_grad_enabled() else routing.adapters
-        own = tuple(name for name in choice if name in self.lora_options)
-        names = shared + own
+        lanes = routing.lanes(tuple(name for name in choice if name in self.lora_options))
+        names = (*shared, *chain(*lanes))
         if not self._is_fused(inputs, names):
-            return self._routed_plainly(inputs, routing, shared, own)
+            return self._routed_plainly(inputs, routing, shared, lanes)
         grad = torch.is_grad_enabled()
         A_RI, B_OR = self._stacked(names) if grad else self._kept(names, (*shared, *routing.present))
         leading, shape = inputs.shape[:-1], self._shape(names)
         parts = routing.once(
             (leading, len(shared), names, shape, inputs.dtype),
-            lambda: routed_parts(routing, inputs, names, shape, num_shared=len(shared)),
+            lambda: routed_parts(routing, inputs, shape, num_shared=len(shared), lanes=lanes),
         )
         return low_rank(self, inputs, A_RI, B_OR, parts=parts)
 
     def _routed_plainly(
-        self, inputs: Tensor, routing: Routing, shared: Sequence[str], own: Sequence[str]
+        self, inputs: Tensor, routing: Routing, shared: Sequence[str], lanes: Sequence[tuple[str, ...]]
     ) -> Tensor:
         outputs = super().forward(inputs)
         for name in shared:
             outputs = outputs + self._update(inputs, name)
-        index = routing.index_N(inputs.shape[:-1], own, inputs.device).view(*inputs.shape[:-1], 1)
-        for place, name in enumerate(own):
-            outputs = outputs + self._update(inputs, name, gate=index == place)
+        for lane in lanes:
+            index = routing.index_N(inputs.shape[:-1], lane, inputs.device).view(*inputs.shape[:-1], 1)
+            for place, name in enumerate(lane):
+                outputs = outputs + self._update(inputs, name, gate=index == place)
         return outputs
 
     def _shape(self, names: Sequence[str]) -> tuple[tuple[int, float], ...]:

@@ -71,35 +71,37 @@ def is_uniform(*tensors: Tensor) -> bool:
 def routed_parts(
     routing: Routing,
     inputs: Tensor,
-    names: Sequence[str],
     shape: Sequence[tuple[int, float]],
     *,
     num_shared: int,
+    lanes: Sequence[tuple[str, ...]],
 ) -> tuple[Part, ...]:
     """Return what acts where in a batch whose rows have adapters of their own.
 
     Args:
         routing: of the batch.
         inputs: of the site, shape (..., I).
-        names: adapters whose factors lie side by side; the first ``num_shared`` act on every row.
-        shape: rank and scale of each.
-        num_shared: of ``names``.
+        shape: rank and scale of the adapters whose factors lie side by side.
+        num_shared: how many of them, the first, act on every row.
+        lanes: the names of the others, of each lane at most one for a row (``Routing.lanes``).
     """
     ends = [0, *accumulate(rank for rank, _ in shape)]
     scales_R = inputs.new_tensor([scale for rank, scale in shape for _ in range(rank)])
     starts = zip(ends, shape[:num_shared], strict=False)
     parts = [Part(scale, ranks=slice(start, start + rank)) for start, (rank, scale) in starts]
-    leading, own = inputs.shape[:-1], names[num_shared:]
-    index_N = routing.index_N(leading, own, inputs.device)
+    leading, before = inputs.shape[:-1], num_shared
     owner_R = torch.tensor(
-        [at - num_shared for at, (rank, _) in enumerate(shape) for _ in range(rank)], device=inputs.device
+        [at for at, (rank, _) in enumerate(shape) for _ in range(rank)], device=inputs.device
     )
-    for block in routing.blocks(leading, own, overhead=_overhead(inputs)):
-        tokens = slice(block.start, block.stop)
-        ranks = slice(ends[num_shared + block.first], ends[num_shared + block.last])
-        gate_SR = (index_N[tokens, None] == owner_R[ranks]) * scales_R[ranks]
-        is_all = ranks == slice(0, ends[-1])
-        parts.append(Part(gate_SR, tokens, None if is_all else ranks))
+    for lane in lanes:
+        index_N = routing.index_N(leading, lane, inputs.device)
+        for block in routing.blocks(leading, lane, overhead=_overhead(inputs)):
+            tokens = slice(block.start, block.stop)
+            ranks = slice(ends[before + block.first], ends[before + block.last])
+            gate_SR = (index_N[tokens, None] == owner_R[ranks] - before) * scales_R[ranks]
+            is_all = ranks == slice(0, ends[-1])
+            parts.append(Part(gate_SR, tokens, None if is_all else ranks))
+        before += len(lane)
     return tuple(parts)
 
 

@@ -64,7 +64,7 @@ def plan(
             f"strategy: something must be trained, but [{words}] leaves nothing. "
             f"Add a rule such as {{sites: linear, train: lora}}, or a task whose head has parameters."
         )
-    return Plan(installs, table, dict(reading.routes))
+    return Plan(installs, table, reading.routes())
 
 
 def planned_view(view: ModelView, installs: Sequence[Install]) -> ModelView:

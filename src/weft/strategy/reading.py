@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.core.parts import AdapterState, adapter_of, routes_to
+from weft.core.routing import routes_of
 from weft.core.table import Role
 from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
@@ -44,11 +45,6 @@ class CarriedAdapter:
     paths: frozenset[str]
     tasks: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
-
-    @property
-    def routes(self) -> dict[str, str]:
-        """Where rows of each of ``tasks`` go."""
-        return routes_to(self.name, self.tasks, self.parts)
 
     @staticmethod
     def of(state: AdapterState, role: Role) -> CarriedAdapter:
@@ -86,7 +82,7 @@ class Reading:
         self._heads = tuple(f"heads.{task}." for task in tasks)
         self._tasks = tuple(tasks)
         self._installs: dict[tuple[str, str, str], Install] = {}  # by site, method and adapter
-        self.routes: dict[str, str] = {}
+        self._own: dict[str, dict[str, str]] = {}  # by adapter that is not for all rows: routes to it by task
         self._site_of = {info.path: site for site in view.sites for info in site.params}
         self._shared = {
             path
@@ -110,6 +106,11 @@ class Reading:
         for site in dict.fromkeys(site for site, _, _ in self._installs):
             self._check_alone(site)
         return tuple(self._installs.values())
+
+    def routes(self) -> dict[str, tuple[str, ...]]:
+        """Return by task the adapters of its own that are to be installed."""
+        names = dict.fromkeys(adapter for _, _, adapter in self._installs)
+        return routes_of(self._own.get(name, {}) for name in names)
 
     def _check_alone(self, site: str) -> None:
         here = [name for where, name, _ in self._installs if where == site]
@@ -157,33 +158,28 @@ class Reading:
             for info in site.params:
                 if info.path not in self.adapter_of:  # other methods' modules stay: they act together
                     self.decisions[info.path] = Decision(rule, role, why)
-            if not self._goes_on(rule, site, why):
-                for key in [key for key in self._installs if key[:2] == (site.path, rule.train)]:
-                    del self._installs[key]
-                for adapter in adapters:
+            going_on = self._going_on(rule, site, why)
+            for key in [key for key in self._installs if key[:2] == (site.path, rule.train)]:
+                del self._installs[key]
+            for adapter in adapters:
+                if self._owner(adapter) not in going_on:
                     self._add(rule, site, why, adapter)
 
-    def names(self, rule: Rule, name: str, why: str) -> tuple[str, ...]:
-        """Return the adapters that ``rule`` brings: one called ``name``, or one for each task of the stage.
-
-        Raises:
-            StrategyError: a task's rows would have to pass through two adapters of their own.
-        """
+    def names(self, rule: Rule, name: str) -> tuple[str, ...]:
+        """Return the adapters that ``rule`` brings: one called ``name``, or one for each task of the stage."""
         if isinstance(rule, AdapterRule) and rule.per_task:
             own = {task: f"{name}-{task}" for task in self._tasks}
         elif adapter_method(rule.train).has_parts:
             own = routes_to(name, self._tasks, self._tasks)
         else:
             return (name,)
-        routed = [*self.routes.items(), *(pair for one in self.carried for pair in one.routes.items())]
-        for task, other in routed:
-            if own.get(task, other) != other:
-                raise StrategyError(
-                    f"{why}: rows of {task} must have one adapter of their own, but have {other} already. Let one rule "
-                    f"with per_task name all its sites."
-                )
-        self.routes |= own
+        for task, route in own.items():
+            self._own.setdefault(adapter_of(route), {})[task] = route
         return tuple(dict.fromkeys(map(adapter_of, own.values())))
+
+    def _owner(self, adapter: str) -> str | None:
+        """Return the task that a new adapter is for, None if it is for all rows."""
+        return next((task for task, route in self._own.get(adapter, {}).items() if route == adapter), None)
 
     def tasks_of(self, rule: Rule) -> tuple[str, ...]:
         """Return whose rows an adapter of ``rule`` is for: those of one that goes on, else those of this stage."""
@@ -198,11 +194,20 @@ class Reading:
         # An update folded into a tied weight would change the other module too.
         return how.edits is not Edits.WEIGHT or not any(info.path in self._shared for info in site.params)
 
-    def _goes_on(self, rule: Rule, site: Site, why: str) -> bool:
-        found = False
+    def _going_on(self, rule: Rule, site: Site, why: str) -> set[str | None]:
+        """Return the tasks whose adapter of the rule's method at ``site`` goes on; None stands for one of all rows."""
+        found: set[str | None] = set()
+        is_per_task = isinstance(rule, AdapterRule) and rule.per_task
         for one in self.carried:
             if one.role is Role.FROZEN or one.method != rule.train or site.path not in one.options:
                 continue
+            owners = set(one.tasks) if one.tasks and not one.parts else {None}
+            if is_per_task == (None in owners):
+                whose = f"rows of {', '.join(one.tasks)} alone" if one.tasks else "all rows"
+                raise StrategyError(
+                    f"{why}: must go on with adapter {one.name!r} as it is, which is for {whose}, but has per_task: "
+                    f"{str(is_per_task).lower()}. Say the same, or carry the trunk with stack or merge."
+                )
             wanted, actual = adapter_method(rule.train).options(site, rule), dict(one.options[site.path])
             if wanted != actual:
                 raise StrategyError(
@@ -212,7 +217,7 @@ class Reading:
             for info in site.params:
                 if info.path in one.paths:
                     self.decisions[info.path] = Decision(rule, Role.TRAINED, why)
-            found = True
+            found |= owners
         return found
 
     def _add(self, rule: Rule, site: Site, why: str, adapter: str) -> None:
@@ -258,5 +263,5 @@ def read(
             # A name stands for one adapter of one method in the parts that a stage hands on.
             name = adapter if len(adapting) == 1 else f"{adapter}-{rule.train}"
             bound = adapter_method(rule.train).bound(rule, reading.tasks_of(rule))
-            reading.install(bound, how, why, adapters=reading.names(rule, name, why))
+            reading.install(bound, how, why, adapters=reading.names(rule, name))
     return reading

@@ -15,9 +15,10 @@ from torch import Tensor
 from weft.core.batch import Batch, Target
 from weft.core.example import Encoded
 from weft.core.layout import Layout
+from weft.core.routing import Routes
 from weft.task.base import Task
 
-NO_ROUTES: Mapping[str, str] = MappingProxyType({})
+NO_ROUTES: Routes = MappingProxyType({})
 
 
 def make_batch(
@@ -26,7 +27,7 @@ def make_batch(
     *,
     pad: int,
     packed: bool = False,
-    routes: Mapping[str, str] = NO_ROUTES,
+    routes: Routes = NO_ROUTES,
 ) -> Batch:
     """Return one batch of ``items``, rows in order of first appearance, targets in the order of ``tasks``.
 
@@ -37,17 +38,17 @@ def make_batch(
         tasks: by name; every name in ``items``.
         pad: token id that fills padded rows.
         packed: rows laid end to end instead of padded to the longest.
-        routes: adapter by task (``Network.routes``); tasks with different ones never share a row.
+        routes: adapters by task (``Network.routes``); tasks with different ones never share a row.
     """
     names, examples = {name for name, _ in items}, [example for _, example in items]
     if len(names) == 1 and are_distinct(examples):
         name = names.pop()
         return make_plain_batch(name, tasks[name], examples, pad=pad, packed=packed)
-    row_of: dict[tuple[int, str | None], int] = {}
+    row_of: dict[tuple[int, tuple[str, ...]], int] = {}
     texts: list[Encoded] = []
     owned: dict[str, tuple[list[Encoded], list[int]]] = {name: ([], []) for name in names}
     for name, example in items:
-        row = row_of.setdefault((example.key, routes.get(name)), len(texts))
+        row = row_of.setdefault((example.key, routes.get(name, ())), len(texts))
         if row == len(texts):
             texts.append(example)
         own_examples, own_rows = owned[name]

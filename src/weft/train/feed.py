@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from weft.core.batch import Batch
 from weft.core.example import Encoded
+from weft.core.routing import Routes
 from weft.task.base import Task
 from weft.task.batching import are_distinct, group_by_length, make_batch, make_plain_batch
 from weft.train.order import Step
@@ -22,7 +23,7 @@ class Feed:
         pad: the token that fills padded batches.
         budget: most tokens, padding included, in one batch.
         packed: whether rows are laid end to end rather than padded.
-        routes: adapter by task (``Network.routes``); rows of one adapter lie beside one another in a batch.
+        routes: adapters by task (``Network.routes``); rows of the same ones lie beside one another in a batch.
     """
 
     tasks: Mapping[str, Task]
@@ -30,7 +31,7 @@ class Feed:
     pad: int
     budget: int
     packed: bool = False
-    routes: Mapping[str, str] = field(default_factory=dict[str, str])
+    routes: Routes = field(default_factory=dict[str, tuple[str, ...]])
 
     def __call__(self, step: Step) -> list[Batch]:
         """Return the step as batches of at most ``budget`` tokens; rows of one text come into one batch."""
@@ -41,10 +42,10 @@ class Feed:
             rows = [own[row] for _, row in step]
             if are_distinct(rows):
                 return self._plain(name, rows)
-        by_text: dict[tuple[str, int], list[tuple[str, Encoded]]] = {}
+        by_text: dict[tuple[tuple[str, ...], int], list[tuple[str, Encoded]]] = {}
         for task, number in step:
             row = self.rows[task][number]
-            by_text.setdefault((self.routes.get(task, ""), row.key), []).append((task, row))
+            by_text.setdefault((self.routes.get(task, ()), row.key), []).append((task, row))
         units = [
             by_text[key] for key in (sorted(by_text, key=lambda key: key[0]) if self.routes else by_text)
         ]
