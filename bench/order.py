@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -95,6 +96,7 @@ class Figures:
         startup_s: from the start of the process to the end of its first step or answer; 0 if it has none.
         whole_s: the whole process, set by the race.
         foreign: processor cores that other processes kept busy meanwhile, set by the race.
+        facts: further numbers that a job is about.
     """
 
     laps: tuple[Lap, ...]
@@ -103,6 +105,7 @@ class Figures:
     startup_s: float = 0.0
     whole_s: float = 0.0
     foreign: float = 0.0
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:
@@ -151,8 +154,14 @@ def peak_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def report(clock: Clock, scores: tuple[Score, ...] | list[Score], *, peak: float) -> None:
+def report(
+    clock: Clock,
+    scores: tuple[Score, ...] | list[Score],
+    *,
+    peak: float,
+    facts: Mapping[str, float] | None = None,
+) -> None:
     """Print this process's figures as one line for the race."""
-    figures = Figures(tuple(clock.laps), tuple(scores), peak, clock.startup_s)
+    figures = Figures(tuple(clock.laps), tuple(scores), peak, clock.startup_s, facts=facts or {})
     sys.stdout.write(PREFIX + json.dumps(asdict(figures)) + "\n")
     sys.stdout.flush()

@@ -1,0 +1,178 @@
+"""Which strategy for which price? Four tasks, three seeds, every strategy at its default rate; PEFT's methods beside.
+
+Rows that are scored (the official dev sets) are seen by no choice: nothing is selected, the last step is judged. What is
+done already stands in the figures' file and is not done again, so a long table may be made in several goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import gettempdir
+
+from bench.machine import describe, say
+from bench.order import Figures, Order
+from bench.race import ROOT, Contestant, ContestantError, run
+from bench.rawfiles import rows_of, write_jsonl
+
+BATCH = 16
+KINDS = {"sst2": "classification", "mrpc": "classification", "conll2003": "tagging", "stsb_en": "regression"}
+MOST_TEST, DEV = 1000, 200
+HYBRID = "strategy: [{sites: linear, train: lora}, {sites: top 1, train: full}]"
+
+
+def _named(name: str) -> tuple[str, ...]:
+    return (f"strategy: {name}",)
+
+
+STRATEGIES: Mapping[str, tuple[str, ...]] = {
+    "head": _named("head"),
+    "full": _named("full"),
+    "full, 1e-4": (*_named("full"), "lr: 1e-4"),
+    "lp-ft": _named("lp-ft"),
+    "layer-decay": (*_named("layer-decay"), "lr: 1e-4"),
+    "gradual": (*_named("gradual"), "lr: 1e-4"),
+    "top 2, 1e-4": (*_named("top 2"), "lr: 1e-4"),
+    "bitfit": _named("bitfit"),
+    **{name: _named(name) for name in "lora rslora lora+ dora pissa ia3 houlsby pfeiffer parallel".split()},
+    "lora, top layer full": (HYBRID,),
+}
+PEERS = ("full", "lora", "rslora", "dora", "ia3")
+FULL = "full, 1e-4"
+"""What hybrids are held against: the better of both rates of full training."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.strategies", description=__doc__)
+    parser.add_argument(
+        "--strategies", nargs="*", choices=list(STRATEGIES), default=list(STRATEGIES), metavar="S"
+    )
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="P")
+    parser.add_argument("--tasks", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    say(f"# Strategies\n\n- {describe(given.threads)}")
+    say(f"- MiniLM, {given.rows} rows, {given.epochs} epochs, batch {BATCH}, seeds 0 to {given.seeds - 1}\n")
+    files = given.work.resolve() / f"strategies-{given.rows}"
+    write_files(given.data, files, given.rows)
+    figures = given.work / "strategies.jsonl"
+    who = [
+        (name, Contestant("bench.ours.strategy", name, stage=STRATEGIES[name])) for name in given.strategies
+    ]
+    who += [(f"peft {name}", Contestant("bench.peers.strategy", name)) for name in given.peers]
+    done = read(figures)
+    for seed in range(given.seeds):
+        for name, contestant in who:
+            for task in given.tasks:
+                if (name, task, seed) in done:
+                    continue
+                order = Order(
+                    contestant.settings,
+                    task,
+                    files,
+                    given.work,
+                    given.rows,
+                    given.epochs,
+                    seed,
+                    given.threads,
+                )
+                try:
+                    found = run(contestant, order)
+                except ContestantError as error:
+                    say(f"  seed {seed}, {name}, {task}: FAILED: {str(error)[-300:]}")
+                    continue
+                done[name, task, seed] = found
+                say(
+                    f"  seed {seed}, {name}, {task}: {found.scores[0].value:.4f}, {found.laps[0].seconds:.1f} s"
+                )
+                line = {"name": name, "task": task, "seed": seed, "figures": asdict(found)}
+                with figures.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+    say("\n" + table(done, given.tasks))
+
+
+def read(figures: Path) -> dict[tuple[str, str, int], Figures]:
+    """Return what earlier goes have measured, by strategy, task and seed."""
+    if not figures.is_file():
+        return {}
+    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
+    return {(one["name"], one["task"], one["seed"]): Figures.of(one["figures"]) for one in lines}
+
+
+def write_files(data: Path, home: Path, rows: int) -> None:
+    """Write training rows, as many as asked for, further ones as dev rows, and the official dev set to be judged by."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name in KINDS:
+        found = rows_of(data / name / "train.jsonl", rows + DEV)
+        write_jsonl(home / f"{name}.train.jsonl", found[:rows])
+        write_jsonl(home / f"{name}.dev.jsonl", found[rows:])
+        write_jsonl(home / f"{name}.test.jsonl", rows_of(data / name / "dev.jsonl", MOST_TEST))
+
+
+def table(found: Mapping[tuple[str, str, int], Figures], tasks: Sequence[str]) -> str:
+    """Return the mean over seeds of each score with the mean ends of its intervals, and what each strategy takes."""
+    by_name: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
+    for (name, task, _), figures in found.items():
+        by_name[name][task].append(figures)
+    lines = [
+        f"| | trained | {' | '.join(_title(by_name, task) for task in tasks)} | against full | seconds | peak MiB | MiB a task |",
+        f"|---|--:|{'---|' * len(tasks)}---|--:|--:|--:|",
+    ]
+    for name, own in by_name.items():
+        if any(task not in own for task in tasks):
+            continue
+        every = [one for task in tasks for one in own[task]]
+        trained = statistics.mean(one.facts["trained"] / one.facts["values"] for one in every)
+        seconds = sum(statistics.median(one.laps[0].seconds for one in own[task]) for task in tasks)
+        stored = statistics.mean(one.facts["stored_bytes"] for one in every) / 2**20
+        cells = [
+            name,
+            f"{trained:.2%}",
+            *(_score(own[task]) for task in tasks),
+            _verdict(by_name, name, tasks),
+        ]
+        cells += [f"{seconds:.0f}", f"{max(one.peak_mib for one in every):.0f}", f"{stored:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _title(by_name: Mapping[str, Mapping[str, Sequence[Figures]]], task: str) -> str:
+    first = next(own[task][0].scores[0] for own in by_name.values() if task in own)
+    return f"{task}, {first.metric}, n = {first.n}"
+
+
+def _score(rounds: Sequence[Figures]) -> str:
+    scores = [one.scores[0] for one in rounds]
+    value, low, high = (
+        statistics.mean(getattr(one, part) for one in scores) for part in ("value", "low", "high")
+    )
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _verdict(by_name: Mapping[str, Mapping[str, Sequence[Figures]]], name: str, tasks: Sequence[str]) -> str:
+    """Return on how many tasks the mean is above, within or below the interval of full training's."""
+    if any(task not in by_name.get(FULL, {}) for task in tasks):
+        return "-"
+    counts = {"better": 0, "tie": 0, "worse": 0}
+    for task in tasks:
+        mine, full = (
+            statistics.mean(one.scores[0].value for one in by_name[who][task]) for who in (name, FULL)
+        )
+        half = statistics.mean((one.scores[0].high - one.scores[0].low) / 2 for one in by_name[FULL][task])
+        counts["tie" if abs(mine - full) <= half else ("better" if mine > full else "worse")] += 1
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+if __name__ == "__main__":
+    main()
