@@ -180,6 +180,15 @@ def in_bytes(lab: Lab, values: Values) -> bool:
     )
 
 
+def scores(lab: Lab, values: Values) -> Any:
+    """What the first stage's first rule chooses by, best first."""
+    kit = lab.open(values)
+    stage = kit.recipe.stages[0]
+    sites = kit.base.sites(kit.base.network(kit.data.fitted, device=CPU))
+    (rule, *_) = stage.strategy
+    return kit.chooser(stage).scores(sites, rule, rule.candidates(sites.view))
+
+
 def answers(lab: Lab, values: Values) -> Any:
     """What the network answers on dev after the last stage."""
     kit, entered = trained(lab, values)
@@ -392,6 +401,17 @@ RULES = {
     "mtl-lora.up_projections": of_rule("mtl-lora", "up_projections", 2, 3, tables),
     "mtl-lora.temperature": of_rule("mtl-lora", "temperature", 0.1, 10.0, weights),
     "mtl-lora.dropout": of_rule("mtl-lora", "dropout", 0.0, 0.5, weights),
+    **of_method("hybrid-lora", "lora"),
+    "hybrid-lora.rank": of_rule("hybrid-lora", "rank", 2, 3, tables),
+    "hybrid-lora.alpha": of_rule("hybrid-lora", "alpha", 2, 40, weights),
+    "hybrid-lora.rslora": of_rule("hybrid-lora", "rslora", False, True, weights),
+    "hybrid-lora.dropout": of_rule("hybrid-lora", "dropout", 0.0, 0.5, weights),
+    "hybrid-lora.lr_ratio": of_rule("hybrid-lora", "lr_ratio", 1.0, 16.0, tables),
+    "hybrid-lora.init": of_rule("hybrid-lora", "init", "random", "pissa", weights),
+    "hybrid-lora.per_task": of_rule("hybrid-lora", "per_task", False, True, tables),
+    "hybrid-lora.share": of_rule("hybrid-lora", "share", 0.1, 0.5, tables, "linear"),
+    "hybrid-lora.batches": of_rule("hybrid-lora", "batches", 1, 4, scores, "linear"),
+    "hybrid-lora.full_lr": of_rule("hybrid-lora", "full_lr", 1e-5, 1e-4, tables),
     **of_method("ia3", "lora"),
     "ia3.per_task": of_rule("ia3", "per_task", False, True, tables),
     **of_method("adapter", "lora"),

@@ -6,22 +6,26 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from weft.build.catalogue import catalogue
+from weft.build.choosing import ByGradients
 from weft.build.data import Data, read_data
 from weft.build.network import Base, open_base
 from weft.build.order import order_of
 from weft.build.stage import Entered, enter, rehearse
 from weft.core.parts import Parts
+from weft.core.sites import SiteMap
 from weft.model.folder import ModelFolder
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.model.trunk import empty_trunk, load_trunk
 from weft.objective.supervised import Supervised
 from weft.recipe.spec import Recipe, StageSpec
+from weft.strategy.choosing import Choose
 from weft.train.engine import Engine, StepResult
 from weft.train.feed import Feed
 from weft.train.optimizer import make_optimizer
@@ -77,7 +81,17 @@ class Kit:
             tasks=self.data.fitted,
             parts=Parts() if parts is None else parts,
             device=CPU,
+            choose=partial(self.chosen, self.recipe.stage(stage)),
         )
+
+    def chosen(self, spec: StageSpec, sites: SiteMap) -> Choose:
+        """Return what chooses for the rules of a stage."""
+        scores = self.chooser(spec).scores
+        return lambda rule, candidates, *, number: tuple(scores(sites, rule, candidates))
+
+    def chooser(self, spec: StageSpec) -> ByGradients:
+        """Return what scores modules at the entry of a stage."""
+        return ByGradients(self.recipe, spec, self.data, pad=self.tokenizer.pad, dtype=torch.float32)
 
     def rehearse(self) -> tuple[tuple[StageSpec, Entered], ...]:
         """Return every stage entered without weights."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from weft.cli.methods import gather
 from weft.strategy.named import STRATEGIES
-from weft.strategy.registry import METHODS
+from weft.strategy.registry import CHOOSING, METHODS
 
 Weft = Callable[..., tuple[int, str, str]]
 
@@ -17,6 +17,8 @@ def test_json_has_every_method_and_every_name(weft: Weft):
     assert found == gather()
     assert [one["method"] for one in found["methods"]] == list(METHODS)
     assert list(found["strategies"]) == list(STRATEGIES)
+    assert {one["rule"] for one in found["choosing"]} == set(CHOOSING)
+    assert all(one["source"] and {"share", "batches"} <= set(one["options"]) for one in found["choosing"])
     by_name = {one["method"]: one for one in found["methods"]}
     assert by_name["lora"]["merges"]
     assert by_name["lora"]["per_task"]
@@ -30,5 +32,5 @@ def test_json_has_every_method_and_every_name(weft: Weft):
 def test_text_says_it_in_two_tables(weft: Weft):
     code, out, _ = weft("methods")
     assert code == 0
-    for words in (*METHODS, *STRATEGIES, "arXiv:2106.09685", "lr_ratio 16.0"):
+    for words in (*METHODS, *STRATEGIES, "arXiv:2106.09685", "lr_ratio 16.0", "arXiv:2605.18822", "full_lr"):
         assert words in out

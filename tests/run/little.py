@@ -96,6 +96,20 @@ stages:
     batch: 8
     evaluate: 2 steps
     save: 1 steps
+  - name: parts
+    parent: turns
+    strategy: [{{train: mtl-lora, rank: 2}}]
+    length: 3 steps
+    batch: 8
+    evaluate: 2 steps
+    save: 1 steps
+  - name: chosen
+    parent: late
+    strategy: [{{train: hybrid-lora, rank: 2, batches: 2}}]
+    length: 3 steps
+    batch: 8
+    evaluate: 2 steps
+    save: 1 steps
 """
 """What changes within a stage, an adapter for each task, several methods at one site."""
 STAGES = ("together", "alone")

@@ -85,19 +85,25 @@ def test_lower_layers_learn_more_slowly(little, tiny_bert, tmp_path, run):
     assert 0.05 < moves["layers.0"] / moves["layers.1"] < 0.2
 
 
-@pytest.mark.parametrize("stop_at", range(1, 18, 4))
-def test_resumed_in_any_phase_to_the_same_bits(little, tiny_bert, tmp_path, stop_at):
+@pytest.fixture(scope="module")
+def whole(little, tiny_bert, tmp_path_factory):
+    """Return the folder of a job, and in it that of its run, never stopped."""
+    home = tmp_path_factory.mktemp("whole")
+    little.run(little.write_job(home, tiny_bert, little.STRATEGIES_RECIPE), home / "run")
+    return home
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 14, 21, 25])
+def test_resumed_in_any_phase_to_the_same_bits(little, whole, tmp_path, stop_at):
     from weft.build.catalogue import open_recipe
     from weft.run import session
 
-    job = little.write_job(tmp_path, tiny_bert, little.STRATEGIES_RECIPE)
-    little.run(job, tmp_path / "whole")
     folder, saved = RunFolder(tmp_path / "broken"), 0
-    events = session.train(open_recipe(job), folder, root=tmp_path)
+    events = session.train(open_recipe(whole / "recipe.yaml"), folder, root=whole)
     for event in events:
         saved += isinstance(event, Saved)
         if saved == stop_at:
             break
     events.close()
     little.resume(tmp_path / "broken")
-    assert little.differences(tmp_path / "broken", tmp_path / "whole") == []
+    assert little.differences(tmp_path / "broken", whole / "run") == []

@@ -5,29 +5,31 @@ from __future__ import annotations
 import pytest
 
 from weft.errors import StrategyError
+from weft.strategy.choosing import expanded
 from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
 from weft.strategy.named import STRATEGIES, resolve
 from weft.strategy.none import NoneRule
 from weft.strategy.plan import plan
-from weft.strategy.registry import METHODS
+from weft.strategy.registry import RULES
 
 
 def test_every_name_is_a_list_of_registered_rules():
     in_place = (
         "full head encoder decoder attention ffn bias norm embeddings bitfit lp-ft gradual layer-decay lisa"
     )
-    adapters = "lora rslora lora+ pissa dora mtl-lora ia3 houlsby pfeiffer parallel"
+    adapters = "lora rslora lora+ pissa dora mtl-lora hybrid-lora ia3 houlsby pfeiffer parallel"
     assert set(STRATEGIES) == set(f"{in_place} {adapters}".split())
     for name, rules in STRATEGIES.items():
         assert resolve(name) is rules
         assert rules
-        assert all(isinstance(rule, METHODS[rule.train].rule) for rule in rules)
+        assert all(isinstance(rule, RULES[rule.train]) for rule in rules)
 
 
 @pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"decoder"}))
 def test_every_name_plans_on_a_bert(bert, name):
-    table = plan(bert, resolve(name), tasks=["sentiment"], stage_lr=None, adapter="s").table
+    rules, _ = expanded(resolve(name), bert, None)
+    table = plan(bert, rules, tasks=["sentiment"], stage_lr=None, adapter="s").table
     trunk = [row for row in table.trained() if row.owner != "head:sentiment"]
     counts = {"full": 198, "head": 0, "encoder": 192, "attention": 96, "ffn": 48, "bias": 98, "norm": 50}
     counts |= dict.fromkeys(("lp-ft", "gradual", "layer-decay", "lisa"), 198) | {
@@ -35,7 +37,7 @@ def test_every_name_plans_on_a_bert(bert, name):
         "embeddings": 4,
     }
     counts |= dict.fromkeys(("lora", "rslora", "lora+", "pissa"), 2 * 73) | {"dora": 3 * 73, "ia3": 3 * 12}
-    counts |= {"mtl-lora": 4 * 73}
+    counts |= {"mtl-lora": 4 * 73, "hybrid-lora": 2 * 7 + 2 * (73 - 7)}
     counts |= {"houlsby": 4 * 24, "pfeiffer": 4 * 12, "parallel": 4 * 12}
     assert len(trunk) == counts[name]
 

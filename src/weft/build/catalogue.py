@@ -7,7 +7,7 @@ from pathlib import Path
 from weft.recipe.load import load
 from weft.recipe.spec import Catalogue, Recipe
 from weft.strategy.named import STRATEGIES
-from weft.strategy.registry import METHODS
+from weft.strategy.registry import RULES
 from weft.task.registry import FAMILIES
 
 
@@ -15,7 +15,7 @@ def catalogue() -> Catalogue:
     """Return every task family, method and named strategy that this installation has."""
     return Catalogue(
         tasks={kind: family.spec_type for kind, family in FAMILIES.items()},
-        methods={name: method.rule for name, method in METHODS.items()},
+        methods=RULES,
         strategies=frozenset(STRATEGIES),
     )
 

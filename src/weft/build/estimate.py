@@ -118,7 +118,7 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         activations=activations,
         seconds=None if end is None else _flops(stage, entered, order, end.tokens) / machine.flops,
         notes=_notes(entered.table, recipe, stage),
-        ways=tuple(_ways(stage, entered, activations)),
+        ways=(*entered.choices, *_ways(stage, entered, activations)),
     )
 
 

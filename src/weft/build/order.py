@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from weft.build.data import Data
+from weft.core.network import Network, Trunk
 from weft.data.mixture import Mixture, row_keys, shares
 from weft.recipe.duration import Duration, Unit
 from weft.recipe.spec import Recipe, StageSpec
+from weft.train.feed import Feed
 from weft.train.order import EpochOrder, Step, Texts
 from weft.train.progress import Progress, fraction_done, is_over
 
@@ -44,6 +47,27 @@ def order_of(recipe: Recipe, stage: StageSpec, data: Data, *, by_length: bool) -
         batch=stage.batch,
         homogeneous=stage.mixture.batches == "homogeneous",
         by_length=by_length,
+    )
+
+
+def feed_of(stage: StageSpec, order: EpochOrder, data: Data, network: Network, *, pad: int) -> Feed:
+    """Return what makes batches of the steps of ``order`` for ``network``.
+
+    Args:
+        stage: the stage.
+        order: of the stage.
+        data: the encoded data.
+        network: entered, with its routes.
+        pad: the token that fills padded batches.
+    """
+    names = order.mixture.tasks
+    return Feed(
+        tasks={name: data.tasks[name].task for name in names},
+        rows={name: data.tasks[name].train for name in names},
+        pad=pad,
+        budget=stage.budget,
+        packed=cast(Trunk, network.trunk).packs,
+        routes=network.routes,
     )
 
 

@@ -6,7 +6,7 @@ is illegal for the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,7 @@ from weft.recipe.spec import HeadCarry, OptimizerCarry, Recipe, StageSpec, Trunk
 from weft.strategy.adapters import of_task, restore
 from weft.strategy.apply import apply
 from weft.strategy.base import Plan
+from weft.strategy.choosing import Choose, expanded
 from weft.strategy.named import resolve
 from weft.strategy.plan import plan
 from weft.strategy.reading import CarriedAdapter
@@ -41,6 +42,7 @@ class Entered:
         tasks: every task that has a head in the network, in recipe order.
         changed: trunk parameters that differ from the base already.
         origins: the stage that brought each adapter.
+        choices: a line on each choice that a rule made, or will make where there are no weights yet.
     """
 
     sites: SiteMap
@@ -49,6 +51,7 @@ class Entered:
     tasks: Mapping[str, Task]
     changed: frozenset[str]
     origins: Mapping[str, str]
+    choices: tuple[str, ...] = ()
 
     @property
     def network(self) -> Network:
@@ -71,6 +74,7 @@ def enter(
     tasks: Mapping[str, Task],
     parts: Parts,
     device: torch.device,
+    choose: Callable[[SiteMap], Choose] | None = None,
 ) -> Entered:
     """Return the network of ``stage``, started from ``parts`` of its parent (empty ``Parts()`` for the base model).
 
@@ -83,6 +87,8 @@ def enter(
         tasks: all tasks of the recipe, fitted.
         parts: on any device.
         device: of the network; on the meta device no weights are read, and everything is checked all the same.
+        choose: given the network as it is before the strategy touches it, what chooses for rules that do; None lets the
+            largest modules stand for those that will be chosen.
 
     Raises:
         HandOverError: ``carry`` asks for what cannot be.
@@ -92,7 +98,6 @@ def enter(
     kept = _kept_heads(stage, parts, own)
     wanted = {name: task for name, task in tasks.items() if name in own or name in kept}
     _check_heads(kept, wanted)
-    rules = resolve(stage.strategy)
     network = base.network(wanted, device=device, dropout=stage.dropout)
     sites = base.sites(network)
     carried = _carried_trunk(stage, parts, sites, tasks=wanted)
@@ -103,6 +108,7 @@ def enter(
         restore(sites, adapter)
         sites = base.sites(network)
     going_on, base_name = _going_on(stage, carried.adapters, own)
+    rules, choices = expanded(resolve(stage.strategy), sites.view, None if choose is None else choose(sites))
     made = plan(
         sites.view,
         rules,
@@ -117,7 +123,7 @@ def enter(
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
     origins = {install.adapter: base_name for install in made.installs}
     origins |= {adapter.name: adapter.stage for adapter in carried.adapters}
-    return Entered(sites, table, made, wanted, frozenset(carried.delta), origins)
+    return Entered(sites, table, made, wanted, frozenset(carried.delta), origins, choices)
 
 
 def _going_on(
@@ -228,7 +234,7 @@ def rehearse(
             parts = parts_from(recipe, stage, branches, base=base, device=META)
             state = enter(recipe, stage, base=base, tasks=tasks, parts=parts, device=META)
             for one in before.values():
-                _check_optimizer(stage, state.table, one.table)
+                _check_optimizer(stage, state, one)
         except WeftError as error:
             problems.append(f"stages.{index} ({stage.name}): {error}")
         else:
@@ -238,16 +244,20 @@ def rehearse(
     return tuple((stage, entered[stage.name]) for stage in recipe.stages)
 
 
-def _check_optimizer(stage: StageSpec, table: ParamTable, parent: ParamTable) -> None:
+def _check_optimizer(stage: StageSpec, entered: Entered, parent: Entered) -> None:
     if stage.carry.optimizer is not OptimizerCarry.CONTINUE:
         return
+    if entered.choices:
+        raise HandOverError(
+            "carry.optimizer: 'continue' needs the parent's parameters, but this stage chooses its own. Use 'fresh'."
+        )
     if stage.carry.heads is HeadCarry.NEW:
         raise HandOverError(
             "carry.optimizer: 'continue' needs the parent's parameters, but heads are new. "
             "Use 'fresh', or keep the heads."
         )
-    ours = {row.path for row in table.trained()}
-    theirs = {row.path for row in parent.trained()}
+    ours = {row.path for row in entered.table.trained()}
+    theirs = {row.path for row in parent.table.trained()}
     if ours != theirs:
         odd = sorted(ours ^ theirs)
         raise HandOverError(

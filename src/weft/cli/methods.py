@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, cast
 
 import typer
@@ -37,18 +37,25 @@ def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json")
     for name, rules in found["strategies"].items():
         named.add_row(name, "; ".join(_rule(rule) for rule in rules))
     console.print(named)
+    console.print()
+    choosing = Table(box=None, pad_edge=False)
+    for column in ("rule", "options", "source"):
+        choosing.add_column(say(f"methods.{column}"))
+    for rule in found["choosing"]:
+        choosing.add_row(rule["rule"], " ".join(rule["options"]), rule["source"])
+    console.print(choosing)
 
 
 def gather() -> dict[str, Any]:
-    """Return methods and named strategies as JSON values."""
+    """Return methods, named strategies, and rules that choose modules, as JSON values."""
     from weft.strategy.base import AdapterMethod, Edits
     from weft.strategy.named import STRATEGIES
-    from weft.strategy.registry import METHODS
+    from weft.strategy.registry import CHOOSING, METHODS
 
     methods: list[dict[str, Any]] = []
     for name, method in METHODS.items():
         adapter = None if method.edits is Edits.NOTHING else cast(AdapterMethod, method)
-        options = [key for key in method.rule.model_fields if key not in ("sites", "train", "lr")]
+        options = _options(method.rule.model_fields)
         methods.append(
             {
                 "method": name,
@@ -69,7 +76,16 @@ def gather() -> dict[str, Any]:
         ]
         for name, rules in STRATEGIES.items()
     }
-    return {"methods": methods, "strategies": strategies}
+    choosing = [
+        {"rule": name, "options": _options(rule.model_fields), "source": rule.source}
+        for name, rule in CHOOSING.items()
+    ]
+    return {"methods": methods, "strategies": strategies, "choosing": choosing}
+
+
+def _options(fields: Iterable[str]) -> list[str]:
+    """Return the options that not every rule has."""
+    return [key for key in fields if key not in ("sites", "train", "lr")]
 
 
 def _shown(value: Any) -> str:

@@ -59,6 +59,10 @@ class RunFolder:
         """Return the folder of a stage."""
         return self.path / "stages" / name
 
+    def chosen(self, stage: str) -> Path:
+        """JSON: which modules a stage's rules chose when it was entered, with their scores."""
+        return self.stage(stage) / "chosen.json"
+
     def checkpoints(self, stage: str) -> Path:
         """Return the folder of a stage's states to resume from."""
         return self.stage(stage) / "checkpoints"

@@ -6,11 +6,13 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from weft.build.choosing import ByGradients
 from weft.build.estimate import plan_stage
 from weft.build.order import order_of
 from weft.build.reuse import put_behind_store
@@ -23,6 +25,7 @@ from weft.model.backbone import HFTrunk
 from weft.recipe.spec import Activations, OptimizerCarry, StageSpec, TrunkCarry
 from weft.report.records import EvalReport, StagePlan, StageReport
 from weft.run.checkpoints import Checkpoints, History
+from weft.run.choice import Recorded
 from weft.run.context import Context
 from weft.run.events import StageStarted
 from weft.run.judging import DEV, evaluate
@@ -127,6 +130,7 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
         tasks=context.data.fitted,
         parts=parts,
         device=context.device,
+        choose=partial(Recorded, context.folder.chosen(stage.name), _by_gradients(context, stage)),
     )
     run = StageRun(
         context=context,
@@ -149,6 +153,10 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
     elif parent is not None:
         _take_over(run, parent)
     return run, StageStarted(run.plan, run.progress.step, run.history.entry_difference, rejected)
+
+
+def _by_gradients(context: Context, stage: StageSpec) -> ByGradients:
+    return ByGradients(context.recipe, stage, context.data, pad=context.tokenizer.pad, dtype=context.dtype)
 
 
 def _take_over(run: StageRun, parent: Parent) -> None:

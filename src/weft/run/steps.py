@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from typing import cast
 
-from weft.core.network import Trunk
+from weft.build.order import feed_of
 from weft.core.seeds import fold
 from weft.errors import DivergenceError, Interrupted
 from weft.objective.supervised import Supervised
@@ -15,7 +14,6 @@ from weft.run.events import Evaluated, Event, Saved, Stepped
 from weft.run.judging import DEV, evaluate
 from weft.run.stage import StageRun
 from weft.train.engine import Engine, summary
-from weft.train.feed import Feed
 from weft.train.loop import Course, StepEvent, train
 from weft.train.phases import Phases
 from weft.train.progress import Progress, due, fraction_done
@@ -99,8 +97,7 @@ def _after_step(run: StageRun, line: _Line) -> Iterator[Event]:
 
 def _steps(run: StageRun) -> Generator[StepEvent]:
     context, stage = run.context, run.stage
-    data = {name: context.data.tasks[name] for name in run.order.mixture.tasks}
-    tasks = {name: task_data.task for name, task_data in data.items()}
+    tasks = {name: context.data.tasks[name].task for name in run.order.mixture.tasks}
     engine = Engine(
         run.entered.network,
         Supervised({name: task.loss for name, task in tasks.items()}),
@@ -111,14 +108,7 @@ def _steps(run: StageRun) -> Generator[StepEvent]:
         clip=stage.clip,
         seed=(context.recipe.seed, stage.name),
     )
-    feed = Feed(
-        tasks=tasks,
-        rows={name: task_data.train for name, task_data in data.items()},
-        pad=context.tokenizer.pad,
-        budget=stage.budget,
-        packed=cast(Trunk, run.entered.network.trunk).packs,
-        routes=run.entered.network.routes,
-    )
+    feed = feed_of(stage, run.order, context.data, run.entered.network, pad=context.tokenizer.pad)
     phases = Phases(
         run.entered.table,
         run.entered.sites,

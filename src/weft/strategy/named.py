@@ -11,6 +11,7 @@ from weft.recipe.spec import Rule
 from weft.strategy.bottleneck import BottleneckRule, Form
 from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
+from weft.strategy.hybrid import HybridRule
 from weft.strategy.ia3 import Ia3Rule
 from weft.strategy.lisa import LisaRule
 from weft.strategy.lora import LoraInit, LoraRule
@@ -39,6 +40,7 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         "lora+": (LoraRule(lr_ratio=16.0),),
         "pissa": (LoraRule(init=LoraInit.PISSA),),
         "dora": (DoraRule(),),
+        "hybrid-lora": (HybridRule(),),
         "mtl-lora": (MtlLoraRule(),),
         "ia3": (Ia3Rule(),),
         "houlsby": (BottleneckRule(form=Form.HOULSBY),),

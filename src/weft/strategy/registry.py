@@ -7,10 +7,13 @@ from types import MappingProxyType
 from typing import cast
 
 from weft.errors import StrategyError, nearest
+from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterMethod, Edits, Method
 from weft.strategy.bottleneck import Bottleneck
+from weft.strategy.choosing import ChoosingRule
 from weft.strategy.dora import Dora
 from weft.strategy.full import Full
+from weft.strategy.hybrid import HybridRule
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora
@@ -27,7 +30,13 @@ _ALL: tuple[Method, ...] = (
     Ia3(),
     Bottleneck(),
 )
+CHOOSING: Mapping[str, type[ChoosingRule]] = MappingProxyType({"hybrid-lora": HybridRule})
+"""Rules that stand for others, of methods above, once modules are chosen."""
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
+RULES: Mapping[str, type[Rule]] = MappingProxyType(
+    {**{name: method.rule for name, method in METHODS.items()}, **CHOOSING}
+)
+"""What a recipe's rules are read as, by what follows ``train:``."""
 
 
 def method(name: str) -> Method:

@@ -166,18 +166,25 @@ class Engine:
 
     def _backward(self, losses: Mapping[str, Loss], denominators: Mapping[str, float]) -> Tensor:
         """Add the gradient of one micro-batch's share of the step; return that share, a scalar."""
-        shares = [
-            self.weights[name] / denominators[name] * loss.total
-            for name, loss in losses.items()
-            # A task of weight 0 is left out, not multiplied by 0: its head would decay, and 0 times infinity is NaN.
-            if self.weights[name] > 0 and denominators[name] > 0
-        ]
-        if not shares:
+        share = shares_of(losses, denominators, self.weights)
+        if share is None:
             return torch.zeros((), device=self.device)
-        share = torch.stack(shares).sum()
         if share.requires_grad:  # not so where only other tasks' heads are trained
             share.backward()
         return share.detach()
+
+
+def shares_of(
+    losses: Mapping[str, Loss], denominators: Mapping[str, float], weights: Mapping[str, float]
+) -> Tensor | None:
+    """Return what one micro-batch adds to the objective of its step, a scalar; None where no task of it counts."""
+    shares = [
+        weights[name] / denominators[name] * loss.total
+        for name, loss in losses.items()
+        # A task of weight 0 is left out, not multiplied by 0: its head would decay, and 0 times infinity is NaN.
+        if weights[name] > 0 and denominators[name] > 0
+    ]
+    return torch.stack(shares).sum() if shares else None
 
 
 def denominators_of(micro_batches: Sequence[Batch]) -> dict[str, float]:
