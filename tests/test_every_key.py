@@ -336,13 +336,17 @@ def of_family(kind: str, other: str, other_columns: Values) -> dict[str, Case]:
     }
 
 
+NEEDED = {"peft": {"method": "LOHA", "options": {"r": 2}}}
+"""What a rule of a method cannot be without."""
+
+
 def of_rule(
     train_by: str, key: str, a: Any, b: Any, look: Callable[[Lab, Values], Any], sites: str = "layers[0].ffn"
 ) -> Case:
     """Return the case of a rule's key; a second rule sees to it that something moves."""
     values = recipe_of()
     rules = [{"sites": "all", "train": "full"}] if train_by == "none" else []
-    rules.append({"sites": sites, "train": train_by})
+    rules.append({"sites": sites, "train": train_by, **NEEDED.get(train_by, {})})
     values["stages"][0]["strategy"] = rules
     return change(look, f"stages/0/strategy/{len(rules) - 1}/{key}", a, b, values)
 
@@ -419,6 +423,16 @@ RULES = {
     "adapter.form": of_rule("adapter", "form", "pfeiffer", "parallel", weights, "layers[0].ffn.down"),
     "adapter.size": of_rule("adapter", "size", 2, 3, tables),
     "adapter.activation": of_rule("adapter", "activation", "relu", "tanh", weights),
+    **{key: case for key, case in of_method("peft", "full").items() if key != "peft.train"},
+    "peft.train": change(
+        tables,
+        "stages/0/strategy",
+        [{"sites": "layers[0].ffn", "train": "peft", "method": "LOHA"}],
+        [{"sites": "layers[0].ffn", "train": "lora"}],
+    ),
+    "peft.per_task": of_rule("peft", "per_task", False, True, tables),
+    "peft.method": of_rule("peft", "method", "LOHA", "LOKR", tables),
+    "peft.options": of_rule("peft", "options", {"r": 2}, {"r": 3}, tables),
     "adapter.scale": of_rule("adapter", "scale", 1.0, 3.0, weights),
     **of_method("lora", "full"),
     "lora.per_task": of_rule("lora", "per_task", False, True, tables),

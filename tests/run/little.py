@@ -89,7 +89,10 @@ stages:
     evaluate: 2 steps
     save: 1 steps
   - name: both
-    strategy: [{{train: dora, rank: 2, sites: attention}}, {{train: adapter, size: 4, form: parallel}}]
+    strategy:
+      - {{train: dora, rank: 2, sites: attention}}
+      - {{train: adapter, size: 4, form: parallel}}
+      - {{train: peft, method: VERA, options: {{r: 4}}, sites: "layers[0].ffn"}}
     tasks: mood
     carry: {{trunk: merge, heads: drop}}
     length: 4 steps
@@ -111,7 +114,7 @@ stages:
     evaluate: 2 steps
     save: 1 steps
 """
-"""What changes within a stage, an adapter for each task, several methods at one site."""
+"""What changes within a stage, an adapter for each task, several methods at one site, one of PEFT's."""
 STAGES = ("together", "alone")
 NUM_STEPS = 4
 

@@ -35,6 +35,7 @@ from weft.strategy.lisa import LisaRule
 from weft.strategy.lora import LoraInit, LoraRule
 from weft.strategy.mtl_lora import MtlLoraRule
 from weft.strategy.none import NoneRule
+from weft.strategy.peft import PeftRule
 from weft.strategy.plan import CarriedAdapter, plan
 from weft.strategy.registry import METHODS, adapter_method
 from weft.train.optimizer import load_optimizer_state, make_optimizer, optimizer_state
@@ -63,6 +64,11 @@ RULES = {
     "ia3": lambda sites: Ia3Rule(sites=sites),
     "adapter": lambda sites: BottleneckRule(sites=sites, size=3),
     "adapter, parallel": lambda sites: BottleneckRule(sites=sites, size=3, form=Form.PARALLEL),
+    "peft, LOHA": lambda sites: PeftRule(sites=sites, method="LOHA", options={"r": 2}),
+    "peft, VERA": lambda sites: PeftRule(sites=sites, method="VERA", options={"r": 16, "d_initial": 1.0}),
+    "peft, OFT": lambda sites: PeftRule(sites=sites, method="OFT", options={"oft_block_size": 4}),
+    "peft, HRA": lambda sites: PeftRule(sites=sites, method="HRA", options={"r": 2}),
+    "peft, LN_TUNING": lambda sites: PeftRule(sites=sites, method="LN_TUNING"),
 }
 KINDS = {
     "linear": SiteKind.LINEAR,
@@ -74,6 +80,13 @@ KINDS = {
     "other": SiteKind.OTHER,
 }
 ROUNDS = {"lora, pissa"}  # the weight is taken apart and put together: equal up to rounding
+NEAR = {"peft, HRA"}  # reflections in pairs undo one another up to rounding
+PEFT_ACTS_ON = {
+    "LOHA": {"linear"},
+    "OFT": {"linear", "embedding"},
+    "HRA": {"linear"},
+    "VERA": {"linear", "conv1d"},
+}
 CHECKS: dict[str, object] = {}
 OF_ROWS = {"disabled", "two_in_one_batch"}
 OF_ADAPTERS = OF_ROWS | {"merge_equals_forward", "save_and_load", "on_disk", "two_adapters_stacked"}
@@ -86,6 +99,8 @@ def can_stand(name, site):
     how, kind = METHODS[name.partition(",")[0]], KINDS[site]
     if kind not in how.kinds or (site == "tied" and how.edits is Edits.WEIGHT):
         return False
+    if kind not in PEFT_ACTS_ON.get(name.removeprefix("peft, "), how.kinds):
+        return False  # what the tuner of PEFT says itself
     if name == "lora, pissa" and kind is SiteKind.EMBEDDING:
         return False
     return name != "adapter, parallel" or site == "conv1d"
@@ -182,7 +197,7 @@ class Cell:
 
     def is_same(self, found, expected):
         """Return whether outputs are the same bits, or where a method rounds, the same to six digits."""
-        if self.name in ROUNDS:
+        if self.name in ROUNDS | NEAR:
             return torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
         return torch.equal(found, expected)
 

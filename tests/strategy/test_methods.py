@@ -17,6 +17,7 @@ from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora, LoraRule
 from weft.strategy.mtl_lora import MtlLora
 from weft.strategy.none import Frozen, NoneRule
+from weft.strategy.peft import Peft
 from weft.strategy.registry import METHODS, adapter_method, method
 
 
@@ -30,6 +31,7 @@ def test_the_registry_holds_each_method_under_its_name():
         "mtl-lora": MtlLora,
         "ia3": Ia3,
         "adapter": Bottleneck,
+        "peft": Peft,
     }
     assert {name: type(one) for name, one in METHODS.items()} == kinds
     for name, one in METHODS.items():

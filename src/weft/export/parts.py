@@ -20,10 +20,10 @@ from torch import Tensor
 from weft.core.parts import AdapterState, HeadState, Parts, adapter_of, tasks_and_parts
 from weft.core.routing import routes_of
 from weft.core.sites import HEAD_PREFIX
-from weft.core.view import ModelView
+from weft.core.view import ModelView, Site
 from weft.errors import ExportError, NameInvalidError, StrategyError
 from weft.recipe.names import Name, check_name
-from weft.strategy import adapter_layout, peft_layout
+from weft.strategy import adapter_layout, peft_folder, peft_layout
 
 
 def _without_repeats(names: Any) -> Any:
@@ -86,6 +86,8 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
         home = folder / "adapters" / check_name(adapter.name)
         if adapter.method in peft_layout.METHODS:
             peft_layout.write(home, adapter, raw=raw, base=base, task_type=None)
+        elif adapter.method in peft_folder.METHODS:
+            peft_folder.write(home, adapter, sites=view.sites, base=base, task_type=None)
         else:
             adapter_layout.write(home, adapter)
     for head in parts.heads.values():
@@ -122,12 +124,12 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
                 f"{folder / 'parts.json'}: routes must lead from a head to adapters of the bundle, but {task} leads to "
                 f"{', '.join(adapters)}. Take the folder as Weft wrote it."
             )
-    canonical = {site.raw: site.path for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
+    sites = {site.raw: site for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
     delta = folder / "delta.safetensors"
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
         adapters=tuple(
-            _routed(_load_adapter(folder / "adapters" / name, canonical), listing)
+            _routed(_load_adapter(folder / "adapters" / name, sites), listing)
             for name in listing.adapters
         ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
@@ -144,11 +146,13 @@ def _load_delta(path: Path, view: ModelView) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_adapter(folder: Path, canonical: Mapping[str, str]) -> AdapterState:
+def _load_adapter(folder: Path, sites: Mapping[str, Site]) -> AdapterState:
     try:
         if (folder / adapter_layout.CONFIG_FILE).is_file():
             return adapter_layout.read(folder)
-        return peft_layout.read(folder, canonical=canonical)
+        if peft_folder.is_here(folder):
+            return peft_folder.read(folder, sites=sites)
+        return peft_layout.read(folder, canonical={raw: site.path for raw, site in sites.items()})
     except (StrategyError, NameInvalidError) as error:
         raise ExportError(str(error)) from error
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from weft.export.bundle import Bundle
 from weft.export.proof import prove
 from weft.model.quiet import quiet
 from weft.recipe.names import check_name
-from weft.strategy import peft_layout
+from weft.strategy import peft_folder, peft_layout
 from weft.strategy.adapters import joined, of_task
 from weft.strategy.base import Edits
 from weft.strategy.registry import adapter_method
@@ -128,11 +129,13 @@ class _Writer:
         bundle, home = self.bundle, self.home / f"{check_name(name)}-adapter"
         auto_class, task_type = _CLASSES[bundle.tasks[name].stock().form]
         model = stock_model(bundle, name, bundle.parts.delta)
-        raw = {site.path: site.raw for site in _bare_sites(bundle)}
-        peft_layout.write(
+        sites = _bare_sites(bundle)
+        raw = {site.path: site.raw for site in sites}
+        is_theirs = adapter.method in peft_folder.METHODS
+        write = partial(peft_folder.write, sites=sites) if is_theirs else partial(peft_layout.write, raw=raw)
+        write(
             home,
             _known_adapter(bundle, adapter, raw, model),
-            raw=raw,
             base=str(self.out / base.name if base.is_relative_to(self.home) else base),
             task_type=task_type,
             prefix=_prefix(bundle, model),
@@ -228,7 +231,7 @@ def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
     """Return the one adapter that does what all those of a task do, None where PEFT has no such one."""
     adapters = of_task(bundle.parts.adapters, name)
     methods = {adapter.method for adapter in adapters}
-    if len(methods) != 1 or not methods <= peft_layout.METHODS:
+    if len(methods) != 1 or not methods <= peft_layout.METHODS | peft_folder.METHODS:
         return None
     try:
         return joined(adapters, name=adapters[-1].name)

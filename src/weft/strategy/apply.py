@@ -30,12 +30,15 @@ def apply(
     for install in plan.installs:
         method = adapter_method(install.method)
         method.install(sites, sites.site(install.site), install.rule, adapter=install.adapter, seed=seed)
+    for method, adapter in dict.fromkeys((install.method, install.adapter) for install in plan.installs):
+        fresh = [one.site for one in plan.installs if (one.method, one.adapter) == (method, adapter)]
+        adapter_method(method).complete(sites, adapter, fresh=fresh, seed=seed)
     old, new = sites.network.routes, plan.routes
     sites.network.routes = {
         task: tuple(dict.fromkeys((*old.get(task, ()), *new.get(task, ())))) for task in {**old, **new}
     }
-    fresh = SiteMap(sites.network, describe(sites.network))
-    parameters = dict(fresh.parameters())
+    made = SiteMap(sites.network, describe(sites.network))
+    parameters = dict(made.parameters())
     _compare({path: tuple(parameter.shape) for path, parameter in parameters.items()}, plan.table)
     described = {id(parameter) for parameter in parameters.values()}
     for name, parameter in sites.network.named_parameters():
@@ -44,7 +47,7 @@ def apply(
     for row in plan.table:
         parameters[row.path].requires_grad_(row.role is Role.TRAINED)
         parameters[row.path].grad = None  # one left from an earlier stage would outlive the freeze
-    return fresh, plan.table
+    return made, plan.table
 
 
 def _compare(actual: dict[str, tuple[int, ...]], table: ParamTable) -> None:

@@ -114,6 +114,10 @@ class AdapterMethod(Method, Protocol):
         """Put the method's module at ``site``, initialised from ``seed`` such that the function stays the same."""
         ...
 
+    def complete(self, sites: SiteMap, adapter: str, *, fresh: Sequence[str], seed: int) -> None:
+        """Do what can only be done once ``adapter`` stands at all of its sites; ``fresh`` ones were installed now."""
+        ...
+
     def extract(self, sites: SiteMap, adapter: str) -> AdapterState | None:
         """Return copies of the tensors of ``adapter`` and its options; None where this method has none so called."""
         ...

@@ -36,11 +36,13 @@ class Edit(Routable):
         key: the method's name; the options of its adapters by name lie in the attribute ``<key>_options``.
         place: larger is further away from the module.
         tables: attributes that hold its parameters by adapter, each a ``Factors``.
+        reads_weight: whether it reads the module's weight, which must then stand there and not in the machine's order.
     """
 
     key: ClassVar[str]
     place: ClassVar[int]
     tables: ClassVar[tuple[str, ...]]
+    reads_weight: ClassVar[bool] = False
     edits: ClassVar[tuple[type[Edit], ...]] = ()  # of the class that was made, outermost first
 
     @property
@@ -130,7 +132,8 @@ def _class_of(base: type[nn.Module], edits: frozenset[type[Edit]]) -> type[nn.Mo
     """Return ``base`` with ``edits`` in front, as FSDP2 does: GPT-2's Conv1D needs no import of transformers."""
     ordered = tuple(sorted(edits, key=lambda edit: -edit.place))
     is_plain = linear.is_plain(base)
-    own = {"edits": ordered, "edited": base, "is_plain": is_plain, "__doc__": ordered[0].__doc__}
+    asks = is_plain and not any(edit.reads_weight for edit in edits)
+    own = {"edits": ordered, "edited": base, "is_plain": asks, "__doc__": ordered[0].__doc__}
     names = "".join(edit.__name__.removesuffix("Site") for edit in ordered)
     bases: tuple[type[nn.Module], ...] = (*ordered, *((_Plain,) if is_plain else ()), base)
     return type(f"{names}{base.__name__}", bases, own)

@@ -101,7 +101,7 @@ def write(
     config |= {
         "base_model_name_or_path": base,
         "task_type": task_type,
-        "modules_to_save": _modules(whole, names.values()),
+        "modules_to_save": whole_modules(whole, names.values()),
     }
     tensors = {KEY_PREFIX + name: tensor for name, tensor in whole.items()} | _keyed(state, names)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ def _ia3_config(options: Mapping[str, Mapping[str, Any]], *, others: set[str]) -
     names = sorted(options)
     return {
         "peft_type": "IA3",
-        "target_modules": _targets(names, others),
-        "feedforward_modules": _targets([n for n in names if options[n]["side"] == "input"], others),
+        "target_modules": targets(names, others),
+        "feedforward_modules": targets([n for n in names if options[n]["side"] == "input"], others),
         "fan_in_fan_out": any(one["kind"] == SiteKind.CONV1D for one in options.values()),
         "init_ia3_weights": True,
         "inference_mode": True,
@@ -175,7 +175,7 @@ def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str], is_do
         "r": rank,
         "lora_alpha": _number(alpha),
         "lora_dropout": max(one["dropout"] for one in options.values()),
-        "target_modules": _targets(sorted(options), others),
+        "target_modules": targets(sorted(options), others),
         "rank_pattern": {_exactly(name): one["rank"] for name, one in options.items() if one["rank"] != rank},
         "alpha_pattern": {
             _exactly(name): _number(one["alpha"]) for name, one in options.items() if one["alpha"] != alpha
@@ -189,7 +189,7 @@ def _config(options: Mapping[str, Mapping[str, Any]], *, others: set[str], is_do
     }
 
 
-def _targets(names: list[str], others: set[str]) -> list[str] | str:
+def targets(names: list[str], others: set[str]) -> list[str] | str:
     """Return ``names``, or a regex where PEFT, which compares the ends of names, would match one of ``others`` too."""
     if any(other.endswith(f".{name}") for other in others for name in names):
         return "|".join(re.escape(name) for name in names)
@@ -204,7 +204,7 @@ def _number(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _modules(tensors: Iterable[str], adapted: Iterable[str]) -> list[str] | None:
+def whole_modules(tensors: Iterable[str], adapted: Iterable[str]) -> list[str] | None:
     """Return the topmost modules that hold ``tensors`` and no adapted module: PEFT replaces them whole."""
     adapted = tuple(adapted)
     modules: dict[str, None] = {}

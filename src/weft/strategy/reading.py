@@ -113,15 +113,18 @@ class Reading:
         return routes_of(self._own.get(name, {}) for name in names)
 
     def _check_alone(self, site: str) -> None:
-        here = [name for where, name, _ in self._installs if where == site]
-        here += [one.method for one in self.carried if site in one.options]
-        editing = [name for name in here if adapter_method(name).edits is Edits.WEIGHT]
-        alone = [name for name in editing if adapter_method(name).is_alone]
-        if alone and len(editing) > 1:
-            raise StrategyError(
-                f"{site}: {alone[0]} must be the only adapter that edits this weight, as it scales all of it, but there "
-                f"are {', '.join(editing)}. Choose other sites, or merge what came before (carry.trunk: merge)."
-            )
+        here = [(name, set(self._own.get(one, ()))) for where, name, one in self._installs if where == site]
+        here += [(one.method, set(one.tasks)) for one in self.carried if site in one.options]
+        editing = [(name, tasks) for name, tasks in here if adapter_method(name).edits is Edits.WEIGHT]
+        for index, (name, tasks) in enumerate(editing):
+            others = [other for place, other in enumerate(editing) if place != index]
+            # Those of different tasks never meet in a row.
+            met = [other for other, theirs in others if not tasks or not theirs or tasks & theirs]
+            if adapter_method(name).is_alone and met:
+                raise StrategyError(
+                    f"{site}: {name} must be the only adapter that edits this weight, as it acts on all of it, but there "
+                    f"are {', '.join([name, *met])}. Choose other sites, or merge what came before (carry.trunk: merge)."
+                )
 
     def is_trainable(self, path: str) -> bool:
         """Return whether a rule may train ``path`` itself: not an adapter's, nor another stage's head."""

@@ -19,6 +19,7 @@ from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora
 from weft.strategy.mtl_lora import MtlLora
 from weft.strategy.none import Frozen
+from weft.strategy.peft import Peft
 
 _ALL: tuple[Method, ...] = (
     Frozen(),
@@ -29,6 +30,7 @@ _ALL: tuple[Method, ...] = (
     MtlLora(),
     Ia3(),
     Bottleneck(),
+    Peft(),
 )
 CHOOSING: Mapping[str, type[ChoosingRule]] = MappingProxyType({"hybrid-lora": HybridRule})
 """Rules that stand for others, of methods above, once modules are chosen."""

@@ -99,6 +99,9 @@ class SiteMethod(Timed):
         tensors = self.start(sites, site, options, seed=fold(seed, self.name, adapter, site.path))
         self.place(sites, site, adapter, options, tensors)
 
+    def complete(self, sites: SiteMap, adapter: str, *, fresh: Sequence[str], seed: int) -> None:
+        """Do what can only be done once ``adapter`` stands at all of its sites: nothing, for most methods."""
+
     def place(
         self,
         sites: SiteMap,
@@ -132,7 +135,7 @@ class SiteMethod(Timed):
             if adapter not in options_at(module, edit):
                 continue
             found[site.path] = dict(options_at(module, edit)[adapter])
-            for table in edit.tables:
+            for table in self.shapes(site, found[site.path]):
                 tensor = cast(Factors, getattr(module, table))[adapter]
                 tensors[f"{site.path}.{table}.{adapter}"] = tensor.detach().clone()
         return AdapterState(adapter, self.name, {"sites": found}, tensors) if found else None
