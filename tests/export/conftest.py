@@ -158,6 +158,13 @@ def adapter_bert(make: Make, tiny_bert: Path) -> Made:
 
 
 @pytest.fixture(scope="session")
+def peft_bert(make: Make, tiny_bert: Path) -> Made:
+    """Return a bundle of one task after VeRA, a tuner of PEFT whose projections all sites share."""
+    rule = {"train": "peft", "method": "VERA", "options": {"r": 8, "d_initial": 1.0}}
+    return make(tiny_bert, {"mood": ENCODER_TASKS["mood"]}, {"strategy": [rule], "lr": 1e-2})
+
+
+@pytest.fixture(scope="session")
 def adapter_llama(make: Make, stories260k: Path) -> Made:
     """Return a bundle of decoder tasks: some layers trained, then a LoRA on top of the changed trunk."""
     stages = ({"strategy": "top 2"}, {"strategy": "lora", "carry": {"trunk": "merge"}})

@@ -84,7 +84,7 @@ def check_stock(bundle: Bundle, name: str, model: Any, folder: Path, sentences: 
     assert torch.equal(ours_TC.argmax(1), theirs_TC.argmax(1))
 
 
-@pytest.mark.parametrize("made", ["merged_bert", "adapter_bert", "adapter_llama"])
+@pytest.mark.parametrize("made", ["merged_bert", "adapter_bert", "peft_bert", "adapter_llama"])
 def test_stock_classes_load_what_was_exported(
     made: str, request: pytest.FixtureRequest, sentences: list[str], tmp_path: Path
 ):
@@ -104,7 +104,8 @@ def test_stock_classes_load_what_was_exported(
     assert shipped <= {".json", ".safetensors", ".txt", ".jinja"}
 
 
-@pytest.mark.parametrize("made", ["adapter_bert", "adapter_llama"])
+@pytest.mark.filterwarnings("ignore:Specified to not save vera_A:UserWarning")  # they follow from the config
+@pytest.mark.parametrize("made", ["adapter_bert", "peft_bert", "adapter_llama"])
 def test_peft_loads_the_adapters(
     made: str, request: pytest.FixtureRequest, sentences: list[str], tmp_path: Path
 ):
@@ -122,6 +123,9 @@ def test_peft_loads_the_adapters(
         config = AutoConfig.from_pretrained(base, **options)
         model = getattr(transformers, LOADERS[task.stock().form]).from_pretrained(base, config=config)
         check_stock(bundle, name, PeftModel.from_pretrained(model, folder).eval(), folder, sentences)
+    if made == "peft_bert":
+        assert (adapter["peft_type"], adapter["r"], types) == ("VERA", 8, {"SEQ_CLS"})
+        return
     assert types == {"SEQ_CLS", "TOKEN_CLS"} | ({"CAUSAL_LM"} if "reply" in bundle.tasks else set())
     assert all(result.difference <= TOLERANCE for result in results)
 
