@@ -104,7 +104,9 @@ def test_stock_classes_load_what_was_exported(
     assert shipped <= {".json", ".safetensors", ".txt", ".jinja"}
 
 
-@pytest.mark.filterwarnings("ignore:Specified to not save vera_A:UserWarning")  # they follow from the config
+@pytest.mark.filterwarnings(
+    "ignore:Specified to not (save|load) vera_A:UserWarning"
+)  # they follow from the config
 @pytest.mark.parametrize("made", ["adapter_bert", "peft_bert", "adapter_llama"])
 def test_peft_loads_the_adapters(
     made: str, request: pytest.FixtureRequest, sentences: list[str], tmp_path: Path

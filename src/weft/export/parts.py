@@ -129,8 +129,7 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
         adapters=tuple(
-            _routed(_load_adapter(folder / "adapters" / name, sites), listing)
-            for name in listing.adapters
+            _routed(_load_adapter(folder / "adapters" / name, sites), listing) for name in listing.adapters
         ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
     )
