@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from bench.order import Figures, Lap, Score
 from bench.strategies import FULL, STRATEGIES, read, table, write_files
+
 from weft.recipe.yaml import parse
 from weft.strategy.named import STRATEGIES as NAMED
 

@@ -1,0 +1,171 @@
+"""Every selector and every named strategy on random two-layer models of many architectures, and on one that is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from weft.core.network import Network
+from weft.core.routing import Routing, groups_in, routed
+from weft.core.sites import SiteMap
+from weft.errors import SiteError, StrategyError
+from weft.model.describe import describe
+from weft.recipe.spec import Rule
+from weft.strategy.apply import apply
+from weft.strategy.base import Plan
+from weft.strategy.choosing import expanded
+from weft.strategy.full import FullRule
+from weft.strategy.lora import LoraRule
+from weft.strategy.named import STRATEGIES
+from weft.strategy.plan import plan
+from weft.strategy.selector import WORDS, select
+
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 60,
+    "max_position_embeddings": 40,
+}
+GROUPED = {"num_key_value_heads": 1, "head_dim": 8}
+MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 60}
+BART = {
+    "d_model": 16,
+    "vocab_size": 60,
+    "max_position_embeddings": 40,
+    **{f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")},
+    **{f"{side}_ffn_dim": 32 for side in ("encoder", "decoder")},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bert": SIZES,
+    "roberta": SIZES | {"pad_token_id": 1},
+    "modernbert": SIZES | MARKS | {"cls_token_id": 1, "sep_token_id": 2},
+    "llama": SIZES | MARKS | GROUPED,
+    "qwen3": SIZES | MARKS | GROUPED,
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60, "n_positions": 40} | MARKS,
+    "t5": T5,
+    "mt5": T5,
+    "bart": BART,
+}
+UNUSED = "pooler."
+"""What last hidden states do not depend on."""
+LACKS: dict[str, set[str]] = {
+    "bert": {"cross_attention", "final_norm"},
+    "roberta": {"cross_attention", "final_norm"},
+    "modernbert": {"cross_attention", "pooler", "bias"},
+    "llama": {"cross_attention", "pooler", "bias"},
+    "qwen3": {"cross_attention", "pooler", "bias"},
+    "gpt2": {"cross_attention", "pooler"},
+    "t5": {"pooler", "bias"},
+    "mt5": {"pooler", "bias"},
+    "bart": {"pooler", "final_norm"},
+}
+"""Words that name nothing in a model, besides heads, which these networks are without."""
+
+
+class Holder(nn.Module):
+    """What a network needs of a trunk to be described."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
+def make(kind: str) -> SiteMap:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **OPTIONS[kind])
+    network = Network(Holder(transformers.AutoModel.from_config(config).eval()), {}).eval()
+    return SiteMap(network, describe(network))
+
+
+def states(sites: SiteMap) -> Tensor:
+    model = sites.network.trunk.model
+    tokens_BL = torch.randint(5, 55, (3, 9), generator=torch.Generator().manual_seed(3))
+    more = {"decoder_input_ids": tokens_BL[:, :6]} if model.config.is_encoder_decoder else {}
+    return model(input_ids=tokens_BL, **more).last_hidden_state
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_every_word_selects_something_or_says_what_there_is(kind):
+    view = make(kind).view
+    lacks = set()
+    for word in WORDS:
+        try:
+            assert select(view, word)
+        except SiteError:
+            lacks.add(word)
+    assert lacks == LACKS[kind] | {"heads", "lm_head"}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_every_named_strategy_starts_at_the_function_and_moves_what_its_table_says(kind, name):
+    sites, rules = make(kind), STRATEGIES[name]
+    if name == "head" or rules[0].sites in LACKS[kind]:
+        with pytest.raises((SiteError, StrategyError)):
+            planned(sites, rules)
+        return
+    before = states(sites)
+    made = planned(sites, rules)
+    sites, table = apply(sites, made, describe=describe, seed=0)
+    with through(sites, made.routes):
+        after = states(sites)
+        assert torch.allclose(after, before, atol=1e-5)
+        (after * torch.linspace(-1, 1, after.numel()).view_as(after)).sum().backward()
+    moved = {path for path, parameter in sites.parameters() if parameter.grad is not None}
+    trained = {row.path for row in table.trained()}
+    assert moved <= trained
+    assert {path for path in trained - moved if not path.startswith(UNUSED)} == set()
+
+
+def planned(sites: SiteMap, rules: Sequence[Rule]) -> Plan:
+    plain, _ = expanded(rules, sites.view, None)
+    return plan(sites.view, plain, tasks=("a",), stage_lr=None, adapter="new")
+
+
+def through(sites: SiteMap, routes: Mapping[str, tuple[str, ...]]) -> AbstractContextManager[None]:
+    """Let rows pass through what the only task has of its own."""
+    return routed(sites.network.trunk, Routing.uniform(groups_in(routes), 0)) if routes else nullcontext()
+
+
+def test_an_unknown_architecture_takes_rules_by_raw_names():
+    class Unknown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(to_dict=lambda: {"model_type": "brand-new"})
+            self.words, self.mix = nn.Embedding(60, 16), nn.Linear(16, 16)
+            self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+        def forward(self, tokens_BL: Tensor) -> Tensor:
+            hidden_BLD = self.mix(self.words(tokens_BL))
+            for block in self.blocks:
+                hidden_BLD = hidden_BLD + block(hidden_BLD).tanh()
+            return hidden_BLD
+
+    def unknown() -> SiteMap:
+        torch.manual_seed(0)
+        network = Network(Holder(Unknown()), {})
+        return SiteMap(network, describe(network))
+
+    with pytest.raises(SiteError, match="ffn"):
+        select(unknown().view, "ffn")
+    rules = [FullRule(sites=r"re:^mix"), LoraRule(sites=r"re:blocks\.1")]
+    sites = unknown()
+    tokens_BL = torch.arange(12).view(2, 6)
+    before = sites.network.trunk.model(tokens_BL)
+    sites, table = apply(sites, planned(sites, rules), describe=describe, seed=0)
+    after = sites.network.trunk.model(tokens_BL)
+    assert torch.equal(after, before)
+    after.square().sum().backward()
+    moved = {path for path, parameter in sites.parameters() if parameter.grad is not None}
+    assert moved == {row.path for row in table.trained()}
+    assert len(moved) == 4
