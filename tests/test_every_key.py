@@ -423,6 +423,7 @@ RULES = {
     "adapter.form": of_rule("adapter", "form", "pfeiffer", "parallel", weights, "layers[0].ffn.down"),
     "adapter.size": of_rule("adapter", "size", 2, 3, tables),
     "adapter.activation": of_rule("adapter", "activation", "relu", "tanh", weights),
+    "adapter.gate": of_rule("adapter", "gate", False, True, tables),
     **{key: case for key, case in of_method("peft", "full").items() if key != "peft.train"},
     "peft.train": change(
         tables,

@@ -41,6 +41,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
+GATES = ("bottleneck_gate", "bottleneck_gate_bias")
 TAP = "bottleneck_tap"  # attribute of both modules: what enters the block, on its way to the adapter
 
 
@@ -58,6 +59,11 @@ class BottleneckRule(AdapterRule):
     """Between both products."""
     scale: float | None = Field(default=None, gt=0, le=1000)
     """The output is multiplied with it; default: 1, parallel: 4 (arXiv:2110.04366, section 4.6)."""
+
+    gate: bool = False
+    """Multiply the output at each token with a sigmoid of what the adapter is given there, which is learnt too.
+
+    UniPELT (arXiv:2110.07577) takes the mean of the gate over a row; in a decoder that would look ahead."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,11 +87,14 @@ class BottleneckSite(Edit):
         "bottleneck_down_bias",
         "bottleneck_up",
         "bottleneck_up_bias",
+        *GATES,
     )
     bottleneck_down: Factors
     bottleneck_down_bias: Factors
     bottleneck_up: Factors
     bottleneck_up_bias: Factors
+    bottleneck_gate: Factors
+    bottleneck_gate_bias: Factors
     bottleneck_options: dict[str, dict[str, Any]]
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -111,6 +120,9 @@ class BottleneckSite(Edit):
         narrow = F.linear(source, self.bottleneck_down[name], self.bottleneck_down_bias[name])
         narrow = _ACTIVATIONS[options["activation"]](narrow)
         wide = F.linear(narrow, self.bottleneck_up[name], self.bottleneck_up_bias[name])
+        if options.get("gate"):
+            gate = F.linear(source, self.bottleneck_gate[name], self.bottleneck_gate_bias[name])
+            wide = wide * gate.sigmoid()
         return wide if options["scale"] == 1.0 else wide * options["scale"]
 
 
@@ -140,6 +152,7 @@ class BottleneckAt(BaseModel):
     activation: Activation
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     kind: SiteKind
+    gate: Literal[True] | None = None
 
 
 def _narrowing(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
@@ -161,23 +174,25 @@ class Bottleneck(SiteMethod):
     at_site: ClassVar[type[BaseModel]] = BottleneckAt
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
-        """Return form, size, activation, scale, and the kind of the site."""
+        """Return form, size, activation, scale, the kind of the site, and whether there is a gate."""
         assert isinstance(rule, BottleneckRule)
         usual = 4.0 if rule.form is Form.PARALLEL else 1.0
-        return {
+        found = {
             "form": str(rule.form),
             "size": rule.size,
             "activation": rule.activation,
             "scale": usual if rule.scale is None else rule.scale,
             "kind": str(site.kind),
         }
+        return {**found, **({"gate": True} if rule.gate else {})}
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Return both products (K, D) and (D, K) with their biases; the block gives back the width that it is given."""
+        """Return both products (K, D) and (D, K) and the gate (1, D) with their biases; the block gives back the width that it is given."""
         shape, size = weight_of(site).shape, options["size"]
         width = widths((shape[0], shape[1]), site.kind)[1]
-        down, down_bias, up, up_bias = BottleneckSite.tables
-        return {down: (size, width), down_bias: (size,), up: (width, size), up_bias: (width,)}
+        down, down_bias, up, up_bias, gate, gate_bias = BottleneckSite.tables
+        found = {down: (size, width), down_bias: (size,), up: (width, size), up_bias: (width,)}
+        return {**found, gate: (1, width), gate_bias: (1,)} if options.get("gate") else found
 
     def place(
         self,
