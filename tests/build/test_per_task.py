@@ -169,8 +169,13 @@ def test_a_task_that_comes_later_gets_an_adapter_of_its_own(open_kit, tasks):
     second = {**stage(METHODS["lora"]), "name": "two", "carry": {"trunk": "continue"}}
     opened = open_kit([first, second], tasks)
     entered = opened.enter("two", opened.enter("one").leave())
-    assert entered.network.routes == {task: (f"one-{task}",) for task in TASKS}
-    assert {install.adapter for install in entered.plan.installs} == {"one-length", "one-again"}
+    names = ["one-mood", "one-names", "two-length", "two-again"]
+    assert list(entered.network.routes.values()) == [(name,) for name in names]
+    assert {install.adapter for install in entered.plan.installs} == set(names[2:])
+    assert {row.owner for row in entered.table.trained() if "adapter:" in row.owner} == {
+        f"adapter:{name}" for name in names
+    }
+    assert {adapter.stage for adapter in entered.leave().adapters} == {"one"}, "all of them go on next time"
 
 
 @pytest.mark.parametrize(("before", "after"), [(True, False), (False, True)])

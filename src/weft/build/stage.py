@@ -107,21 +107,21 @@ def enter(
     for adapter in carried.adapters:
         restore(sites, adapter)
         sites = base.sites(network)
-    going_on, base_name = _going_on(stage, carried.adapters, own)
+    going_on, origin = _going_on(stage, carried.adapters, own)
     rules, choices = expanded(resolve(stage.strategy), sites.view, None if choose is None else choose(sites))
     made = plan(
         sites.view,
         rules,
         tasks=own,
         stage_lr=stage.lr,
-        adapter=base_name,
+        adapter=stage.name,
         carried=[
             CarriedAdapter.of(adapter, Role.TRAINED if adapter.name in going_on else Role.FROZEN)
             for adapter in carried.adapters
         ],
     )
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
-    origins = {install.adapter: base_name for install in made.installs}
+    origins = {install.adapter: origin for install in made.installs}
     origins |= {adapter.name: adapter.stage for adapter in carried.adapters}
     return Entered(sites, table, made, wanted, frozenset(carried.delta), origins, choices)
 
@@ -129,7 +129,7 @@ def enter(
 def _going_on(
     stage: StageSpec, adapters: Sequence[AdapterState], tasks: Iterable[str]
 ) -> tuple[frozenset[str], str]:
-    """Return the carried adapters that go on being trained, and the stage whose adapters they are, or will be.
+    """Return the carried adapters that go on being trained, and the stage whose adapters they and new ones are.
 
     All adapters of the stage that brought the topmost go on, but those of other tasks than ``tasks`` alone.
     """

@@ -20,7 +20,7 @@ class AdapterState:
         tensors: by canonical path, e.g. ``layers.3.attention.query.lora_A.<name>``.
         tasks: whose rows alone pass through it; empty for all rows.
         parts: the part of it that rows of each of ``tasks`` take; empty where all take the whole of it.
-        stage: that brought it; adapters of one stage go on together.
+        stage: that brought it, or those that it joined; adapters of one stage go on together.
     """
 
     name: str

@@ -169,13 +169,22 @@ class Reading:
                     self._add(rule, site, why, adapter)
 
     def names(self, rule: Rule, name: str) -> tuple[str, ...]:
-        """Return the adapters that ``rule`` brings: one called ``name``, or one for each task of the stage."""
+        """Return the adapters that ``rule`` brings: one, or one for each task of the stage.
+
+        They are those that go on, which may come to further sites, else new ones called ``name``.
+        """
+        known = {
+            whose: one.name
+            for one in self.carried
+            if one.role is Role.TRAINED and one.method == rule.train
+            for whose in _owners(one)
+        }
         if isinstance(rule, AdapterRule) and rule.per_task:
-            own = {task: f"{name}-{task}" for task in self._tasks}
+            own = {task: known.get(task, f"{name}-{task}") for task in self._tasks}
         elif adapter_method(rule.train).has_parts:
-            own = routes_to(name, self._tasks, self._tasks)
+            own = routes_to(known.get(None, name), self._tasks, self._tasks)
         else:
-            return (name,)
+            return (known.get(None, name),)
         for task, route in own.items():
             self._own.setdefault(adapter_of(route), {})[task] = route
         return tuple(dict.fromkeys(map(adapter_of, own.values())))
@@ -204,7 +213,7 @@ class Reading:
         for one in self.carried:
             if one.role is Role.FROZEN or one.method != rule.train or site.path not in one.options:
                 continue
-            owners = set(one.tasks) if one.tasks and not one.parts else {None}
+            owners = _owners(one)
             if is_per_task == (None in owners):
                 whose = f"rows of {', '.join(one.tasks)} alone" if one.tasks else "all rows"
                 raise StrategyError(
@@ -240,6 +249,11 @@ class Reading:
         if path == f"{site}.weight":
             for key in [key for key in self._installs if key[0] == site]:
                 del self._installs[key]
+
+
+def _owners(adapter: CarriedAdapter) -> set[str | None]:
+    """Return the tasks that have an adapter to themselves, None for one that all share, if with a part each."""
+    return set(adapter.tasks) if adapter.tasks and not adapter.parts else {None}
 
 
 def read(
