@@ -10,9 +10,9 @@ import torch
 from weft.core.sites import SiteMap
 from weft.core.table import Role
 from weft.errors import StrategyError
-from weft.strategy.adapters import adapter_names, extract, merged, restore
+from weft.strategy.adapters import adapter_names, extract, given_back, merged, restore
 from weft.strategy.apply import apply
-from weft.strategy.lora import LoraRule
+from weft.strategy.lora import LoraInit, LoraRule
 from weft.strategy.plan import CarriedAdapter, plan
 
 
@@ -92,3 +92,18 @@ def test_what_has_no_weights_is_not_merged(toy):
     state = replace(extract(sites, table)[0], method="none")
     with pytest.raises(StrategyError, match="none: must bring an adapter"):
         merged({}, [state])
+
+
+def test_a_weight_leaves_with_what_it_gave_up(toy):
+    network = toy.network()
+    sites = SiteMap(network, toy.describe(network))
+    path = "layers.0.attention.query.weight"
+    before = dict(sites.parameters())[path].detach().clone()
+    rule = LoraRule(sites="attention", rank=2, init=LoraInit.PISSA)
+    made = plan(sites.view, [rule], tasks=["a"], stage_lr=None, adapter="one")
+    sites, _ = apply(sites, made, describe=toy.describe, seed=0)
+    values = {name: parameter.detach().clone() for name, parameter in sites.parameters()}
+    assert (values[path] - before).abs().max() > 0.1
+    back = given_back(sites, {path: values[path], "layers.0.norm.ffn.weight": torch.ones(8)})
+    assert torch.allclose(back[path], before, rtol=1e-5, atol=1e-6)
+    assert torch.equal(back["layers.0.norm.ffn.weight"], torch.ones(8))

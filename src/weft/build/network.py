@@ -19,7 +19,7 @@ from weft.model.describe import describe
 from weft.model.folder import ModelFolder, locate
 from weft.model.trunk import empty_trunk, load_trunk
 from weft.recipe.spec import Recipe
-from weft.strategy.adapters import extract
+from weft.strategy.adapters import extract, given_back
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
@@ -108,7 +108,7 @@ def parts_of(
         changed: trunk parameters that earlier stages have changed.
     """
     trained = {row.path for row in table if row.role is Role.TRAINED and row.owner == "trunk"}
-    delta = values_of(sites, sorted(trained.union(changed)))
+    delta = given_back(sites, values_of(sites, sorted(trained.union(changed))))
     heads = {name: _head_state(sites, name, task) for name, task in tasks.items()}
     return Parts(delta=delta, adapters=extract(sites, table), heads=heads)
 

@@ -14,6 +14,7 @@ from weft.core.view import SiteKind
 from weft.errors import StrategyError, nearest
 from weft.recipe.names import check_name
 from weft.strategy.base import AdapterMethod, Edits
+from weft.strategy.edit import Edit
 from weft.strategy.registry import METHODS, adapter_method
 
 
@@ -48,6 +49,17 @@ def restore(sites: SiteMap, state: AdapterState) -> None:
     old = sites.network.routes
     new = {task: (*old.get(task, ()), route) for task, route in state.routes.items()}
     sites.network.routes = {**old, **new}
+
+
+def given_back(sites: SiteMap, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``values`` of trunk parameters with what their weights gave up to adapters, which never leave with it."""
+    whole = dict(values)
+    for site in sites.view.sites:
+        path, module = f"{site.path}.weight", sites.module(site.path)
+        back = module.given_up() if path in whole and isinstance(module, Edit) else None
+        if back is not None:
+            whole[path] = whole[path] + back.to(whole[path])
+    return whole
 
 
 def of_task(states: Sequence[AdapterState], task: str) -> tuple[AdapterState, ...]:

@@ -60,6 +60,10 @@ class Edit(Routable):
         """Return the routes that lead to parts of adapter ``name``."""
         return ()
 
+    def given_up(self) -> Tensor | None:
+        """Return what the module's weight gave up to adapters that began with some of it, fp32; None if nothing."""
+        return None
+
     def put(
         self, name: str, options: dict[str, Any], tensors: Mapping[str, Tensor], *, edit: type[Edit]
     ) -> None:

@@ -22,12 +22,8 @@ from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit
-from weft.strategy.lora_layer import LoraEmbedding, LoraSite, initial, scale, update, widths
+from weft.strategy.lora_layer import STARTS, LoraEmbedding, LoraSite, initial, scale, update, widths
 from weft.strategy.site_method import SiteMethod, Start, given, renamed, weight_of
-
-STARTS = (
-    "lora_starts"  # attribute of a module: what its adapters began with, by name, where the weight gave it up
-)
 
 
 class LoraInit(StrEnum):

@@ -20,6 +20,10 @@ from weft.core.view import SiteKind
 from weft.strategy.edit import Edit, Factors, edited
 from weft.strategy.low_rank import Part, is_uniform, low_rank, routed_parts
 
+STARTS = (
+    "lora_starts"  # attribute of a module: what its adapters began with, by name, where the weight gave it up
+)
+
 
 class LoraSite(Edit):
     """In front of a linear class: the base's output plus ``scale * B A x`` for every adapter at this site."""
@@ -53,6 +57,15 @@ class LoraSite(Edit):
     def scale(self, name: str) -> float:
         """Return the factor of one adapter's update."""
         return scale(self.lora_options[name])
+
+    def given_up(self) -> Tensor | None:
+        """Return the sum of what adapters began with."""
+        starts: Mapping[str, tuple[Tensor, Tensor]] = vars(self).get(STARTS, {})
+        parts = [
+            update(A_RI, B_OR, scale=self.scale(name), kind=SiteKind(self.lora_options[name]["kind"]))
+            for name, (A_RI, B_OR) in starts.items()
+        ]
+        return torch.stack(parts).sum(0) if parts else None
 
     def _is_fused(self, inputs: Tensor, names: tuple[str, ...]) -> bool:
         """Return whether the updates of ``names`` and the base's product may be one function."""
