@@ -1,0 +1,79 @@
+"""Four LoRAs for four tasks: one run with mixed batches beside four runs; scores, seconds, memory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import gettempdir
+
+from bench.machine import describe, say
+from bench.order import Figures, Order
+from bench.race import ROOT, Contestant, race
+from bench.strategies import KINDS, write_files
+
+TOGETHER = "together"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.pertask", description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--patience", type=float, default=60.0)
+    given = parser.parse_args()
+    say(f"# Adapters of four tasks\n\n- {describe(given.threads)}, {given.rows} rows a task\n")
+    files = given.work.resolve() / f"strategies-{given.rows}"
+    write_files(given.data, files, given.rows)
+    order = Order("pertask", "", files, given.work, given.rows, given.epochs, 0, given.threads)
+    who = {name: Contestant("bench.ours.pertask", name) for name in (TOGETHER, *KINDS)}
+    figures = given.work / "pertask.jsonl"
+    results = race(who, order, rounds=given.rounds, patience_s=given.patience, figures=figures, say=say)
+    say("\n" + table(results))
+
+
+def table(results: Mapping[str, Sequence[Figures]]) -> str:
+    """Return scores of both ways, and seconds of training and of whole processes: one against the sum of four."""
+    lines = ["| task | metric | together | alone |", "|---|---|---|---|"]
+    for task in KINDS:
+        pair = [_scores(results[who], task) for who in (TOGETHER, task)]
+        lines.append(f"| {task} | {results[task][0].scores[0].metric} | {pair[0]} | {pair[1]} |")
+    rounds = range(min(len(found) for found in results.values()))
+    lines += ["", "| | together | four runs | x |", "|---|--:|--:|--:|"]
+    for words, seconds in (("training, s", _training), ("whole processes, s", _whole)):
+        pairs = [
+            (seconds(results[TOGETHER][at]), sum(seconds(results[task][at]) for task in KINDS))
+            for at in rounds
+        ]
+        one, four, ratio = (
+            statistics.median(values) for values in zip(*((a, b, b / a) for a, b in pairs), strict=True)
+        )
+        lines.append(f"| {words} | {one:.1f} | {four:.1f} | {ratio:.2f} |")
+    peaks = [max(one.peak_mib for one in results[who]) for who in (TOGETHER, *KINDS)]
+    lines.append(f"| peak MiB | {peaks[0]:.0f} | {max(peaks[1:]):.0f} | |")
+    return "\n".join(lines)
+
+
+def _training(figures: Figures) -> float:
+    return figures.laps[0].seconds
+
+
+def _whole(figures: Figures) -> float:
+    return figures.whole_s
+
+
+def _scores(rounds: Sequence[Figures], task: str) -> str:
+    found = [score for one in rounds for score in one.scores if score.task == task]
+    value, low, high = (
+        statistics.mean(getattr(one, part) for one in found) for part in ("value", "low", "high")
+    )
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
