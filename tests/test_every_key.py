@@ -27,6 +27,7 @@ from weft.build.catalogue import catalogue
 from weft.build.order import order_of
 from weft.build.stage import parts_from
 from weft.core.parts import Parts
+from weft.errors import RecipeError
 from weft.evaluate.predict import answer_all
 from weft.model import compiled
 from weft.model.device import pick_precision
@@ -107,6 +108,14 @@ def tables(lab: Lab, values: Values) -> Any:
         [(row.path, row.shape, row.role, row.lr, row.since, row.draw) for row in entered.table]
         for _, entered in lab.open(values).rehearse()
     ]
+
+
+def or_refused(lab: Lab, values: Values) -> Any:
+    """Which parameters move in each stage, or why none can."""
+    try:
+        return tables(lab, values)
+    except RecipeError as error:
+        return str(error)
 
 
 def draws(lab: Lab, values: Values) -> Any:
@@ -351,14 +360,16 @@ def of_rule(
     return change(look, f"stages/0/strategy/{len(rules) - 1}/{key}", a, b, values)
 
 
-def of_method(name: str, other: str) -> dict[str, Case]:
+def of_method(
+    name: str, other: str, here: str = "layers[0].ffn", there: str = "layers[1].ffn"
+) -> dict[str, Case]:
     """Return the cases of the keys that every rule has which trains something."""
     return {
-        f"{name}.sites": of_rule(name, "sites", "layers[0].ffn", "layers[1].ffn", tables),
-        f"{name}.train": of_rule(name, "train", name, other, tables),
-        f"{name}.lr": of_rule(name, "lr", 1e-4, 2e-4, weights),
-        f"{name}.layer_decay": of_rule(name, "layer_decay", 1.0, 0.5, tables),
-        f"{name}.since": of_rule(name, "since", 0.0, 0.5, tables),
+        f"{name}.sites": of_rule(name, "sites", here, there, or_refused),
+        f"{name}.train": of_rule(name, "train", name, other, tables, here),
+        f"{name}.lr": of_rule(name, "lr", 1e-4, 2e-4, weights, here),
+        f"{name}.layer_decay": of_rule(name, "layer_decay", 1.0, 0.5, tables, here),
+        f"{name}.since": of_rule(name, "since", 0.0, 0.5, tables, here),
     }
 
 
@@ -435,6 +446,15 @@ RULES = {
     "peft.method": of_rule("peft", "method", "LOHA", "LOKR", tables),
     "peft.options": of_rule("peft", "options", {"r": 2}, {"r": 3}, tables),
     "adapter.scale": of_rule("adapter", "scale", 1.0, 3.0, weights),
+    **of_method("prompt", "lora", "embeddings.word", "embeddings.position"),
+    "prompt.per_task": of_rule("prompt", "per_task", False, True, tables, "embeddings"),
+    "prompt.tokens": of_rule("prompt", "tokens", 2, 3, tables, "embeddings"),
+    "prompt.init": of_rule("prompt", "init", "vocab", "random", weights, "embeddings"),
+    **of_method("prefix", "lora", "layers[0].attention", "layers[1].attention"),
+    "prefix.per_task": of_rule("prefix", "per_task", False, True, tables, "kv"),
+    "prefix.tokens": of_rule("prefix", "tokens", 2, 3, tables, "kv"),
+    "prefix.projection": of_rule("prefix", "projection", 3, 4, tables, "kv"),
+    "prefix.gate": of_rule("prefix", "gate", False, True, weights, "kv"),
     **of_method("lora", "full"),
     "lora.per_task": of_rule("lora", "per_task", False, True, tables),
     "lora.rslora": of_rule("lora", "rslora", False, True, weights),

@@ -18,6 +18,9 @@ METHODS = {
     "lora": {"train": "lora", "rank": 2, "per_task": True},
     "ia3": {"train": "ia3", "per_task": True, "sites": "attention"},
     "adapter": {"train": "adapter", "size": 4, "per_task": True},
+    "prompt": {"train": "prompt", "tokens": 2, "per_task": True},
+    "prefix": {"train": "prefix", "tokens": 2, "per_task": True},
+    "prefix, gated": {"train": "prefix", "tokens": 2, "gate": True, "per_task": True},
 }
 
 

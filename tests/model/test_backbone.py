@@ -334,6 +334,9 @@ def test_in_bf16_rows_are_computed_at_an_even_width_and_come_back_at_their_own()
             )
             self.words = nn.Embedding(9, 4)
 
+        def get_input_embeddings(self) -> nn.Module:
+            return self.words
+
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
             seen.append(tuple(input_ids.shape))
             assert attention_mask is not None

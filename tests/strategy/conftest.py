@@ -11,8 +11,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from weft.core.batch import Batch
+from weft.core.layout import Layout
 from weft.core.network import Network
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
+from weft.core.virtual import VirtualTokens, flat, rerouted, stacked, with_tokens
+from weft.model.prefixed import attend_padded
 
 LINEAR, CONV1D, EMBEDDING, NORM, OTHER = SiteKind
 
@@ -209,15 +213,31 @@ class ToyModel(nn.Module):
         self.lm_head.weight = self.embeddings["word"].weight
 
     def forward(self, tokens_BL):
-        positions_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
-        hidden = self.embeddings["word"](tokens_BL) + self.embeddings["position"](positions_BL)
+        """Return states and logits of the tokens, virtual positions in front of them as methods want it."""
+        words, (rows, length) = self.embeddings["word"], tokens_BL.shape
+        batch = Batch(tokens_BL, None, Layout.padded([length] * rows), {}, ("",) * rows)
+        if not isinstance(words, VirtualTokens):
+            hidden = self.states(batch)
+        else:
+            stack = stacked(words.virtual_tokens(), words.routing, rows)
+            longer, _, place_T = with_tokens(batch, stack.rows, vocabulary=words.num_embeddings)
+            with rerouted(self.modules(), stack.counts):
+                hidden = flat(self.states(longer), longer.layout)[place_T].view(rows, length, -1)
+        return hidden, self.lm_head(hidden)
+
+    def states(self, batch):
+        positions_BL = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens) % 11
+        hidden = self.embeddings["word"](batch.tokens) + self.embeddings["position"](positions_BL)
+        mask = batch.layout.mask_BL()[:, None, None].expand(-1, 1, batch.tokens.shape[1], -1)
         for layer in self.layers:
             mixed = layer["attention"]["qkv"](torch.tanh(layer["attention"]["query"](hidden)))
+            q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in mixed.split(8, dim=-1))
+            seen = attend_padded(layer["attention"], q, k, v, mask)[0].flatten(2)
             hidden = hidden + layer["ffn"]["down"](
-                torch.tanh(layer["ffn"]["up"](mixed[..., :8] + mixed[..., 8:16] + mixed[..., 16:]))
+                torch.tanh(layer["ffn"]["up"](seen + v.transpose(1, 2).flatten(2)))
             )
             hidden = layer["gain"](layer["norm"]["ffn"](hidden))
-        return hidden, self.lm_head(hidden)
+        return hidden
 
 
 class Trunk(nn.Module):

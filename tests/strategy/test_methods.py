@@ -18,6 +18,8 @@ from weft.strategy.lora import Lora, LoraRule
 from weft.strategy.mtl_lora import MtlLora
 from weft.strategy.none import Frozen, NoneRule
 from weft.strategy.peft import Peft
+from weft.strategy.prefix import Prefix
+from weft.strategy.prompt import Prompt
 from weft.strategy.registry import METHODS, adapter_method, method
 
 
@@ -32,6 +34,8 @@ def test_the_registry_holds_each_method_under_its_name():
         "ia3": Ia3,
         "adapter": Bottleneck,
         "peft": Peft,
+        "prompt": Prompt,
+        "prefix": Prefix,
     }
     assert {name: type(one) for name, one in METHODS.items()} == kinds
     for name, one in METHODS.items():

@@ -9,7 +9,7 @@ import torch
 
 from weft.build.stage import Entered
 from weft.core.caches import cache_home, limit_bytes
-from weft.core.parts import AdapterState
+from weft.core.parts import AdapterState, adapter_of
 from weft.core.states import StateStore
 from weft.model.backbone import HFTrunk
 from weft.model.cut import cut_at, deepest_cut, obstacle
@@ -27,11 +27,16 @@ def depth(stage: StageSpec, entered: Entered, *, moving: Iterable[str] | None = 
         entered: its network.
         moving: paths of what moves; default: all that is trained in the stage.
     """
-    trunk = cast(HFTrunk, entered.network.trunk)
+    trunk, network = cast(HFTrunk, entered.network.trunk), entered.network
     if not stage.reuse or not trunk.packs or obstacle(trunk.backbone):
         return 0
-    trained = [row.path for row in entered.table.trained()] if moving is None else moving
-    return deepest_cut(trained, num_layers=entered.sites.view.num_layers.get("", 0)) or 0
+    if trunk.num_virtual(network.routes.values()):  # what stands in front of a text is no part of its key
+        return 0
+    trained = [row.path for row in entered.table.trained()] if moving is None else list(moving)
+    # Nor is the adapter that a row takes: below the lowest of those, equal texts have equal states.
+    owners = {f"adapter:{adapter_of(route)}" for group in network.routes.values() for route in group}
+    routed = [row.path for row in entered.table if row.owner in owners]
+    return deepest_cut([*trained, *routed], num_layers=entered.sites.view.num_layers.get("", 0)) or 0
 
 
 def put_behind_store(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
 from weft.build.combine import combined, merge
 from weft.build.network import META, Base, head_values, load_values, parts_of
-from weft.core.network import Network
+from weft.core.network import Network, Trunk
 from weft.core.parts import AdapterState, HeadState, Parts
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
@@ -28,6 +29,7 @@ from weft.strategy.choosing import Choose, expanded
 from weft.strategy.named import resolve
 from weft.strategy.plan import plan
 from weft.strategy.reading import CarriedAdapter
+from weft.strategy.registry import adapter_method
 from weft.task.base import Task
 
 
@@ -120,10 +122,38 @@ def enter(
             for adapter in carried.adapters
         ],
     )
+    if recipe.parents_of(stage) and stage.carry.trunk is not TrunkCarry.DROP:
+        _check_function(made)
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
+    _check_room(recipe, sites.network)
     origins = {install.adapter: origin for install in made.installs}
     origins |= {adapter.name: adapter.stage for adapter in carried.adapters}
     return Entered(sites, table, made, wanted, frozenset(carried.delta), origins, choices)
+
+
+def _check_function(made: Plan) -> None:
+    """Refuse methods that change what the parent stage computed before anything is learnt."""
+    for install in made.installs:
+        if not adapter_method(install.method).keeps_function(install.rule):
+            raise HandOverError(
+                f"strategy: entering a stage must not change what its parent computes, but a new {install.method} does, as "
+                f"all of a row sees it. Train it in the first stage and continue it, let it start behind a gate where it has "
+                f"one (prefix: gate: true), or say that the function may change (carry.trunk: drop)."
+            )
+
+
+def _check_room(recipe: Recipe, network: Network) -> None:
+    """Refuse rows that would be too long with what methods put in front of them."""
+    trunk = cast(Trunk, network.trunk)
+    virtual, positions = trunk.num_virtual(network.routes.values()), trunk.info.max_positions
+    if virtual and min(recipe.model.max_tokens, positions) + virtual > positions:
+        raise RecipeError(
+            [
+                f"model.max_tokens: rows must have at most {positions - virtual} tokens of their own, as this model has "
+                f"{positions} positions and the strategy takes {virtual} of them, but {recipe.model.max_tokens} are allowed. "
+                f"Set model.max_tokens: {max(positions - virtual, 0)}, or use fewer virtual tokens."
+            ]
+        )
 
 
 def _going_on(

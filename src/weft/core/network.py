@@ -62,6 +62,10 @@ class Trunk(Protocol):
         """Whether its layers can be run again for their gradient."""
         ...
 
+    def num_virtual(self, groups: Iterable[Sequence[str]], /) -> int:
+        """Return the most positions that methods take from a row that takes one of ``groups`` of adapters."""
+        ...
+
     def __call__(self, batch: Batch, /, *, perturb: Tensor | None = None) -> Features:
         """Return features of ``batch``; ``perturb`` is added to the input embeddings (same shape)."""
         ...

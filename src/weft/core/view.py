@@ -8,7 +8,8 @@ Canonical paths (DESIGN section 4): ``embeddings.word``, ``layers.3.attention.qu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -58,9 +59,14 @@ class ModelView:
         sites: every module with parameters of its own, each once.
         num_layers: layers per stack: ``{"": 6}``, or ``{"encoder.": 6, "decoder.": 6}``.
         has_table: False when the backbone has no name table and sites carry their raw names.
+        words: path of the table that token ids are looked up in.
+        unprefixed: why the attention of a layer cannot take keys from elsewhere, in words that end a sentence, by the path
+            of its attention (``layers.3.attention``); under the empty path, why none of this model can.
     """
 
     architecture: str
     sites: tuple[Site, ...]
     num_layers: dict[str, int]
     has_table: bool = True
+    words: str = "embeddings.word"
+    unprefixed: Mapping[str, str] = field(default_factory=dict[str, str])

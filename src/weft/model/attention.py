@@ -5,16 +5,19 @@ Legend: T tokens of all rows, H heads, D width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from weft.model import prefixed
 from weft.model.narrow import KEYWORD, Narrow
 from weft.native.attention import attention
 
-NAME = "weft"
+NAME, VIRTUAL = "weft", "weft-virtual"
 PACKS = frozenset(
     {
         "bert",
@@ -48,16 +51,47 @@ def register(*, compiles: bool = False) -> str:
     return name
 
 
+@cache
+def register_virtual() -> str:
+    """Make attention with virtual keys on a padded grid known to transformers; return its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(VIRTUAL, prefixed.attend_padded)
+    AttentionMaskInterface.register(VIRTUAL, sdpa_mask)
+    return VIRTUAL
+
+
+@contextmanager
+def used(backbone: Any, implementation: str) -> Generator[None]:
+    """Let the stock model ``backbone`` look attention up under another name within the block."""
+    config = backbone.config
+    usual = config._attn_implementation
+    config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **told: Any
 ) -> tuple[Tensor, None]:
     """Return the attention output (1, T, H, D) of one packed sequence: query, key and value are (1, H, T, D)."""
     narrow: Narrow | None = told.pop(KEYWORD, None)
+    now: prefixed.Pass | None = told.pop(prefixed.KEYWORD, None)
+    held = None if now is None else prefixed.held_by(module)
     how = _how(module, **told)
     scale = query.shape[-1] ** -0.5 if how.scale is None else how.scale
 
+    def plain(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> Tensor:
+        return attention(q, k, v, starts, longest, scale=scale, window=how.window)
+
     def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> Tensor:
-        return attention(q_THD, k_THD, v_THD, how.starts, how.longest, scale=scale, window=how.window)
+        if now is None or held is None:
+            return plain(q_THD, k_THD, v_THD, how.starts, how.longest)
+        qkv = (q_THD, k_THD, v_THD)
+        return prefixed.attend_packed(held, qkv, how.starts, how.longest, scale=scale, now=now, attend=plain)
 
     # Squeezed rather than indexed: the gradient of an index is a copy into zeros.
     q_THD, k_THD, v_THD = (part.transpose(1, 2).squeeze(0) for part in (query, key, value))

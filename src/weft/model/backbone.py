@@ -6,7 +6,7 @@ Legend: B rows, L padded length, T real tokens, D width, M any number of tokens,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,15 +20,17 @@ from weft.core.batch import Batch
 from weft.core.features import Features, PoolMemory
 from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
+from weft.core.virtual import rerouted, with_tokens
 from weft.errors import ModelError
-from weft.model import attention
+from weft.model import attention, prefixed
 from weft.model.compiled import compiled
 from weft.model.cut import evaluating, layers_of, obstacle
 from weft.model.frozen import Frozen
+from weft.model.generate import continued
 from weft.model.names import name_table
 from weft.model.narrow import Narrow, is_worth_it
-from weft.model.quiet import quiet
 from weft.model.recompute import kept
+from weft.model.virtual import Virtual, on, real
 from weft.recipe.spec import Activations
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
@@ -86,8 +88,30 @@ class HFTrunk(nn.Module):
         Raises:
             ModelError: a row is longer than the trunk's positions.
         """
+        virtual = self.virtual
+        stack = virtual.tokens(batch.layout.num_rows)
+        self._check_length(batch.layout.max_length, virtual=stack.most)
+        if not stack.most:
+            return self._pass(batch, perturb)
+        longer, perturb, place_T = with_tokens(
+            batch, stack.rows, vocabulary=virtual.vocabulary, perturb=perturb
+        )
+        with rerouted(self.modules(), stack.counts):
+            return real(self._pass(longer, perturb), batch.layout, place_T)
+
+    @property
+    def virtual(self) -> Virtual:
+        """What methods have put in front of rows."""
+        words = getattr(self.backbone, "get_input_embeddings", None)
+        return Virtual(None if words is None else words(), self._layers if self.packs else ())
+
+    def num_virtual(self, groups: Iterable[Sequence[str]]) -> int:
+        """Return the most positions that methods take from a row that takes one of ``groups`` of adapters."""
+        return self.virtual.most(groups)
+
+    def _pass(self, batch: Batch, perturb: Tensor | None) -> Features:
+        """Return the features of every position of ``batch``, virtual tokens among them."""
         layout = batch.layout
-        self._check_length(layout.max_length)
         if self.frozen is not None and self.frozen.is_at_rest and layout.is_packed and perturb is None:
             # Looked up, and only as far as somebody asks for it.
             return self._features(
@@ -156,11 +180,16 @@ class HFTrunk(nn.Module):
         layout = batch.layout
         extra = self._even(layout.num_tokens, steps=_PACKED_STEPS) - layout.num_tokens  # a row nobody reads
         inputs = self._inputs(_longer(batch.tokens, extra)[None], batch.segments, perturb_TD, extra)
-        inputs["position_ids"] = _longer(layout.position_T(), extra)[None] + self._first_position
+        positions_T, shifts = layout.position_T(), self.virtual.shifts(layout.num_rows)
+        if shifts:
+            self._check_length(layout.max_length, virtual=max(shifts))
+            positions_T = positions_T + on(positions_T.device, shifts)[layout.row_T()]
+            inputs[prefixed.KEYWORD] = prefixed.Pass(layout.num_rows)
+        inputs["position_ids"] = _longer(positions_T, extra)[None] + self._first_position
         starts, longest = layout.cumulative(extra), max(layout.max_length, extra)
         inputs |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
         inputs |= {"max_length_q": longest, "max_length_k": longest}
-        attending = partial(self._attending, attention.register(compiles=self.compiles))
+        attending = partial(attention.used, self.backbone, attention.register(compiles=self.compiles))
         keeping = partial(kept, self.activations, self._layers, again=attending)
         with attending(), self._compiled(reads_M), self._narrowed(reads_M), keeping():
             states_1TD = self.backbone(**inputs).last_hidden_state if call is None else call(inputs)
@@ -211,60 +240,58 @@ class HFTrunk(nn.Module):
             raise ModelError(
                 "prompts: every prompt needs at least one token, but one is empty. Start it with BOS."
             )
-        limits = [min(max_new_tokens, self.info.max_positions - len(prompt)) for prompt in prompts]
+        virtual = self.virtual
+        prompts = [[*virtual.ids(), *prompt] for prompt in prompts]
+        room = self.info.max_positions - max(virtual.shifts(1), default=0)
+        limits = [min(max_new_tokens, room - len(prompt)) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
         for limit in sorted({limit for limit in limits if limit > 0}):
             rows = [row for row, own in enumerate(limits) if own == limit]
-            grown = self._generate(
-                [prompts[row] for row in rows], max_new_tokens=limit, stop_token=stop_token
-            )
+            with self._generating():
+                grown = continued(
+                    self.model, [prompts[row] for row in rows], max_new_tokens=limit, stop_token=stop_token
+                )
             for row, answer in zip(rows, grown, strict=True):
                 answers[row] = answer
         return answers
 
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
-    ) -> list[list[int]]:
-        from transformers import GenerationConfig
-
-        width = max(len(prompt) for prompt in prompts)
-        padded = [[stop_token] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        device = next(self.model.parameters()).device
-        greedy = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=stop_token,
-            pad_token_id=stop_token,
-            use_cache=True,
-        )
-        model = cast(Any, self.model)
+    @contextmanager
+    def _generating(self) -> Generator[None]:
+        """Let the stock model generate within the block, behind virtual keys where there are some."""
         # Without gradients SDPA is good everywhere; plain products would leave primitives behind for every length.
-        how = "sdpa" if model._supports_sdpa else self.backbone.config._attn_implementation
-        with quiet(), evaluating(self), torch.no_grad(), self._attending(how):
-            grown = model.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(real, device=device),
-                generation_config=greedy,
-            )
-        answers: list[list[int]] = grown[:, width:].tolist()
-        return [answer[: answer.index(stop_token)] if stop_token in answer else answer for answer in answers]
+        supports = cast(Any, self.model)._supports_sdpa
+        how = "sdpa" if supports else self.backbone.config._attn_implementation
+        shifts, later = self.virtual.shifts(1), nullcontext()
+        if shifts:
+            how, later = attention.register_virtual(), prefixed.shifted(self.backbone, shifts[0])
+        with evaluating(self), attention.used(self.backbone, how), later:
+            yield
 
     def _padded_BLD(self, batch: Batch, perturb_BLD: Tensor | None) -> Tensor:
         """Return states (B, L, D) of a padded batch."""
         layout, width = batch.layout, batch.tokens.shape[1]
-        extra = min(self._even(width, steps=_PADDED_STEPS), self.info.max_positions) - width
+        shifts = self.virtual.shifts(layout.num_rows)
+        most = self.info.max_positions - max(shifts, default=0)
+        self._check_length(layout.max_length, virtual=max(shifts, default=0))
+        extra = max(min(self._even(width, steps=_PADDED_STEPS), most) - width, 0)
         tokens_BL = _longer(batch.tokens, extra)
         inputs = self._inputs(tokens_BL, batch.segments, perturb_BLD, extra)
         if layout.num_tokens != tokens_BL.numel():
             inputs["attention_mask"] = _longer(layout.mask_BL(), extra).to(torch.int64)
-        if self._first_position:
-            # Such models find positions by comparing tokens with the padding token, which a real token may equal.
+        if self._first_position or shifts:
+            # Some models find positions by comparing tokens with the padding token, which a real token may equal.
             last = self._first_position + tokens_BL.shape[1]
-            positions_L = torch.arange(self._first_position, last, device=tokens_BL.device)
-            inputs["position_ids"] = positions_L.expand_as(tokens_BL)
-        with self._compiled(None), kept(self.activations, self._layers, again=nullcontext):
+            positions_BL = torch.arange(self._first_position, last, device=tokens_BL.device).expand_as(
+                tokens_BL
+            )
+            inputs["position_ids"] = (
+                positions_BL + on(tokens_BL.device, shifts)[:, None] if shifts else positions_BL
+            )
+        attending = (
+            partial(attention.used, self.backbone, attention.register_virtual()) if shifts else nullcontext
+        )
+        compiling = nullcontext() if shifts else self._compiled(None)
+        with attending(), compiling, kept(self.activations, self._layers, again=attending):
             return self.backbone(**inputs).last_hidden_state[:, :width]
 
     def _inputs(
@@ -296,24 +323,15 @@ class HFTrunk(nn.Module):
         is_narrow = next(self.model.parameters()).dtype is not torch.float32
         return even(count, steps=steps) if is_narrow else count
 
-    @contextmanager
-    def _attending(self, implementation: str) -> Generator[None]:
-        """Look attention up under another name within the block."""
-        config = self.backbone.config
-        usual = config._attn_implementation
-        config._attn_implementation = implementation
-        try:
-            yield
-        finally:
-            config._attn_implementation = usual
-
     def _pool(self, first_BD: Tensor) -> Tensor:
         return self.backbone.pooler(first_BD[:, None])
 
-    def _check_length(self, length: int) -> None:
-        if length > self.info.max_positions:
+    def _check_length(self, length: int, *, virtual: int) -> None:
+        most = self.info.max_positions - virtual
+        if length > most:
+            taken = f" behind {virtual} virtual ones" if virtual else ""
             raise ModelError(
-                f"batch: rows must have at most {self.info.max_positions} tokens for this trunk, but one has {length}. "
+                f"batch: rows must have at most {most} tokens{taken} for this trunk, but one has {length}. "
                 f"Lower model.max_tokens."
             )
 

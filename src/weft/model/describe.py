@@ -11,7 +11,9 @@ from torch import nn
 from weft.core.network import Network
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import ModelError
+from weft.model.attention import PACKS
 from weft.model.names import NameTable, name_table
+from weft.model.prefixed import unprefixed
 
 _LAYER = re.compile(r"(?P<stack>(?:encoder\.|decoder\.)?)layers\.(?P<index>\d+)\.")
 
@@ -41,7 +43,21 @@ def describe(network: Network) -> ModelView:
         for raw, module in _owning(head, ""):
             path = f"heads.{task}.{raw}" if raw else f"heads.{task}"
             sites.append(_site(module, path=path, raw=raw, owners=owners))
-    return ModelView(table.architecture, tuple(sites), _count_layers(sites, table), table.has_table)
+    return ModelView(
+        table.architecture,
+        tuple(sites),
+        _count_layers(sites, table),
+        table.has_table,
+        words=_words(model, table),
+        unprefixed=unprefixed(cast(Any, model).config.to_dict(), looks_up=table.architecture in PACKS),
+    )
+
+
+def _words(model: nn.Module, table: NameTable) -> str:
+    """Return the path of the table that token ids are looked up in."""
+    words = cast(Any, model).get_input_embeddings()
+    raw = next((name for name, module in model.named_modules() if module is words), "")
+    return table.canonical(raw) or raw
 
 
 def _table(model: nn.Module) -> NameTable:

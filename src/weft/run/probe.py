@@ -75,9 +75,11 @@ def probe(sites: SiteMap) -> dict[str, Tensor]:
 def _vocabulary(view: ModelView) -> int:
     """Return how many tokens the trunk is sure to know: where no table is called the words', the smallest table counts."""
     tables = {
-        site.path: min(info.shape[0] for info in site.params)
+        site.path: info.shape[0]
         for site in view.sites
         if site.kind is SiteKind.EMBEDDING
+        for info in site.params
+        if info.path == f"{site.path}.weight"  # what adapters add has other sizes
     }
     words = [size for path, size in tables.items() if path.endswith(_WORDS)]
     return min(words or tables.values())

@@ -14,7 +14,7 @@ from weft.core.parts import AdapterState
 from weft.core.routing import Routes
 from weft.core.sites import SiteMap
 from weft.core.table import Draw, ParamTable
-from weft.core.view import ParamInfo, Site, SiteKind
+from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.recipe.spec import Rule
 from weft.strategy.edit import Edit
 
@@ -98,6 +98,22 @@ class AdapterMethod(Method, Protocol):
         """Return the class that stands in front of a module of ``kind``; its ``place`` is the order of merging."""
         ...
 
+    def stands_at(self, view: ModelView, site: Site) -> bool:
+        """Return whether the method can act at ``site``, which is of one of its ``kinds``; others are left out."""
+        ...
+
+    def check(self, view: ModelView, sites: Sequence[Site], rule: Rule) -> None:
+        """Refuse sites of a rule that cannot be had together, or not in this model.
+
+        Raises:
+            StrategyError: with the reason.
+        """
+        ...
+
+    def keeps_function(self, rule: Rule) -> bool:
+        """Return whether a new adapter of ``rule`` leaves the network's function as it is."""
+        ...
+
     def rate(self, rule: Rule, table: str) -> float:
         """Return what the rule's learning rate is multiplied with for the tensors of ``table``."""
         ...
@@ -111,7 +127,7 @@ class AdapterMethod(Method, Protocol):
         ...
 
     def install(self, sites: SiteMap, site: Site, rule: Rule, *, adapter: str, seed: int) -> None:
-        """Put the method's module at ``site``, initialised from ``seed`` such that the function stays the same."""
+        """Put the method's module at ``site``, initialised from ``seed``; see ``keeps_function``."""
         ...
 
     def complete(self, sites: SiteMap, adapter: str, *, fresh: Sequence[str], seed: int) -> None:

@@ -17,6 +17,8 @@ from weft.strategy.lisa import LisaRule
 from weft.strategy.lora import LoraInit, LoraRule
 from weft.strategy.mtl_lora import MtlLoraRule
 from weft.strategy.none import NoneRule
+from weft.strategy.prefix import PrefixRule
+from weft.strategy.prompt import PromptRule
 from weft.strategy.selector import WORDS
 
 STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
@@ -46,6 +48,10 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         "houlsby": (BottleneckRule(form=Form.HOULSBY),),
         "pfeiffer": (BottleneckRule(form=Form.PFEIFFER),),
         "parallel": (BottleneckRule(form=Form.PARALLEL),),
+        "prompt": (PromptRule(),),
+        "prefix": (PrefixRule(projection=512),),
+        "ptuning-v2": (PrefixRule(),),
+        "llama-adapter": (PrefixRule(tokens=10, gate=True),),
     }
 )
 

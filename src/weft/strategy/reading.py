@@ -156,6 +156,7 @@ class Reading:
                 f"{why}: must name {' or '.join(sorted(how.kinds))} sites of the trunk whose weight is not tied to "
                 f"another, but names none of them (only {', '.join(kinds)}). Choose other sites, or train: full."
             )
+        adapter_method(rule.train).check(self.view, sites, rule)
         for site in sites:
             role = Role.TRAINED if how.trains_site else Role.FROZEN
             for info in site.params:
@@ -202,6 +203,8 @@ class Reading:
 
     def _can_act(self, how: Method, site: Site) -> bool:
         if site.kind not in how.kinds or is_head(site.path):
+            return False
+        if not adapter_method(how.name).stands_at(self.view, site):
             return False
         # An update folded into a tied weight would change the other module too.
         return how.edits is not Edits.WEIGHT or not any(info.path in self._shared for info in site.params)

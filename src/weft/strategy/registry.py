@@ -20,6 +20,8 @@ from weft.strategy.lora import Lora
 from weft.strategy.mtl_lora import MtlLora
 from weft.strategy.none import Frozen
 from weft.strategy.peft import Peft
+from weft.strategy.prefix import Prefix
+from weft.strategy.prompt import Prompt
 
 _ALL: tuple[Method, ...] = (
     Frozen(),
@@ -31,6 +33,8 @@ _ALL: tuple[Method, ...] = (
     Ia3(),
     Bottleneck(),
     Peft(),
+    Prompt(),
+    Prefix(),
 )
 CHOOSING: Mapping[str, type[ChoosingRule]] = MappingProxyType({"hybrid-lora": HybridRule})
 """Rules that stand for others, of methods above, once modules are chosen."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from weft.core.parts import AdapterState
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
-from weft.core.view import ParamInfo, Site, SiteKind
+from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
@@ -78,6 +78,17 @@ class SiteMethod(Timed):
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return what must be known of ``rule`` at ``site``, as JSON values."""
         raise NotImplementedError
+
+    def stands_at(self, view: ModelView, site: Site) -> bool:  # noqa: ARG002
+        """Return whether the method can act at ``site``: here at each of its ``kinds``."""
+        return True
+
+    def check(self, view: ModelView, sites: Sequence[Site], rule: Rule) -> None:
+        """Refuse what cannot be had together, or not in this model: here nothing."""
+
+    def keeps_function(self, rule: Rule) -> bool:  # noqa: ARG002
+        """Return whether a new adapter leaves the network's function as it is: all do that start from nothing."""
+        return True
 
     def rate(self, rule: Rule, table: str) -> float:  # noqa: ARG002
         """Return what the rule's learning rate is multiplied with for the tensors of ``table``."""
