@@ -216,7 +216,12 @@ def test_counts(first_stages, record_property):
     for carry in TrunkCarry:
         why = [reasons(carry, first_stages(a), first_stages(b)) for a, b in PAIRS]
         words = {UNMERGED: "edits no weights", APART: "of one task each"}
-        words |= {OPTIONS: "other options", WHOSE: "whose it is", ALONE: "must be alone", SEEN: "seen by all of a row"}
+        words |= {
+            OPTIONS: "other options",
+            WHOSE: "whose it is",
+            ALONE: "must be alone",
+            SEEN: "seen by all of a row",
+        }
         counts = Counter(words[one] for found in why for one in sorted(found)[:1])
         kept = why.count(set())
         assert kept + counts.total() == len(PAIRS)
