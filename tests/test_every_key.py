@@ -542,6 +542,9 @@ REST = {
     "model.revision": change(
         weights, "model", {"path": "owner/hub", "revision": "a"}, {"path": "owner/hub", "revision": "b"}
     ),
+    "model.quantize": change(
+        weights, "model/quantize", None, "int8", put(recipe_of(), "stages/0/strategy", "lora")
+    ),
     "model.max_tokens": change(rows, "model/max_tokens", 64, 8),
 }
 CASES = {**REST, **STAGE, **MIXTURE, **COMBINE, **CARRY, **FAMILIES, **RULES}

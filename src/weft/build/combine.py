@@ -57,6 +57,13 @@ def merge(parts: Parts, sites: SiteMap) -> dict[str, Tensor]:
         HandOverError: an adapter's method does not edit weights, so it cannot be folded into them.
     """
     base = {path: parameter.detach() for path, parameter in sites.parameters()}
+    fixed = {info.path for site in sites.view.sites for info in site.params if info.is_fixed}
+    touched = (f"{path}.weight" for one in parts.adapters for path in one.config["sites"])
+    if path := next((path for path in touched if path in fixed), None):
+        raise HandOverError(
+            f"carry.trunk: {path} must be whole to take an adapter in, but is kept in few bits (model.quantize). "
+            f"Carry the trunk with stack or continue, or export the bundle, which folds into the original weights."
+        )
     try:
         return {**parts.delta, **merged({**base, **parts.delta}, parts.adapters)}
     except StrategyError as error:

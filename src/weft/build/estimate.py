@@ -182,11 +182,13 @@ def _memory(
 ) -> int:
     """Return the bytes at the peak of a step: weights, optimizer, and activations of one micro-batch of long rows."""
     table, info = entered.table, cast(Trunk, entered.network.trunk).info
-    weights = 4 * table.num_values()
+    few = sum(info.size for site in entered.sites.view.sites for info in site.params if info.is_fixed)
+    weights = 4 * (table.num_values() - few)
     if (
         dtype is not torch.float32
     ):  # a twin of each, and what is frozen laid out for products and their gradients
-        weights += 6 * table.num_values() - 4 * table.num_trained()
+        weights += 6 * (table.num_values() - few) - 4 * table.num_trained()
+    weights += few  # at most a byte a value
     state = (
         6 if stage.moments is Moments.EIGHT_BIT else 12
     ) * table.num_trained()  # gradient and two moments

@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from weft.core import linear
 from weft.core.network import Network
 from weft.core.parts import HeadState, Parts
+from weft.core.quantized import quantized
 from weft.core.seeds import fold
 from weft.core.sites import HEAD_PREFIX, SiteMap
 from weft.core.table import ParamTable, Role
 from weft.errors import HandOverError
-from weft.model.describe import describe
+from weft.model.describe import describe, in_layer
 from weft.model.folder import ModelFolder, locate
 from weft.model.trunk import empty_trunk, load_trunk
-from weft.recipe.spec import Recipe
+from weft.recipe.spec import Quantize, Recipe
 from weft.strategy.adapters import extract, given_back
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
@@ -34,7 +36,7 @@ def open_base(recipe: Recipe, *, root: Path) -> Base:
     """
     folder = locate(recipe.model.path, recipe.model.revision, root=root)
     wants = any(FAMILIES[spec.kind].wants_lm_head for spec in recipe.tasks.values())
-    return Base(folder, wants_lm_head=wants, seed=recipe.seed)
+    return Base(folder, wants_lm_head=wants, seed=recipe.seed, quantize=recipe.model.quantize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Base:
     folder: ModelFolder
     wants_lm_head: bool
     seed: int
+    quantize: Quantize | None = None
 
     def network(self, tasks: Mapping[str, Task], *, device: torch.device, dropout: float = 0.0) -> Network:
         """Return base trunk plus new heads for ``tasks``; on the meta device no weights are read."""
@@ -57,11 +60,24 @@ class Base:
             name: task.head(info, dropout=dropout, seed=fold(self.seed, "head", name)).to(device)
             for name, task in tasks.items()
         }
-        return Network(trunk, heads)
+        network = Network(trunk, heads)
+        if self.quantize is not None:
+            _quantize(self.sites(network), self.quantize)
+        return network
 
     def sites(self, network: Network) -> SiteMap:
         """Return the map of canonical sites of ``network``."""
         return SiteMap(network, describe(network))
+
+
+def _quantize(sites: SiteMap, how: Quantize) -> None:
+    """Keep the linear weights of the layers in few bits; what is tied to another weight stays whole."""
+    tied = {info.tied_to for site in sites.view.sites for info in site.params} - {None}
+    for site in sites.view.sites:
+        own = {info.path for info in site.params if info.tied_to is None} - tied
+        module = sites.module(site.path)
+        if in_layer(site.path) and f"{site.path}.weight" in own and linear.is_plain(type(module)):
+            sites.replace(site.path, quantized(module, how))
 
 
 def load_values(sites: SiteMap, values: Mapping[str, Tensor]) -> None:
@@ -71,6 +87,7 @@ def load_values(sites: SiteMap, values: Mapping[str, Tensor]) -> None:
         HandOverError: a path that the network does not have, or another shape.
     """
     parameters = dict(sites.parameters())
+    fixed = {info.path for site in sites.view.sites for info in site.params if info.is_fixed}
     with torch.no_grad():
         for path, value in values.items():
             if path not in parameters:
@@ -81,6 +98,11 @@ def load_values(sites: SiteMap, values: Mapping[str, Tensor]) -> None:
                 raise HandOverError(
                     f"{path}: must have shape {tuple(parameters[path].shape)}, but the saved value has "
                     f"{tuple(value.shape)}."
+                )
+            if path in fixed:
+                raise HandOverError(
+                    f"{path}: must stay what the base model has, as it is kept in few bits, but another value is handed on. "
+                    f"Leave out model.quantize."
                 )
             parameters[path].copy_(value)
 

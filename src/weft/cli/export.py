@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from weft.cli.console import out
 from weft.cli.messages import say
 from weft.export.bundle import open_bundle
 from weft.export.plain import TOLERANCE, export_plain
+from weft.export.proof import rounding
 from weft.recipe.spec import Precision
 
 
@@ -28,11 +30,17 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help=say("env.json"))] = False,
 ) -> None:
     """Write one folder a task (and one adapter folder a task where adapters are not merged), and say how near they are."""
-    opened = open_bundle(bundle, base=base, device=torch.device("cpu"), precision=Precision.FP32)
-    results = export_plain(opened, folder, tasks=tuple(task or opened.tasks), tolerance=tolerance)
+    opening = partial(open_bundle, bundle, base=base, device=torch.device("cpu"), precision=Precision.FP32)
+    opened = few = opening()
+    if few.base.quantize is not None:
+        opened = opening(keeps_whole=True)
+    names = tuple(task or opened.tasks)
+    results = export_plain(opened, folder, tasks=names, tolerance=tolerance)
+    moved = {} if few is opened else {name: rounding(opened, few, name) for name in names}
     if is_json:
         values = [
             {"folder": str(one.folder), "loads_with": one.loads_with, "difference": one.difference}
+            | ({"rounding": moved[one.folder.name.removesuffix("-adapter")]} if moved else {})
             for one in results
         ]
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
@@ -42,3 +50,5 @@ def run(
         console.print(
             say("export.done", folder=one.folder, loader=one.loads_with, difference=f"{one.difference:.1e}")
         )
+    for name, share in moved.items():
+        console.print(say("export.rounding", task=name, format=few.base.quantize, difference=f"{share:.1e}"))

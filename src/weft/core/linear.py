@@ -8,11 +8,12 @@ Legend: T tokens, I input width, O output width.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Packed(Protocol):
@@ -25,6 +26,33 @@ class Packed(Protocol):
     def backward(self, gradients: Tensor, /) -> Tensor:
         """Return the gradient (..., I) of the inputs for ``gradients`` (..., O) of the outputs."""
         ...
+
+
+class _Frozen(Protocol):
+    def product(self, inputs: Tensor, bias: Tensor | None) -> Tensor: ...
+
+    def backward(self, gradients: Tensor, /) -> Tensor: ...
+
+
+class FrozenProduct(torch.autograd.Function):
+    """The product with a frozen weight that is not a tensor of the graph: gradients of inputs and bias."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, weight: _Frozen) -> Tensor:
+        """Return what ``weight`` gives for ``inputs``."""
+        ctx.weight = weight
+        return weight.product(inputs, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the gradients of inputs and bias."""
+        needs_input, needs_bias, _ = ctx.needs_input_grad
+        return (
+            ctx.weight.backward(grads[0]) if needs_input else None,
+            grads[0].flatten(0, -2).sum(0) if needs_bias else None,
+            None,
+        )
 
 
 def packed(module: nn.Module) -> Packed | None:
@@ -90,6 +118,14 @@ def backward_weight(module: nn.Module, gradients_TO: Tensor, inputs_TI: Tensor) 
     if is_transposed(type(module)):
         return inputs_TI.t() @ gradients_TO
     return gradients_TO.t() @ inputs_TI
+
+
+def dense(module: nn.Module) -> Tensor:
+    """Return the weight that ``module`` multiplies with, in its orientation: also where it is kept in few bits."""
+    make = getattr(packed(module), "weight_OI", None)
+    if make is None:
+        return values(module)[0]
+    return make().t() if is_transposed(type(module)) else make()
 
 
 def values(module: nn.Module) -> tuple[Tensor, Tensor | None]:

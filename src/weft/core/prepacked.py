@@ -30,7 +30,7 @@ class Prepacked:
     def forward(self, inputs: Tensor, bias: Tensor | None, /) -> Tensor:
         """Return outputs (..., O) for ``inputs`` (..., I); differentiable in inputs and bias."""
         if torch.is_grad_enabled() and (inputs.requires_grad or (bias is not None and bias.requires_grad)):
-            return _Product.apply(inputs, bias, self)
+            return linear.FrozenProduct.apply(inputs, bias, self)
         return self.product(inputs, bias)
 
     def product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
@@ -47,23 +47,6 @@ class Prepacked:
     def forget(self) -> None:
         """Keep only what the product with inputs needs."""
         self._weight_OI = None
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, weight: Prepacked) -> Tensor:
-        ctx.weight = weight
-        return weight.product(inputs, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        needs_input, needs_bias, _ = ctx.needs_input_grad
-        return (
-            ctx.weight.backward(grads[0]) if needs_input else None,
-            grads[0].flatten(0, -2).sum(0) if needs_bias else None,
-            None,
-        )
 
 
 class Direct:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from weft.core import linear
 from weft.core.prepacked import Direct, Stand, can_direct, can_prepack
 
 
@@ -58,6 +59,9 @@ class Twins:
             id(parameter) for part in module.modules() for parameter in vars(part)["_parameters"].values()
         )
         users.subtract(id(stand.weight) for stand in self._stands if isinstance(stand, Stand))
+        users.subtract(
+            id(linear.values(part)[0]) for part in module.modules() if linear.packed(part) is not None
+        )
         for part in module.modules():
             own = vars(part)["_parameters"]
             for name, parameter in own.items():

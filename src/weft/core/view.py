@@ -27,12 +27,15 @@ class SiteKind(StrEnum):
 class ParamInfo:
     """One parameter: canonical path ``<site>.<local name>``, shape, and whether it is another one's alias.
 
+    ``is_fixed``: it is kept in few bits, so it can be neither trained nor replaced.
+
     ``tied_to`` names the canonical path that owns the storage (tied embeddings); None for owners.
     """
 
     path: str
     shape: tuple[int, ...]
     tied_to: str | None = None
+    is_fixed: bool = False
 
     @property
     def size(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +22,7 @@ from weft.model.folder import ModelFolder, locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.native.memory import keep_freed_memory
 from weft.recipe.names import Name
-from weft.recipe.spec import ModelSpec, Precision
+from weft.recipe.spec import ModelSpec, Precision, Quantize
 from weft.strategy.adapters import restore
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
@@ -49,6 +49,7 @@ class BundleRecord(BaseModel):
     lm_head: bool
     max_tokens: int = Field(ge=1)
     tasks: list[Name]
+    quantize: Literal["int8", "nf4"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def write_bundle(
         "base": {"path": name, "revision": model.revision, "digest": base.folder.digest},
         "lm_head": base.wants_lm_head,
         "max_tokens": model.max_tokens,
+        **({} if base.quantize is None else {"quantize": str(base.quantize)}),
         "tasks": list(parts.heads),
     }
     write_json(folder / "weft.json", {**own, **about, **own})
@@ -124,6 +126,7 @@ def open_bundle(
     base: Path | None = None,
     device: torch.device | None = None,
     precision: Precision = Precision.AUTO,
+    keeps_whole: bool = False,
 ) -> Bundle:
     """Return the bundle in ``folder``, ready to answer. Nothing in it is executed, whoever made it.
 
@@ -132,13 +135,14 @@ def open_bundle(
         base: where the base model lies now, if not where the bundle says.
         device: default: GPU where there is one.
         precision: of matrix products; the parameters of the opened network have it too, fp32 to export them.
+        keeps_whole: whether the base's weights stay whole where the bundle was trained on them in few bits, to export it.
 
     Raises:
         ExportError: not a bundle, a newer format, tampered with, or on another base model than it was trained on.
         ModelError: the base model cannot be found or opened.
     """
     found = read_bundle(folder, base=base)
-    where = found.base
+    where = replace(found.base, quantize=None) if keeps_whole else found.base
     target = device or pick_device()
     network = where.network(found.tasks, device=target)
     try:
@@ -183,6 +187,8 @@ def read_bundle(folder: Path, *, base: Path | None = None) -> Contents:
     home = _home(folder)
     record = _record(home)
     where = Base(_base_folder(record.base, base), wants_lm_head=record.lm_head, seed=0)
+    if record.quantize is not None:
+        where = replace(where, quantize=Quantize(record.quantize))
     parts = load_parts(home, where.sites(where.network({}, device=META)).view)
     if list(parts.heads) != record.tasks:
         raise ExportError(

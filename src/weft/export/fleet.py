@@ -111,6 +111,11 @@ def open_fleet(
 
 def _check_same_trunk(first: Contents, other: Contents) -> None:
     """Refuse a bundle that does not differ from the first by its adapter and heads alone."""
+    if first.base.quantize is not other.base.quantize:
+        raise ExportError(
+            f"{other.folder}: must have been trained on weights in {first.base.quantize or 'full'} precision as "
+            f"{first.folder} was, but was on {other.base.quantize or 'full'}. Serve them apart."
+        )
     ours, theirs = first.base.folder.digest, other.base.folder.digest
     if ours != theirs:
         raise ExportError(

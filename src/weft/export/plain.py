@@ -85,6 +85,11 @@ def export_plain(
         raise ExportError(
             f"{bundle.folder}: must be opened in fp32 to be exported, but is in {bundle.dtype}. Open it with precision fp32."
         )
+    if bundle.base.quantize is not None:
+        raise ExportError(
+            f"{bundle.folder}: must be opened on whole weights to be exported, but its base is in {bundle.base.quantize}. Open "
+            f"it with keeps_whole=True; what is exported then differs from the bundle by that rounding."
+        )
     adapters = {name: _adapter(bundle, name) for name in tasks}
     adapted = [name for name, adapter in adapters.items() if adapter is not None]
     reserved = {_TRUNK, *(f"{name}-adapter" for name in adapted)} if adapted else set[str]()

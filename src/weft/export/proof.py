@@ -45,6 +45,16 @@ def prove(bundle: Bundle, name: str, model: Any, *, tolerance: float) -> float:
     return difference
 
 
+def rounding(whole: Bundle, few: Bundle, name: str) -> float:
+    """Return the largest difference of a logit of one task between a bundle on whole weights and in few bits.
+
+    It is the share of the largest logit, where that is above 1.
+    """
+    batch, task = probe_batch(whole), whole.tasks[name]
+    ours, theirs = (weft_logits(one.network, task, batch) for one in (whole, few))
+    return float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1.0))
+
+
 def probe_batch(bundle: Bundle) -> Batch:
     """Return rows of random tokens: as they are, and read as text by the tokenizer; always the same for a model."""
     random = np.random.default_rng(fold(0, "export"))

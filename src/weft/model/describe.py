@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from weft.core.network import Network
+from weft.core.quantized import is_quantized
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import ModelError
 from weft.model.attention import PACKS
@@ -60,6 +61,11 @@ def _words(model: nn.Module, table: NameTable) -> str:
     return table.canonical(raw) or raw
 
 
+def in_layer(path: str) -> bool:
+    """Return whether the site at ``path`` lies in a layer of a stack."""
+    return _LAYER.match(path) is not None
+
+
 def _table(model: nn.Module) -> NameTable:
     """Return the names of ``model``; a causal LM holds its backbone under ``base_model_prefix``."""
     prefix = str(getattr(model, "base_model_prefix", ""))
@@ -81,7 +87,8 @@ def _site(module: nn.Module, *, path: str, raw: str, owners: dict[int, str]) -> 
     for name, parameter in module.named_parameters(remove_duplicate=False):
         own = f"{path}.{name}"
         owner = owners.setdefault(id(parameter), own)
-        infos.append(ParamInfo(own, tuple(parameter.shape), None if owner == own else owner))
+        is_fixed = name == "weight" and is_quantized(module)
+        infos.append(ParamInfo(own, tuple(parameter.shape), None if owner == own else owner, is_fixed))
     return Site(path, _kind(module), raw, tuple(infos))
 
 

@@ -153,6 +153,13 @@ AnyStrategy = Annotated[
 ]
 
 
+class Quantize(StrEnum):
+    """In how many bits the base's linear weights are kept."""
+
+    INT8 = "int8"  # 8 bits, a scale for each row
+    NF4 = "nf4"  # about 4.1 bits: quantiles of a normal distribution in blocks of 64 (arXiv:2305.14314)
+
+
 class ModelSpec(Spec):
     """The pretrained trunk."""
 
@@ -162,6 +169,8 @@ class ModelSpec(Spec):
     """Commit of a hub id."""
     max_tokens: int = Field(default=256, ge=8, le=1_000_000)
     """Longest row in tokens; longer ones are cut and counted."""
+    quantize: Quantize | None = None
+    """Keep the linear weights of the layers in few bits, frozen, under adapters: int8, or nf4 (QLoRA); default: as they are."""
 
 
 def _model_from_path(value: Any) -> Any:

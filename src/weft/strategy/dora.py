@@ -159,5 +159,5 @@ class Dora(SiteMethod):
 
 def _squares_O(sites: SiteMap, site: Site) -> Tensor:
     """Return the squared norms of the rows of the weight at ``site``, fp32."""
-    weight = cast(Tensor, sites.module(site.path).weight).detach().float()
+    weight = linear.dense(sites.module(site.path)).detach().float()
     return weight.square().sum(0 if site.kind is SiteKind.CONV1D else 1)

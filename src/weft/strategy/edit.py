@@ -68,7 +68,7 @@ class Edit(Routable):
         self, name: str, options: dict[str, Any], tensors: Mapping[str, Tensor], *, edit: type[Edit]
     ) -> None:
         """Add one adapter with copies of its tensors, by table; frozen until a table of parameters says otherwise."""
-        device = next(iter(self.parameters())).device
+        device = _device(self)
         for table, tensor in tensors.items():
             value = tensor.detach().to(device, torch.float32, copy=True)
             cast(Factors, getattr(self, table))[name] = nn.Parameter(value, requires_grad=False)
@@ -90,9 +90,15 @@ class Edit(Routable):
         if routing is None:
             return
         for lane in routing.lanes(own):
-            index_N = routing.index_N(leading, lane, next(self.parameters()).device)
+            index_N = routing.index_N(leading, lane, _device(self))
             for place, name in enumerate(lane):
                 yield name, (index_N == place).nonzero()[:, 0]
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Return where ``module`` computes: not where a weight is that only stands for one laid out elsewhere."""
+    devices = [parameter.device for parameter in module.parameters()]
+    return next((device for device in devices if device.type != "meta"), devices[0])
 
 
 class _Plain(nn.Module):

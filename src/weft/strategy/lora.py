@@ -136,6 +136,11 @@ class Lora(SiteMethod):
             raise StrategyError(
                 f"{site.path}: pissa needs a linear site, but this is an embedding. Use init: random."
             )
+        if any(info.is_fixed for info in site.params):
+            raise StrategyError(
+                f"{site.path}: pissa needs a weight that can give something up, but this one is kept in few bits "
+                f"(model.quantize). Use init: random."
+            )
         options = self.options(site, rule)
         weight = cast(Tensor, sites.module(site.path).weight)
         A_RI, B_OR = _principal(weight, options, kind=site.kind)

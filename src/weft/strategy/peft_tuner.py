@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from weft.core import linear
 from weft.core.view import Site, SiteKind
 from weft.errors import StrategyError
 from weft.strategy.peft_config import as_ours, make_config
@@ -99,9 +100,10 @@ def stand(module: nn.Module) -> nn.Module:
     nn.Module.__init__(made)
     own = {key: value for key, value in vars(module).items() if not key.startswith(("_", "peft_"))}
     vars(made).update({key: value for key, value in own.items() if key not in ("forward", "packed")})
+    values = {**vars(module)["_parameters"], "weight": linear.dense(module)}
     vars(made)["_parameters"] = {
         name: None if value is None else nn.Parameter(value.detach(), requires_grad=False)
-        for name, value in vars(module)["_parameters"].items()
+        for name, value in values.items()
     }
     vars(made)["_buffers"] = dict(vars(module)["_buffers"])
     return made
@@ -287,6 +289,7 @@ class Held:
         base = inside["base_layer"]
         self._base = object.__new__(_living(type(base)))
         vars(self._base).update(vars(base))
+        vars(self._base)["_parameters"] = {}
         inside["base_layer"] = self._base
         self._layer = layer
         self.slots = slots(layer)
@@ -325,7 +328,8 @@ def _living(kind: type[nn.Module]) -> type[nn.Module]:
 
     def read(name: str) -> property:
         def value(own: nn.Module) -> Tensor | None:
-            found = cast("dict[str, nn.Parameter | None]", vars(vars(own)["living"])["_parameters"]).get(name)
+            weight, bias = linear.dense(vars(own)["living"]), linear.values(vars(own)["living"])[1]
+            found = weight if name == "weight" else bias
             return None if found is None else found.float()
 
         return property(value)

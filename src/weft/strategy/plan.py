@@ -125,7 +125,14 @@ def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> ParamTa
         found = _fate(path, reading, head_lr)
         return replace(found, default=VECTOR_LR) if are_vectors and found.owner == "trunk" else found
 
-    return ParamTable(tuple(_row(view, site, info, fate(info.path), stage_lr) for site, info in infos))
+    rows = ParamTable(tuple(_row(view, site, info, fate(info.path), stage_lr) for site, info in infos))
+    fixed = {info.path for _, info in infos if info.is_fixed}
+    if row := next((row for row in rows.trained() if row.path in fixed), None):
+        raise StrategyError(
+            f"{row.path}: must be frozen, as it is kept in few bits (model.quantize), but {row.why} trains it. "
+            f"Put an adapter there, or leave out model.quantize."
+        )
+    return rows
 
 
 def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:
