@@ -50,13 +50,42 @@ def kill_in_writer(number: int, place: str) -> None:
     checkpoint.save = deadly
 
 
+def kill_at_boundary(number: int, place: str) -> None:
+    """Die where stage ``number`` ends: inside writing what it hands on, once that is whole, or as the next is entered."""
+    count = iter(range(10_000))
+    save, write, enter = session.save_tensors, session._write_final, session.open_stage
+
+    def die_if(name: str, stage: int) -> None:
+        if (stage, name) == (number, place):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_final(*arguments: Any) -> None:
+        mine = next(count)
+
+        def save_tensors(*values: Any) -> None:
+            die_if("inside", mine)
+            save(*values)
+
+        session.save_tensors = save_tensors
+        write(*arguments)
+        die_if("at", mine)
+
+    def open_stage(context: Any, stage: Any, parent: Any) -> Any:
+        entered = enter(context, stage, parent)
+        die_if("after", list(context.recipe.stages).index(stage) - 1)
+        return entered
+
+    session._write_final, session.open_stage = write_final, open_stage
+
+
 def main(folder: str, recipe: str, *fault: str) -> int:
     torch.set_num_threads(1)
     # Not that of the run they are compared with.
     os.environ["WEFT_CACHE"] = str(Path(folder).parent / "cache")
     optimizer.LEAST_ROWS = 1  # the tables of tiny models are smaller than those whose rows wait
     if fault:
-        kill_in_writer(int(fault[0]), fault[1])
+        kill = kill_at_boundary if fault[1] in ("inside", "at", "after") else kill_in_writer
+        kill(int(fault[0]), fault[1])
     try:
         work(Path(folder), Path(recipe))
     except WeftError as error:

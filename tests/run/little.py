@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,38 @@ from weft.run.folder import RunFolder
 GOOD, BAD = ("good", "great", "happy"), ("bad", "poor", "sad")
 NAMES = {"john": "PER", "mary": "PER", "paris": "LOC", "berlin": "LOC"}
 ROWS = {"train": 40, "dev": 12, "test": 10}
-RECIPE = """\
+HEAD = """\
 seed: 3
-model: {{path: {model}, max_tokens: 32}}
-precision: fp32
+model: {{path: {{model}}, max_tokens: 32}}
+precision: {precision}
 bootstrap: 100
-keep: 1
+keep: {keep}
 tasks:
-  mood: {{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl, test: mood.test.jsonl}}
-  size: {{kind: regression, train: size.train.jsonl, dev: size.dev.jsonl}}
-  names: {{kind: tagging, train: names.train.conll, dev: names.dev.conll, test: names.test.conll}}
+{tasks}
 stages:
+"""
+TASKS = {
+    "mood": "{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl, test: mood.test.jsonl}",
+    "size": "{kind: regression, train: size.train.jsonl, dev: size.dev.jsonl}",
+    "names": "{kind: tagging, train: names.train.conll, dev: names.dev.conll, test: names.test.conll}",
+}
+
+
+def recipe_of(
+    stages: str, *, tasks: Sequence[str] = ("mood", "names"), precision: str = "fp32", keep: int = 1
+) -> str:
+    """Return a recipe of ``stages`` for ``write_job``, which puts the model's path at ``{model}``."""
+    lines = "\n".join(f"  {name}: {TASKS[name]}" for name in tasks)
+    text = HEAD.format(precision=precision, keep=keep, tasks=lines) + stages
+    return text.replace("{", "{{").replace("}", "}}").replace("{{model}}", "{model}")
+
+
+RECIPE = recipe_of(
+    """\
   - name: together
     strategy:
-      - {{sites: "layers[0]", train: lora, rank: 2, lr: 5e-3}}
-      - {{sites: "layers[1]", train: full, lr: 2e-3}}
+      - {sites: "layers[0]", train: lora, rank: 2, lr: 5e-3}
+      - {sites: "layers[1]", train: full, lr: 2e-3}
     dropout: 0.1
     length: 4 steps
     batch: 16
@@ -49,72 +66,101 @@ stages:
     batch: 16
     evaluate: 2 steps
     save: 1 steps
-"""
-FAST_RECIPE = """\
-seed: 3
-model: {{path: {model}, max_tokens: 32}}
-precision: bf16
-bootstrap: 100
-keep: 1
-tasks:
-  mood: {{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl, test: mood.test.jsonl}}
-  names: {{kind: tagging, train: names.train.conll, dev: names.dev.conll, test: names.test.conll}}
-stages:
-  - {{name: all, strategy: full, lr: 2e-3, dropout: 0.1, length: 4 steps, batch: 8, evaluate: 2 steps, save: 1 steps}}
-  - {{name: upper, strategy: top 1, lr: 2e-3, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}}
-  - {{name: heads, strategy: head, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}}
-"""
+""",
+    tasks=tuple(TASKS),
+)
+FAST_RECIPE = recipe_of(
+    """\
+  - {name: all, strategy: full, lr: 2e-3, dropout: 0.1, length: 4 steps, batch: 8, evaluate: 2 steps, save: 1 steps}
+  - {name: upper, strategy: top 1, lr: 2e-3, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}
+  - {name: heads, strategy: head, length: 12 steps, batch: 8, evaluate: 6 steps, save: 2 steps}
+""",
+    precision="bf16",
+)
 """Every short cut at once: bf16 twins, rows that wait, layers behind a store, a trunk at rest."""
-STRATEGIES_RECIPE = """\
-seed: 3
-model: {{path: {model}, max_tokens: 32}}
-precision: fp32
-bootstrap: 100
-keep: 1
-tasks:
-  mood: {{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl, test: mood.test.jsonl}}
-  names: {{kind: tagging, train: names.train.conll, dev: names.dev.conll, test: names.test.conll}}
-stages:
-  - {{name: late, strategy: lp-ft, lr: 2e-3, length: 6 steps, batch: 8, evaluate: 3 steps, save: 1 steps}}
+STRATEGIES_RECIPE = recipe_of(
+    """\
+  - {name: late, strategy: lp-ft, lr: 2e-3, length: 6 steps, batch: 8, evaluate: 3 steps, save: 1 steps}
   - name: turns
-    strategy: [{{train: lisa, layers: 1, every: 2}}]
+    strategy: [{train: lisa, layers: 1, every: 2}]
     length: 6 steps
     batch: 8
     evaluate: 3 steps
     save: 1 steps
   - name: own
-    strategy: [{{train: lora, rank: 2, per_task: true}}]
+    strategy: [{train: lora, rank: 2, per_task: true}]
     length: 4 steps
     batch: 8
     evaluate: 2 steps
     save: 1 steps
   - name: both
     strategy:
-      - {{train: dora, rank: 2, sites: attention}}
-      - {{train: adapter, size: 4, form: parallel}}
-      - {{train: peft, method: VERA, options: {{r: 4}}, sites: "layers[0].ffn"}}
+      - {train: dora, rank: 2, sites: attention}
+      - {train: adapter, size: 4, form: parallel}
+      - {train: peft, method: VERA, options: {r: 4}, sites: "layers[0].ffn"}
     tasks: mood
-    carry: {{trunk: merge, heads: drop}}
+    carry: {trunk: merge, heads: drop}
     length: 4 steps
     batch: 8
     evaluate: 2 steps
     save: 1 steps
   - name: parts
     parent: turns
-    strategy: [{{train: mtl-lora, rank: 2}}]
+    strategy: [{train: mtl-lora, rank: 2}]
     length: 3 steps
     batch: 8
     evaluate: 2 steps
     save: 1 steps
   - name: chosen
     parent: late
-    strategy: [{{train: hybrid-lora, rank: 2, batches: 2}}]
+    strategy: [{train: hybrid-lora, rank: 2, batches: 2}]
     length: 3 steps
     batch: 8
     evaluate: 2 steps
     save: 1 steps
 """
+)
 """What changes within a stage, an adapter for each task, several methods at one site, one of PEFT's."""
+CHAINS = {
+    "full, then LoRA": """\
+  - {name: all, strategy: full, lr: 2e-3}
+  - {name: above, strategy: lora, lr: 5e-3}
+""",
+    "LoRA, merged, then full": """\
+  - {name: light, strategy: lora, lr: 5e-3}
+  - {name: whole, strategy: full, lr: 1e-3, carry: {trunk: merge}}
+""",
+    "an adapter frozen under a new one": """\
+  - {name: sft, strategy: [{train: lora, rank: 2}], lr: 5e-3}
+  - {name: above, strategy: [{train: lora, rank: 3}], lr: 5e-3, carry: {trunk: stack}}
+""",
+    "general, domain, task": """\
+  - {name: general, strategy: full, lr: 2e-3}
+  - {name: domain, strategy: lora, lr: 5e-3}
+  - {name: task, tasks: mood, strategy: lora, lr: 2e-3, carry: {trunk: continue}}
+""",
+    "shared, then an expert for each task": """\
+  - {name: shared, strategy: lora, lr: 5e-3}
+  - {name: moods, parent: shared, tasks: mood, strategy: lora, lr: 5e-3, carry: {trunk: stack}}
+  - {name: tags, parent: shared, tasks: names, strategy: ia3, lr: 1e-2, carry: {trunk: stack}}
+""",
+    "two branches averaged, then trained": """\
+  - {name: shared, strategy: lora, lr: 5e-3}
+  - {name: left, parent: shared, strategy: full, lr: 1e-3}
+  - {name: right, parent: shared, tasks: mood, strategy: top 1, lr: 2e-3}
+  - {name: soup, parent: [left, right], strategy: head, lr: 1e-3}
+""",
+}
+"""What people run from one file."""
+CHAIN_STEPS = 3
+
+
+def chain(name: str) -> str:
+    """Return the recipe of a chain: a few steps a stage, saved after each."""
+    each = f"length: {CHAIN_STEPS} steps, batch: 8, evaluate: 2 steps, save: 1 steps"
+    return recipe_of("".join(line[:-1] + f", {each}}}\n" for line in CHAINS[name].splitlines()))
+
+
 STAGES = ("together", "alone")
 NUM_STEPS = 4
 

@@ -65,16 +65,9 @@ def test_a_record_that_does_not_fit_is_refused(text, words, tmp_path):
         Recorded(path, Counting(), "network")(HybridRule(), CANDIDATES, number=1)
 
 
-RECIPE = """\
-seed: 3
-model: {{path: {model}, max_tokens: 32}}
-precision: fp32
-bootstrap: 100
-tasks:
-  mood: {{kind: classification, train: mood.train.jsonl, dev: mood.dev.jsonl}}
-stages:
+STAGE = """\
   - name: one
-    strategy: [{{train: hybrid-lora, rank: 1, share: 0.2, batches: 2}}]
+    strategy: [{train: hybrid-lora, rank: 1, share: 0.2, batches: 2}]
     length: 3 steps
     batch: 8
     evaluate: 2 steps
@@ -83,7 +76,10 @@ stages:
 
 
 def test_a_run_plans_reports_and_resumes_with_what_was_chosen(little, tiny_bert, tmp_path):
-    job, folder = little.write_job(tmp_path, tiny_bert, RECIPE), RunFolder(tmp_path / "run")
+    job, folder = (
+        little.write_job(tmp_path, tiny_bert, little.recipe_of(STAGE, tasks=["mood"])),
+        RunFolder(tmp_path / "run"),
+    )
     events, ways = session.train(open_recipe(job), folder, root=tmp_path), ()
     for event in events:
         if isinstance(event, StageStarted):

@@ -174,6 +174,36 @@ def test_killed_inside_the_writer(
     assert (taken_up["stage"], taken_up["step"]) == (little.STAGES[stage], step + is_whole)
 
 
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "shared, then an expert for each task",
+        pytest.param("general, domain, task", marks=pytest.mark.slow),
+        pytest.param("two branches averaged, then trained", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_where_one_stage_hands_over_to_the_next(
+    start: Start,
+    little: ModuleType,
+    tiny_bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chain: str,
+):
+    monkeypatch.setattr("weft.train.optimizer.LEAST_ROWS", 1)  # as the processes that are killed have it
+    job = little.write_job(tmp_path, tiny_bert, little.chain(chain))
+    little.run(job, tmp_path / "unbroken")
+    for place in ("inside", "at", "after"):
+        for number in (0, 1):
+            folder = tmp_path / f"{place}-{number}"
+            assert finish(start(folder, job, number, place)) == -signal.SIGKILL
+            finals = [path for path in folder.glob("stages/*/final") if ".tmp-" not in path.name]
+            assert len(finals) == number + (place != "inside")
+            little.resume(folder)
+            assert little.differences(folder, tmp_path / "unbroken") == []
+            assert little.answers(folder) == little.answers(tmp_path / "unbroken")
+
+
 def test_two_signals_end_the_process_at_once(start: Start, little: ModuleType, job: Path, tmp_path: Path):
     process = start(tmp_path / "run", job)
     deadline = time.monotonic() + _LONGEST_S

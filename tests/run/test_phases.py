@@ -19,12 +19,12 @@ def run(little, tiny_bert, tmp_path):
     """Return a function that runs one stage and gives back what moved in each of its steps, by path."""
 
     def run(strategy: str, **keys: object) -> list[set[str]]:
-        strategy = strategy.replace("{", "{{").replace("}", "}}")
         more = "".join(f", {key}: {value}" for key, value in keys.items())
-        recipe = little.RECIPE.partition("stages:")[0].replace("keep: 1", "keep: 100") + (
-            f"stages:\n  - {{{{name: one, strategy: {strategy}, length: {STEPS} steps, batch: 8, lr: 1e-2, "
-            f"schedule: constant, warmup: 0, evaluate: {STEPS} steps, save: 1 steps{more}}}}}\n"
+        stage = (
+            f"  - {{name: one, strategy: {strategy}, length: {STEPS} steps, batch: 8, lr: 1e-2, "
+            f"schedule: constant, warmup: 0, evaluate: {STEPS} steps, save: 1 steps{more}}}\n"
         )
+        recipe = little.recipe_of(stage, tasks=tuple(little.TASKS), keep=100)
         job = little.write_job(tmp_path, tiny_bert, recipe)
         events = little.run(job, tmp_path / "run")
         assert len(little.of_kind(events, Saved)) >= STEPS

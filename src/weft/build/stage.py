@@ -13,6 +13,7 @@ from typing import cast
 import torch
 
 from weft.build.combine import combined, merge
+from weft.build.leaves import marked, marks_of, shipped
 from weft.build.network import META, Base, head_values, load_values, parts_of
 from weft.core.network import Network, Trunk
 from weft.core.parts import AdapterState, HeadState, Parts
@@ -254,6 +255,7 @@ def rehearse(
     """
     problems: list[str] = []
     entered: dict[str, Entered] = {}
+    marks: dict[str, dict[str, str]] = {}
     for index, stage in enumerate(recipe.stages):
         parents = recipe.parents_of(stage)
         if any(parent.name not in entered for parent in parents):
@@ -269,6 +271,13 @@ def rehearse(
             problems.append(f"stages.{index} ({stage.name}): {error}")
         else:
             entered[stage.name] = state
+            made = {name: (parts, marks[name]) for name, parts in branches.items()}
+            marks[stage.name] = marks_of(stage, state.table, state.changed, made)
+    if not problems:
+        try:
+            shipped(recipe, {name: marked(one.leave(), marks[name]) for name, one in entered.items()})
+        except HandOverError as error:
+            problems.append(str(error))
     if problems:
         raise RecipeError(problems)
     return tuple((stage, entered[stage.name]) for stage in recipe.stages)

@@ -1,8 +1,9 @@
-"""The end of a run: the last stage's network judged on test, its bundle, and the reports."""
+"""The end of a run: the network that its branches come to judged on test, its bundle, and the reports."""
 
 from __future__ import annotations
 
 import weft
+from weft.build.leaves import owners, shipped
 from weft.core.parts import Parts
 from weft.evaluate.predictions import write_predictions
 from weft.export.bundle import put_parts, write_bundle
@@ -26,7 +27,8 @@ def finish(context: Context) -> RunReport:
         CheckpointError: something could not be written.
     """
     folder, recipe = context.folder, context.recipe
-    parts = context.parts_of(recipe.stages[-1])
+    leaves = set(owners(recipe).values())
+    parts = shipped(recipe, {name: context.parts_of(recipe.stage(name)) for name in leaves})
     final = _final_scores(context, parts)
     report = RunReport(
         weft=weft.__version__,
