@@ -148,7 +148,7 @@ def test_values_that_differ_are_refused_at_the_end_too(open_kit):
     opened = open_kit([SHARED, expert("a", "mood"), expert("b", "names")])
     left, _ = entered(opened)
     spoilt = {**left, "b": replace(left["b"], delta={"layers.0.ffn.up.bias": torch.ones(64)})}
-    with pytest.raises(HandOverError, match="layers.0.ffn.up.bias differs"):
+    with pytest.raises(HandOverError, match=r"layers\.0\.ffn\.up\.bias differs"):
         shipped(opened.recipe, spoilt)
     rounded = {"layers.0.ffn.up.bias": torch.ones(64) + 1e-7}
     close = {**spoilt, "a": replace(left["a"], delta=rounded)}

@@ -42,6 +42,7 @@ APART = "cannot be merged for|has a part for each of mood, names"
 OPTIONS = "must keep the options of adapter"
 WHOSE = "must go on with adapter .* as it is"
 SEEN = "entering a stage must not change what its parent computes"
+STAYS = "must leave .* as it is, as adapter 'first.*' .* acts on all of it"
 ALONE = "must be the only adapter that edits this weight"
 
 PAIRS = list(product(STRATEGIES, STRATEGIES))
@@ -66,6 +67,7 @@ class First:
     planned: dict[
         tuple[str, str], tuple[bool, dict]
     ]  # by site and method: whether tasks have their own, options
+    trained: frozenset[str]
     seen: frozenset[tuple[str, str]]  # of these, what changes the function as soon as it is there
     adapters: tuple[AdapterState, ...]
     parts: Parts
@@ -103,7 +105,10 @@ def _first(opened):
             seen.add((install.site, install.method))
     entered = opened.enter("first")
     move(entered)
-    return First(planned, frozenset(seen), foreseen.leave().adapters, entered.leave(), probe(entered.sites))
+    trained = frozenset(row.path for row in foreseen.table.trained())
+    return First(
+        planned, trained, frozenset(seen), foreseen.leave().adapters, entered.leave(), probe(entered.sites)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,11 @@ def last_stage(with_stages):
 @pytest.fixture(scope="module")
 def base_states(with_stages):
     return probe(with_stages({"name": "first", "strategy": "head"}).enter("first").sites)[EVERYBODY]
+
+
+def is_alone(adapter):
+    how = adapter_method(adapter.method)
+    return how.edits is Edits.WEIGHT and how.is_alone
 
 
 def reasons(carry, before, after):
@@ -135,6 +145,8 @@ def reasons(carry, before, after):
                 found |= {OPTIONS} if options != dict(one.config["sites"][site]) else set()
             elif all(how.edits is Edits.WEIGHT for how in hows) and any(how.is_alone for how in hows):
                 found.add(ALONE)
+        alone = [site for one in adapters if is_alone(one) for site in one.config["sites"]]
+        found |= {STAYS for site in alone if f"{site}.weight" in after.trained}
     going_on = {(site, one.method) for one in adapters for site in one.config["sites"]}
     new = after.seen - going_on if carry is TrunkCarry.CONTINUE else after.seen
     return found | {SEEN} if new and carry is not TrunkCarry.DROP else found
@@ -215,7 +227,7 @@ def test_counts(first_stages, record_property):
     assert set(NAMED) < set(STRATEGIES)
     for carry in TrunkCarry:
         why = [reasons(carry, first_stages(a), first_stages(b)) for a, b in PAIRS]
-        words = {UNMERGED: "edits no weights", APART: "of one task each"}
+        words = {UNMERGED: "edits no weights", APART: "of one task each", STAYS: "the weight stays"}
         words |= {
             OPTIONS: "other options",
             WHOSE: "whose it is",

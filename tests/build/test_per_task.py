@@ -262,3 +262,12 @@ def test_a_shared_adapter_is_merged_for_one_task_and_carried_for_several(open_ki
     opened = open_kit([stage(SHARING), {"name": "two", "strategy": "full"}], tasks)
     with pytest.raises(HandOverError, match="has a part for each of mood, names, length, again and cannot"):
         opened.enter("two", parts)
+
+
+def test_adapters_are_handed_on_in_the_order_in_which_they_were_stacked(open_kit, tasks):
+    """One that stands further down the layers, but came first, acts first where both stand."""
+    above = {"name": "two", "strategy": "houlsby", "carry": {"trunk": "stack"}}
+    opened = open_kit([{"name": "one", "strategy": "pfeiffer"}, above], tasks)
+    parts = opened.enter("one").leave()
+    entered = opened.enter("two", parts)
+    assert [one.name for one in entered.leave().adapters] == ["one", "two"]

@@ -44,7 +44,7 @@ class Entered:
         plan: what the strategy installed.
         tasks: every task that has a head in the network, in recipe order.
         changed: trunk parameters that differ from the base already.
-        origins: the stage that brought each adapter.
+        origins: the stage that brought each adapter, in stacking order.
         choices: a line on each choice that a rule made, or will make where there are no weights yet.
     """
 
@@ -64,8 +64,9 @@ class Entered:
     def leave(self) -> Parts:
         """Return what this stage hands on, from the network as it is now."""
         parts = parts_of(self.sites, self.table, self.tasks, changed=self.changed)
+        known = {one.name: one for one in parts.adapters}
         return replace(
-            parts, adapters=tuple(replace(one, stage=self.origins[one.name]) for one in parts.adapters)
+            parts, adapters=tuple(replace(known[name], stage=stage) for name, stage in self.origins.items())
         )
 
 
@@ -127,8 +128,8 @@ def enter(
         _check_function(made)
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
     _check_room(recipe, sites.network)
-    origins = {install.adapter: origin for install in made.installs}
-    origins |= {adapter.name: adapter.stage for adapter in carried.adapters}
+    origins = {adapter.name: adapter.stage for adapter in carried.adapters}
+    origins |= {one.adapter: origin for one in made.installs if one.adapter not in origins}
     return Entered(sites, table, made, wanted, frozenset(carried.delta), origins, choices)
 
 

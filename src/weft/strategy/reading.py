@@ -105,6 +105,8 @@ class Reading:
         """
         for site in dict.fromkeys(site for site, _, _ in self._installs):
             self._check_alone(site)
+        for one in self.carried:
+            self._check_weight_stays(one)
         return tuple(self._installs.values())
 
     def routes(self) -> dict[str, tuple[str, ...]]:
@@ -124,6 +126,18 @@ class Reading:
                 raise StrategyError(
                     f"{site}: {name} must be the only adapter that edits this weight, as it acts on all of it, but there "
                     f"are {', '.join([name, *met])}. Choose other sites, or merge what came before (carry.trunk: merge)."
+                )
+
+    def _check_weight_stays(self, carried: CarriedAdapter) -> None:
+        how = adapter_method(carried.method)
+        if how.edits is not Edits.WEIGHT or not how.is_alone:
+            return
+        for site in carried.options:
+            decision = self.decisions.get(f"{site}.weight")
+            if decision is not None and decision.role is Role.TRAINED:
+                raise StrategyError(
+                    f"{decision.why}: must leave {site}.weight as it is, as adapter {carried.name!r} ({carried.method}) acts on "
+                    f"all of it. Choose other sites, or merge what came before (carry.trunk: merge)."
                 )
 
     def is_trainable(self, path: str) -> bool:
