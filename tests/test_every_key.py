@@ -360,6 +360,21 @@ def of_rule(
     return change(look, f"stages/0/strategy/{len(rules) - 1}/{key}", a, b, values)
 
 
+def to_fuse() -> Values:
+    """Return a recipe whose last stage weighs the adapters of two others."""
+    values = soup()
+    for stage in values["stages"]:
+        stage["strategy"] = [{"train": "adapter", "size": 2}]
+    both = {"combine": "union", "carry": {"trunk": "stack"}, "strategy": [{"train": "fusion"}]}
+    values["stages"][2] |= both
+    return values
+
+
+def fused(key: str, a: Any, b: Any, look: Callable[[Lab, Values], Any]) -> Case:
+    """Return the case of a key of a fusion."""
+    return change(look, f"stages/2/strategy/0/{key}", a, b, to_fuse())
+
+
 def of_method(
     name: str, other: str, here: str = "layers[0].ffn", there: str = "layers[1].ffn"
 ) -> dict[str, Case]:
@@ -434,6 +449,14 @@ RULES = {
     "adapter.form": of_rule("adapter", "form", "pfeiffer", "parallel", weights, "layers[0].ffn.down"),
     "adapter.size": of_rule("adapter", "size", 2, 3, tables),
     "adapter.activation": of_rule("adapter", "activation", "relu", "tanh", weights),
+    "fusion.sites": fused("sites", "layers[0]", "layers[1]", tables),
+    "fusion.train": change(
+        tables, "stages/2/strategy", [{"train": "fusion"}], [{"sites": "ffn", "train": "lora"}], to_fuse()
+    ),
+    "fusion.lr": fused("lr", 1e-4, 2e-4, weights),
+    "fusion.layer_decay": fused("layer_decay", 1.0, 0.5, tables),
+    "fusion.since": fused("since", 0.0, 0.5, tables),
+    "fusion.per_task": fused("per_task", False, True, tables),
     "adapter.gate": of_rule("adapter", "gate", False, True, tables),
     **{key: case for key, case in of_method("peft", "full").items() if key != "peft.train"},
     "peft.train": change(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from weft.build.combine import combined
-from weft.core.parts import Parts
+from weft.build.stage import parts_from
+from weft.core.parts import AdapterState, Parts
 from weft.errors import HandOverError
 from weft.recipe.spec import Combine
 
@@ -122,3 +125,68 @@ def test_adapters_are_folded_in_before_and_some_cannot_be(open_kit, kit):
         combined(left, sites, Combine(), seed=0)
     with pytest.raises(Exception, match=r"soup.*only methods that edit weights can be merged"):
         opened.rehearse()
+
+
+def adapter(name, value):
+    return AdapterState(
+        name, "adapter", {"sites": {}}, {f"x.bottleneck_up.{name}": torch.full((2, 2), value)}
+    )
+
+
+def test_a_union_keeps_the_adapters_of_all_branches_beside_each_other(sites):
+    shared = branch(sites, 1, PATH)
+    below = adapter("below", 1.0)
+    one = replace(shared, adapters=(below, adapter("a", 2.0)))
+    two = replace(shared, adapters=(below, adapter("b", 3.0)))
+    found = combined({"a": one, "b": two}, sites, Combine(method="union"), seed=0)
+    assert [state.name for state in found.adapters] == ["below", "a", "b"]
+    assert found.delta == shared.delta
+
+
+def test_a_union_needs_one_trunk_and_each_name_once(sites):
+    one, two = branch(sites, 1, PATH), branch(sites, 2, PATH)
+    with pytest.raises(
+        HandOverError, match="adapters side by side need one trunk, but b has changed it otherwise"
+    ):
+        combined({"a": one, "b": two}, sites, Combine(method="union"), seed=0)
+    with pytest.raises(HandOverError, match="need one trunk"):
+        combined({"a": one, "b": Parts()}, sites, Combine(method="union"), seed=0)
+    branches = {"a": Parts(adapters=(adapter("x", 1.0),)), "b": Parts(adapters=(adapter("x", 2.0),))}
+    with pytest.raises(HandOverError, match="an adapter must be one, but x of b differs"):
+        combined(branches, sites, Combine(method="union"), seed=0)
+
+
+def test_adapters_of_two_stages_are_fused_in_a_third(open_kit):
+    rule = {"train": "adapter", "size": 3}
+    opened = open_kit(
+        [
+            {"name": "a", "parent": "base", "tasks": "mood", "strategy": [rule], "lr": 0.1},
+            {"name": "b", "parent": "base", "tasks": "names", "strategy": [rule], "lr": 0.1},
+            {"name": "c", "parent": ["a", "b"], "combine": "union", "carry": {"trunk": "stack"}, "strategy": [{"train": "fusion"}]},
+        ]
+    )  # fmt: skip
+    assert [stage.name for stage, _ in opened.rehearse()] == ["a", "b", "c"]
+    branches = {}
+    for name in ("a", "b"):
+        entered = opened.enter(name)
+        opened.trained(entered, name, num_steps=4)
+        branches[name] = entered.leave()
+    stage = opened.recipe.stage("c")
+    parts = parts_from(opened.recipe, stage, branches, base=opened.base, device=torch.device("cpu"))
+    assert set(parts.heads) == {"mood", "names"}
+    entered = opened.enter("c", parts)
+    before = {state.name: state for state in parts.adapters}
+    assert {row.owner for row in entered.table.trained()} == {"adapter:c", "head:mood", "head:names"}
+    opened.trained(entered, "c")
+    left = entered.leave().adapters
+    assert [(state.name, state.method) for state in left] == [
+        ("a", "adapter"),
+        ("b", "adapter"),
+        ("c", "fusion"),
+    ]
+    for state in left[:2]:
+        assert all(
+            torch.equal(before[state.name].tensors[path], value) for path, value in state.tensors.items()
+        )
+    (at, *_) = left[2].config["sites"].values()
+    assert at["adapters"] == ["a", "b"]

@@ -90,3 +90,14 @@ def test_a_gate_starts_half_open_and_learns(toy, form):
     assert all(parameters[path].any() for path in gates)
     (state,) = extract(sites, ["one"])
     assert set(gates) < set(state.tensors)
+
+
+def test_rows_are_found_while_the_weight_is_laid_out_elsewhere():
+    layer = site(plain=False, gated=True)
+    layer._parameters["weight"] = torch.nn.Parameter(torch.empty(6, 8, device="meta"), requires_grad=False)
+    with routed(layer, Routing.of([("plain",), ("gated",)], [1, 0], Layout.padded([2, 2]))):
+        found = dict(layer.acting(BottleneckSite, (2, 2)))
+    assert {name: positions.tolist() for name, positions in found.items()} == {
+        "plain": [2, 3],
+        "gated": [0, 1],
+    }

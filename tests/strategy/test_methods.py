@@ -12,6 +12,7 @@ from weft.strategy.base import Edits
 from weft.strategy.bottleneck import Bottleneck
 from weft.strategy.dora import Dora
 from weft.strategy.full import Full, FullRule
+from weft.strategy.fusion import Fusion
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora, LoraRule
@@ -33,6 +34,7 @@ def test_the_registry_holds_each_method_under_its_name():
         "mtl-lora": MtlLora,
         "ia3": Ia3,
         "adapter": Bottleneck,
+        "fusion": Fusion,
         "peft": Peft,
         "prompt": Prompt,
         "prefix": Prefix,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weft.core.parts import HeadState, Parts
+from weft.core.parts import AdapterState, HeadState, Parts
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.errors import HandOverError, StrategyError
@@ -16,7 +16,7 @@ from weft.strategy.adapters import merged
 
 
 def combined(branches: Mapping[str, Parts], sites: SiteMap, how: Combine, *, seed: int) -> Parts:
-    """Return one delta and one head a task made of ``branches``; adapters are folded into weights first.
+    """Return one delta and one head a task made of ``branches``; adapters are folded into weights first, but for a union.
 
     A trunk parameter that a branch did not change counts as unchanged in it. A head that only one branch has stays as it
     is; one that several have is averaged with the branches' weights, whatever the method.
@@ -33,6 +33,8 @@ def combined(branches: Mapping[str, Parts], sites: SiteMap, how: Combine, *, see
     Source: model soups (arXiv:2203.05482), task arithmetic (arXiv:2212.04089), TIES (arXiv:2306.01708), DARE
     (arXiv:2311.03099); the formulas are those of ``peft.utils.merge_utils``.
     """
+    if how.method is CombineMethod.UNION:
+        return _side_by_side(branches, how)
     base = {path: parameter.detach() for path, parameter in sites.parameters()}
     deltas = {name: merge(parts, sites) for name, parts in branches.items()}
     paths = [path for path in base if any(path in delta for delta in deltas.values())]
@@ -44,6 +46,34 @@ def combined(branches: Mapping[str, Parts], sites: SiteMap, how: Combine, *, see
         for path in paths
     }
     return Parts(delta=delta, heads=_heads(branches, shares))
+
+
+def _side_by_side(branches: Mapping[str, Parts], how: Combine) -> Parts:
+    """Return the adapters of all branches, each once, on the one trunk that they have."""
+    (first_name, first), *others = branches.items()
+    adapters: dict[str, AdapterState] = {}
+    for name, parts in branches.items():
+        for adapter in parts.adapters:
+            known = adapters.setdefault(adapter.name, adapter)
+            if not _is_same(known.tensors, adapter.tensors):
+                raise HandOverError(
+                    f"combine: an adapter must be one, but {adapter.name} of {name} differs from that of a parent before."
+                )
+    for name, parts in others:
+        if not _is_same(first.delta, parts.delta):
+            raise HandOverError(
+                f"combine: adapters side by side need one trunk, but {name} has changed it otherwise than {first_name}. "
+                f"Let both start from one stage and train adapters alone."
+            )
+    heads = _heads(branches, _shares(tuple(branches), how))
+    return Parts(delta=first.delta, adapters=tuple(adapters.values()), heads=heads)
+
+
+def _is_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    """Return whether both hold the same values; without weights, the same names."""
+    return ours.keys() == theirs.keys() and all(
+        value.is_meta or torch.equal(value, theirs[path]) for path, value in ours.items()
+    )
 
 
 def merge(parts: Parts, sites: SiteMap) -> dict[str, Tensor]:
@@ -100,6 +130,8 @@ def _joined(
                 move = merge_utils.dare_linear(moves, factors, how.density)
             case CombineMethod.DARE_TIES:
                 move = merge_utils.dare_ties(moves, factors, how.density)
+            case CombineMethod.UNION:
+                raise AssertionError("a union joins no weights")
     return (start + move).to(base.dtype)
 
 

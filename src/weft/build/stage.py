@@ -22,7 +22,7 @@ from weft.core.sites import SiteMap
 from weft.core.table import ParamTable, Role
 from weft.errors import HandOverError, RecipeError, WeftError
 from weft.model.describe import describe
-from weft.recipe.spec import HeadCarry, OptimizerCarry, Recipe, StageSpec, TrunkCarry
+from weft.recipe.spec import CombineMethod, HeadCarry, OptimizerCarry, Recipe, StageSpec, TrunkCarry
 from weft.strategy.adapters import of_task, restore
 from weft.strategy.apply import apply
 from weft.strategy.base import Plan
@@ -124,8 +124,9 @@ def enter(
             for adapter in carried.adapters
         ],
     )
-    if recipe.parents_of(stage) and stage.carry.trunk is not TrunkCarry.DROP:
-        _check_function(made)
+    is_union = len(recipe.parents_of(stage)) > 1 and stage.combine.method is CombineMethod.UNION
+    if recipe.parents_of(stage) and stage.carry.trunk is not TrunkCarry.DROP and not is_union:
+        _check_function(made)  # of a union there is no one function to keep
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
     _check_room(recipe, sites.network)
     origins = {adapter.name: adapter.stage for adapter in carried.adapters}
@@ -138,9 +139,9 @@ def _check_function(made: Plan) -> None:
     for install in made.installs:
         if not adapter_method(install.method).keeps_function(install.rule):
             raise HandOverError(
-                f"strategy: entering a stage must not change what its parent computes, but a new {install.method} does, as "
-                f"all of a row sees it. Train it in the first stage and continue it, let it start behind a gate where it has "
-                f"one (prefix: gate: true), or say that the function may change (carry.trunk: drop)."
+                f"strategy: entering a stage must not change what its parent computes, but a new {install.method} does. Train "
+                f"it in the first stage and continue it, let it start behind a gate where it has one (prefix: gate: true), "
+                f"start from parents side by side (combine: union), or say that the function may change (carry.trunk: drop)."
             )
 
 

@@ -276,13 +276,14 @@ class CombineMethod(StrEnum):
     TIES = "ties"  # the same of the largest changes, where signs agree
     DARE = "dare"  # the same of some changes at random, made larger
     DARE_TIES = "dare_ties"
+    UNION = "union"  # adapters side by side, on one trunk
 
 
 class Combine(Spec):
     """How a stage with several parents starts."""
 
     method: CombineMethod = CombineMethod.AVERAGE
-    """average, arithmetic, ties, dare or dare_ties."""
+    """average, arithmetic, ties, dare or dare_ties of weights; union keeps the adapters of all parents beside each other."""
     weights: dict[Name, Annotated[float, Field(gt=0, le=1000)]] = {}
     """Factor by parent; default: 1 each. Those of an average are brought to the sum 1."""
     density: float = Field(default=0.5, gt=0, le=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -82,16 +82,28 @@ class AdapterRule(Rule):
     """One adapter for each task of the stage; each row passes through its own task's, also in mixed batches."""
 
 
+class Below(NamedTuple):
+    """An adapter of an earlier stage that stays as it is: its name, its method, and its options by site."""
+
+    name: str
+    method: str
+    options: Mapping[str, Mapping[str, Any]]
+
+
 class AdapterMethod(Method, Protocol):
     """A method that brings parameters of its own: every method whose ``edits`` is not NOTHING."""
 
     is_alone: ClassVar[bool]  # whether no other adapter may edit the weight at its sites
     routes: ClassVar[bool]  # whether the rows of one batch may take different adapters
+    needs_others: ClassVar[bool]  # whether it acts only on what adapters below it add
     has_parts: ClassVar[bool]  # whether one adapter has a part for each task of the stage
     at_site: ClassVar[type[BaseModel]]  # form of the options of a site, to check what was read from a file
 
-    def bound(self, rule: Rule, tasks: Sequence[str]) -> Rule:
-        """Return ``rule`` as it is for a stage of ``tasks``."""
+    def bound(self, rule: Rule, *, tasks: Sequence[str], view: ModelView, below: Sequence[Below]) -> Rule:
+        """Return ``rule`` as it is for a stage of ``tasks`` on a network that looks like ``view``.
+
+        ``below`` are the adapters in it that stay as they are.
+        """
         ...
 
     def edit(self, kind: SiteKind) -> type[Edit]:

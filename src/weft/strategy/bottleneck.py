@@ -109,14 +109,15 @@ class BottleneckSite(Edit):
                 assert entered is not None, "a block is entered before it is left"
                 source = entered
             if positions_N is None:
-                outputs = outputs + self._added(source, name, options)
+                outputs = outputs + self.added(source, name, options)
             else:
-                added = self._added(source.flatten(0, -2).index_select(0, positions_N), name, options)
+                added = self.added(source.flatten(0, -2).index_select(0, positions_N), name, options)
                 flat = outputs.flatten(0, -2).index_add(0, positions_N, added)
                 outputs = flat.view(outputs.shape)
         return outputs
 
-    def _added(self, source: Tensor, name: str, options: Mapping[str, Any]) -> Tensor:
+    def added(self, source: Tensor, name: str, options: Mapping[str, Any]) -> Tensor:
+        """Return what adapter ``name`` adds where it is given ``source`` (..., D)."""
         narrow = F.linear(source, self.bottleneck_down[name], self.bottleneck_down_bias[name])
         narrow = _ACTIVATIONS[options["activation"]](narrow)
         wide = F.linear(narrow, self.bottleneck_up[name], self.bottleneck_up_bias[name])

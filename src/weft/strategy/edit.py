@@ -44,6 +44,8 @@ class Edit(Routable):
     tables: ClassVar[tuple[str, ...]]
     reads_weight: ClassVar[bool] = False
     edits: ClassVar[tuple[type[Edit], ...]] = ()  # of the class that was made, outermost first
+    taken: frozenset[str] = frozenset()
+    """Adapters here that do not act by themselves, since one further out takes what they would add."""
 
     @property
     def adapter_names(self) -> Iterable[str]:
@@ -81,7 +83,7 @@ class Edit(Routable):
             edit: the method's class.
             leading: dimensions of this module's input but the last.
         """
-        names = tuple(options_at(self, edit))
+        names = tuple(name for name in options_at(self, edit) if name not in self.taken)
         routing = self.routing
         own = () if routing is None else tuple(name for name in routing.present if name in names)
         for name in names:

@@ -20,11 +20,11 @@ from torch import Tensor
 from weft.core.parts import AdapterState, routes_to
 from weft.core.routing import Routing
 from weft.core.sites import SiteMap
-from weft.core.view import Site, SiteKind
+from weft.core.view import ModelView, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import Name
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits
+from weft.strategy.base import Below, Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora import Lora
 from weft.strategy.lora_layer import initial, scale, widths
@@ -155,7 +155,14 @@ class MtlLora(SiteMethod):
     source: ClassVar[str] = "arXiv:2410.09437"
     at_site: ClassVar[type[BaseModel]] = MtlLoraAt
 
-    def bound(self, rule: Rule, tasks: Sequence[str]) -> Rule:
+    def bound(
+        self,
+        rule: Rule,
+        *,
+        tasks: Sequence[str],
+        view: ModelView,  # noqa: ARG002
+        below: Sequence[Below],  # noqa: ARG002
+    ) -> Rule:
         """Return ``rule`` with a part for each of ``tasks``."""
         return _BoundRule.model_validate({**rule.model_dump(), "tasks": tuple(tasks)})
 

@@ -19,7 +19,7 @@ from weft.core.table import Role
 from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
-from weft.strategy.base import AdapterRule, Edits, Install, Method
+from weft.strategy.base import AdapterRule, Below, Edits, Install, Method
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, select, select_sites
 
@@ -183,6 +183,11 @@ class Reading:
                 if self._owner(adapter) not in going_on:
                     self._add(rule, site, why, adapter)
 
+    @property
+    def below(self) -> list[Below]:
+        """The carried adapters that stay as they are."""
+        return [Below(one.name, one.method, one.options) for one in self.carried if one.role is Role.FROZEN]
+
     def names(self, rule: Rule, name: str) -> tuple[str, ...]:
         """Return the adapters that ``rule`` brings: one, or one for each task of the stage.
 
@@ -296,6 +301,8 @@ def read(
         else:
             # A name stands for one adapter of one method in the parts that a stage hands on.
             name = adapter if len(adapting) == 1 else f"{adapter}-{rule.train}"
-            bound = adapter_method(rule.train).bound(rule, reading.tasks_of(rule))
+            bound = adapter_method(rule.train).bound(
+                rule, tasks=reading.tasks_of(rule), view=view, below=reading.below
+            )
             reading.install(bound, how, why, adapters=reading.names(rule, name))
     return reading

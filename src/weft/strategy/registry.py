@@ -13,6 +13,7 @@ from weft.strategy.bottleneck import Bottleneck
 from weft.strategy.choosing import ChoosingRule
 from weft.strategy.dora import Dora
 from weft.strategy.full import Full
+from weft.strategy.fusion import Fusion
 from weft.strategy.hybrid import HybridRule
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
@@ -32,6 +33,7 @@ _ALL: tuple[Method, ...] = (
     MtlLora(),
     Ia3(),
     Bottleneck(),
+    Fusion(),
     Peft(),
     Prompt(),
     Prefix(),

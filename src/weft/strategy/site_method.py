@@ -16,7 +16,7 @@ from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits, Timed
+from weft.strategy.base import Below, Edits, Timed
 from weft.strategy.edit import Edit, Factors, edited, options_at
 
 
@@ -47,10 +47,18 @@ class SiteMethod(Timed):
     trains_site: ClassVar[bool] = False
     is_alone: ClassVar[bool] = False
     routes: ClassVar[bool] = True
+    needs_others: ClassVar[bool] = False
     has_parts: ClassVar[bool] = False
 
-    def bound(self, rule: Rule, tasks: Sequence[str]) -> Rule:  # noqa: ARG002
-        """Return ``rule`` as it is for a stage of ``tasks``: the same for any."""
+    def bound(
+        self,
+        rule: Rule,
+        *,
+        tasks: Sequence[str],  # noqa: ARG002
+        view: ModelView,  # noqa: ARG002
+        below: Sequence[Below],  # noqa: ARG002
+    ) -> Rule:
+        """Return ``rule`` as it is for a stage: the same for any."""
         return rule
 
     def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
