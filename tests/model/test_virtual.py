@@ -16,8 +16,10 @@ from weft.core.routing import NONE, Routing, routed
 from weft.core.sites import SiteMap
 from weft.errors import ModelError
 from weft.model.describe import describe
+from weft.model.names import name_table
 from weft.model.prefixed import shifted, unprefixed
 from weft.model.trunk import load_trunk
+from weft.model.virtual import attentions_of
 from weft.recipe.spec import Activations
 from weft.strategy.prefix import PrefixRule
 from weft.strategy.prompt import PromptRule
@@ -292,3 +294,12 @@ def test_a_model_that_is_told_no_positions_is_refused(saved):
     stock = AutoModelForCausalLM.from_pretrained(saved("llama", "AutoModelForCausalLM").path)
     with shifted(stock.model, 3), pytest.raises(ModelError, match="must be told positions"):
         stock(torch.tensor([[5, 6]]))
+
+
+@pytest.mark.parametrize("kind", LOOKED_UP)
+def test_the_modules_whose_parts_make_keys_are_found(saved, kind):
+    trunk = load_trunk(saved(kind), wants_lm_head=False, dropout=0.0, device=torch.device("cpu"))
+    found = attentions_of(trunk.backbone, name_table(trunk.backbone.config.to_dict()))
+    assert len(found) == 2
+    names = {name for part in found for name, _ in part.named_children()}
+    assert names & {"key", "k_proj", "Wqkv", "c_attn"}

@@ -30,7 +30,7 @@ from weft.model.generate import continued
 from weft.model.names import name_table
 from weft.model.narrow import Narrow, is_worth_it
 from weft.model.recompute import kept
-from weft.model.virtual import Virtual, on, real
+from weft.model.virtual import Virtual, attentions_of, on, real
 from weft.recipe.spec import Activations
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
@@ -58,9 +58,9 @@ class HFTrunk(nn.Module):
         self.activations = Activations.KEEP
         self.compiles = False
         # A tuple: a module in an attribute of its own would be a child.
-        self._layers: tuple[nn.Module, ...] = (
-            () if obstacle(backbone) else layers_of(backbone, name_table(backbone.config.to_dict()))
-        )
+        table = name_table(backbone.config.to_dict())
+        self._layers: tuple[nn.Module, ...] = () if obstacle(backbone) else layers_of(backbone, table)
+        self._attentions = attentions_of(backbone, table) if self.packs else ()
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
     @property
@@ -103,7 +103,7 @@ class HFTrunk(nn.Module):
     def virtual(self) -> Virtual:
         """What methods have put in front of rows."""
         words = getattr(self.backbone, "get_input_embeddings", None)
-        return Virtual(None if words is None else words(), self._layers if self.packs else ())
+        return Virtual(None if words is None else words(), self._attentions)
 
     def num_virtual(self, groups: Iterable[Sequence[str]]) -> int:
         """Return the most positions that methods take from a row that takes one of ``groups`` of adapters."""

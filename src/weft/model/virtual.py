@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +13,10 @@ from weft.core.features import Features
 from weft.core.layout import Layout
 from weft.core.tensors import int64
 from weft.core.virtual import Stack, VirtualKeys, VirtualTokens, longest, on_grid, stacked
+from weft.model.names import NameTable
 
 _NONE = Stack((), ())
+_KEYS = re.compile(r"layers\.\{i\}\.attention\.(key|kv|qkv)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,11 +25,11 @@ class Virtual:
 
     Attributes:
         words: what looks token ids up; None where a backbone has no such module.
-        layers: in whose attention keys may be put; none where attention is not looked up.
+        attentions: whose parts may hold keys; none where attention is not looked up.
     """
 
     words: nn.Module | None
-    layers: Sequence[nn.Module]
+    attentions: Sequence[nn.Module]
 
     @property
     def vocabulary(self) -> int:
@@ -57,7 +60,20 @@ class Virtual:
         return tuple(map(max, zip(*counts, strict=True)))
 
     def _holders(self) -> list[VirtualKeys]:
-        return [part for layer in self.layers for part in layer.modules() if isinstance(part, VirtualKeys)]
+        # A walk through all modules would take as long as a short text's arithmetic.
+        parts = (part for one in self.attentions for part in vars(one)["_modules"].values())
+        return [part for part in parts if isinstance(part, VirtualKeys)]
+
+
+def attentions_of(backbone: nn.Module, table: NameTable) -> tuple[nn.Module, ...]:
+    """Return the modules of a stock model with one stack whose parts make keys."""
+    parents = [raw.rpartition(".")[0] for raw, site in table.pairs if _KEYS.fullmatch(site)]
+    names = dict.fromkeys(re.escape(parent).replace(r"\{i\}", r"\d+") for parent in parents)
+    return tuple(
+        module
+        for name, module in backbone.named_modules()
+        if any(re.fullmatch(pattern, name) for pattern in names)
+    )
 
 
 def real(features: Features, layout: Layout, place_T: Tensor) -> Features:
