@@ -41,6 +41,12 @@ def assert_same(made: Made) -> None:
         pytest.param([LORA, {"strategy": "head", "carry": {"trunk": "merge"}}], id="merged"),
         pytest.param([LORA, {**LORA, "carry": {"trunk": "stack"}}], id="stacked"),
         pytest.param([{"strategy": "head"}], id="heads-only"),
+        pytest.param([{"strategy": "prompt"}], id="prompt"),
+        pytest.param(
+            [{"strategy": "ptuning-v2"}, {"strategy": "top 1", "carry": {"trunk": "stack"}}], id="prefix"
+        ),
+        pytest.param([{"strategy": "prefix"}], id="prefix-projected"),
+        pytest.param([{"strategy": "llama-adapter"}], id="prefix-gated"),
     ],
 )
 def test_opened_equals_written(

@@ -257,6 +257,45 @@ def test_an_adapter_that_no_weights_can_say_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT counts them itself
+@pytest.mark.parametrize(
+    ("strategy", "model", "tasks"),
+    [
+        ("ptuning-v2", "tiny_bert", ("mood", "grade", "names")),
+        ("prefix", "tiny_bert", ("mood",)),
+        ("prompt", "tiny_bert", ("names",)),
+        ("prompt", "stories260k", ("reply", "names")),
+        ("ptuning-v2", "stories260k", ("reply", "names")),
+    ],
+)
+def test_virtual_positions_are_exported_as_peft_folders_only(
+    make: Make,
+    encoder_tasks: dict[str, Any],
+    decoder_tasks: dict[str, Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    strategy: str,
+    model: str,
+    tasks: tuple[str, ...],
+):
+    known = encoder_tasks if model == "tiny_bert" else decoder_tasks
+    made = make(request.getfixturevalue(model), {name: known[name] for name in tasks}, {"strategy": strategy})
+    results = export_plain(made.open(), tmp_path, tasks=tasks)
+    assert [one.folder.name for one in results] == [f"{name}-adapter" for name in tasks]
+    assert all(one.difference <= 1e-5 for one in results)
+
+
+def test_a_prompt_that_peft_would_pool_is_refused(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
+):
+    """PEFT's classifier on an encoder reads the first virtual token, Weft's the row's own first."""
+    bundle = make(tiny_bert, {"mood": encoder_tasks["mood"]}, {"strategy": "prompt"}).open()
+    with pytest.raises(
+        ExportError, match=r"^mood: the exported model must compute .* may pool in another way"
+    ):
+        export_plain(bundle, tmp_path / "out", tasks=["mood"])
+
+
 def test_the_configuration_names_labels_and_problem(merged_bert: Made, tmp_path: Path):
     export_plain(merged_bert.open(), tmp_path, tasks=["mood", "topics", "grade", "names"])
     configs = {path.name: AutoConfig.from_pretrained(path) for path in tmp_path.iterdir()}

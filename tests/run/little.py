@@ -118,9 +118,16 @@ STRATEGIES_RECIPE = recipe_of(
     batch: 8
     evaluate: 2 steps
     save: 1 steps
+  - name: positions
+    parent: base
+    strategy: [{{train: prompt, tokens: 2, per_task: true}}, {{train: prefix, tokens: 3, projection: 4}}]
+    length: 3 steps
+    batch: 8
+    evaluate: 2 steps
+    save: 1 steps
 """
 )
-"""What changes within a stage, an adapter for each task, several methods at one site, one of PEFT's."""
+"""What changes within a stage, an adapter for each task, several methods at one site, one of PEFT's, virtual positions."""
 CHAINS = {
     "full, then LoRA": """\
   - {name: all, strategy: full, lr: 2e-3}

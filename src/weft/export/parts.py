@@ -23,7 +23,7 @@ from weft.core.sites import HEAD_PREFIX
 from weft.core.view import ModelView, Site
 from weft.errors import ExportError, NameInvalidError, StrategyError
 from weft.recipe.names import Name, check_name
-from weft.strategy import adapter_layout, peft_folder, peft_layout
+from weft.strategy import adapter_layout, peft_folder, peft_layout, peft_positions
 
 
 def _without_repeats(names: Any) -> Any:
@@ -88,6 +88,9 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
             peft_layout.write(home, adapter, raw=raw, base=base, task_type=None)
         elif adapter.method in peft_folder.METHODS:
             peft_folder.write(home, adapter, sites=view.sites, base=base, task_type=None)
+        elif _is_of_positions(adapter, view):
+            task_type = "CAUSAL_LM" if "lm_head" in raw else "FEATURE_EXTRACTION"
+            peft_positions.write(home, adapter, sites=view.sites, base=base, task_type=task_type)
         else:
             adapter_layout.write(home, adapter)
     for head in parts.heads.values():
@@ -129,7 +132,8 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
         adapters=tuple(
-            _routed(_load_adapter(folder / "adapters" / name, sites), listing) for name in listing.adapters
+            _routed(_load_adapter(folder / "adapters" / name, sites, view), listing)
+            for name in listing.adapters
         ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
     )
@@ -145,12 +149,24 @@ def _load_delta(path: Path, view: ModelView) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_adapter(folder: Path, sites: Mapping[str, Site]) -> AdapterState:
+def _is_of_positions(adapter: AdapterState, view: ModelView) -> bool:
+    """Return whether PEFT's folder says all of a prompt or prefix: a projection goes on being trained where it is kept."""
+    is_whole = all("hidden" not in options for options in adapter.config["sites"].values())
+    return (
+        adapter.method in peft_positions.METHODS
+        and is_whole
+        and not peft_positions.obstacle(adapter, view.sites)
+    )
+
+
+def _load_adapter(folder: Path, sites: Mapping[str, Site], view: ModelView) -> AdapterState:
     try:
         if (folder / adapter_layout.CONFIG_FILE).is_file():
             return adapter_layout.read(folder)
         if peft_folder.is_here(folder):
             return peft_folder.read(folder, sites=sites)
+        if peft_positions.is_here(folder):
+            return peft_positions.read(folder, sites=view.sites, words=view.words)
         return peft_layout.read(folder, canonical={raw: site.path for raw, site in sites.items()})
     except (StrategyError, NameInvalidError) as error:
         raise ExportError(str(error)) from error

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from weft.export.bundle import Bundle
 from weft.export.proof import prove
 from weft.model.quiet import quiet
 from weft.recipe.names import check_name
-from weft.strategy import peft_folder, peft_layout
+from weft.strategy import peft_folder, peft_layout, peft_positions
 from weft.strategy.adapters import joined, of_task
 from weft.strategy.base import Edits
 from weft.strategy.registry import adapter_method
@@ -99,7 +98,7 @@ def export_plain(
         )
     with _aside(out) as home:
         writer = _Writer(bundle, home, out.resolve(), tolerance)
-        done = [writer.merged(name) for name in tasks]
+        done = [writer.merged(name) for name in tasks if name not in adapted or _is_merged(bundle, name)]
         if adapted:
             base = writer.adapter_base()
             done += [
@@ -136,16 +135,17 @@ class _Writer:
         model = stock_model(bundle, name, bundle.parts.delta)
         sites = _bare_sites(bundle)
         raw = {site.path: site.raw for site in sites}
-        is_theirs = adapter.method in peft_folder.METHODS
-        write = partial(peft_folder.write, sites=sites) if is_theirs else partial(peft_layout.write, raw=raw)
-        write(
-            home,
-            _known_adapter(bundle, adapter, raw, model),
-            base=str(self.out / base.name if base.is_relative_to(self.home) else base),
-            task_type=task_type,
-            prefix=_prefix(bundle, model),
-            modules_to_save=_last_layer_values(bundle, name, model),
-        )
+        values = _last_layer_values(bundle, name, model)
+        address = str(self.out / base.name if base.is_relative_to(self.home) else base)
+        about: dict[str, Any] = {"base": address, "task_type": task_type, "modules_to_save": values}
+        if adapter.method in peft_positions.METHODS:
+            peft_positions.write(home, adapter, sites=sites, **about)
+        else:
+            known, prefix = _known_adapter(bundle, adapter, raw, model), _prefix(bundle, model)
+            if adapter.method in peft_folder.METHODS:
+                peft_folder.write(home, known, sites=sites, prefix=prefix, **about)
+            else:
+                peft_layout.write(home, known, raw=raw, prefix=prefix, **about)
         bundle.tokenizer.save(home)
         with quiet():
             loaded = PeftModel.from_pretrained(_load(auto_class, base, config=model.config), str(home))
@@ -236,12 +236,21 @@ def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
     """Return the one adapter that does what all those of a task do, None where PEFT has no such one."""
     adapters = of_task(bundle.parts.adapters, name)
     methods = {adapter.method for adapter in adapters}
-    if len(methods) != 1 or not methods <= peft_layout.METHODS | peft_folder.METHODS:
+    known = peft_layout.METHODS | peft_folder.METHODS | peft_positions.METHODS
+    if len(methods) != 1 or not methods <= known:
         return None
     try:
-        return joined(adapters, name=adapters[-1].name)
+        adapter = joined(adapters, name=adapters[-1].name)
     except StrategyError:  # these do not add up to one: the folder with merged weights is all there is
         return None
+    is_said = adapter.method not in peft_positions.METHODS
+    return adapter if is_said or not peft_positions.obstacle(adapter, _bare_sites(bundle)) else None
+
+
+def _is_merged(bundle: Bundle, name: str) -> bool:
+    """Return whether all adapters of a task fold into weights."""
+    adapters = of_task(bundle.parts.adapters, name)
+    return all(adapter_method(one.method).edits is Edits.WEIGHT for one in adapters)
 
 
 def _bare_sites(bundle: Bundle) -> Sequence[Any]:

@@ -105,7 +105,8 @@ def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
     if task.stock().form is StockForm.SEQUENCE:
         return logits
     assert batch.layout.index_T is not None
-    return logits.flatten(0, 1)[batch.layout.index_T]
+    own = logits[:, -batch.tokens.shape[1] :]  # PEFT returns what it puts in front of a row too
+    return own.flatten(0, 1)[batch.layout.index_T]
 
 
 def _padded(rows: list[tuple[int, ...]], width: int, pad: int) -> Tensor:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.core.parts import AdapterState
+from weft.core.seeds import fold
 from weft.core.sites import SiteMap
 from weft.core.view import ModelView, Site, SiteKind
 from weft.core.virtual import VirtualTokens, stacked
@@ -80,7 +81,6 @@ class PromptAt(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens: Annotated[int, Field(ge=1, le=1_000_000)]
-    init: PromptInit = PromptInit.VOCAB
     kind: SiteKind
 
 
@@ -108,28 +108,27 @@ class Prompt(SiteMethod):
         return False
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
-        """Return the number of tokens, what they start from, and the kind of the site."""
+        """Return the number of tokens and the kind of the site."""
         assert isinstance(rule, PromptRule)
-        return {"tokens": rule.tokens, "init": str(rule.init), "kind": str(site.kind)}
+        return {"tokens": rule.tokens, "kind": str(site.kind)}
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return the table, (P, D)."""
         return {"prompt": (options["tokens"], weight_of(site).shape[1])}
 
-    def start(
-        self, sites: SiteMap, site: Site, options: Mapping[str, Any], *, seed: int
-    ) -> dict[str, Tensor]:
-        """Return embeddings of tokens drawn from the vocabulary, or numbers drawn from N(0, their deviation squared).
+    def install(self, sites: SiteMap, site: Site, rule: Rule, *, adapter: str, seed: int) -> None:
+        """Put tokens at ``site`` that start as the rule says.
 
         Source: arXiv:2104.08691, section 3.2, where starting from the vocabulary is the better.
         """
-        generator = torch.Generator().manual_seed(seed)
+        assert isinstance(rule, PromptRule)
+        generator = torch.Generator().manual_seed(fold(seed, self.name, adapter, site.path))
         table_VD = cast(nn.Parameter, sites.module(site.path).weight).detach()
-        drawn_P = torch.randint(0, table_VD.shape[0], (options["tokens"],), generator=generator)
-        if table_VD.is_meta or options["init"] == PromptInit.VOCAB:
-            return {"prompt": table_VD[drawn_P.to(table_VD.device)].float()}
-        noise_PD = torch.randn((options["tokens"], table_VD.shape[1]), generator=generator)
-        return {"prompt": noise_PD * float(table_VD.float().std())}
+        drawn_P = torch.randint(0, table_VD.shape[0], (rule.tokens,), generator=generator)
+        start_PD = table_VD[drawn_P.to(table_VD.device)].float()
+        if rule.init is PromptInit.RANDOM and not table_VD.is_meta:
+            start_PD = torch.randn(start_PD.shape, generator=generator) * float(table_VD.float().std())
+        self.place(sites, site, adapter, self.options(site, rule), {"prompt": start_PD})
 
     def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
         """Return one adapter called ``name`` with the tokens of ``states``, in their order."""
