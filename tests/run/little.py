@@ -120,7 +120,7 @@ STRATEGIES_RECIPE = recipe_of(
     save: 1 steps
   - name: positions
     parent: base
-    strategy: [{{train: prompt, tokens: 2, per_task: true}}, {{train: prefix, tokens: 3, projection: 4}}]
+    strategy: [{train: prompt, tokens: 2, per_task: true}, {train: prefix, tokens: 3, projection: 4}]
     length: 3 steps
     batch: 8
     evaluate: 2 steps
