@@ -51,6 +51,7 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         "prompt": (PromptRule(),),
         "prefix": (PrefixRule(projection=512),),
         "ptuning-v2": (PrefixRule(),),
+        "mam": (PrefixRule(tokens=30, projection=512), BottleneckRule(form=Form.PARALLEL, size=512)),
         "llama-adapter": (PrefixRule(tokens=10, gate=True),),
     }
 )
