@@ -23,7 +23,7 @@ from weft.core.sites import HEAD_PREFIX
 from weft.core.view import ModelView, Site
 from weft.errors import ExportError, NameInvalidError, StrategyError
 from weft.recipe.names import Name, check_name
-from weft.strategy import adapter_layout, peft_folder, peft_layout, peft_positions
+from weft.strategy import adapter_layout, adapterhub_layout, peft_folder, peft_layout, peft_positions
 
 
 def _without_repeats(names: Any) -> Any:
@@ -167,6 +167,8 @@ def _load_adapter(folder: Path, sites: Mapping[str, Site], view: ModelView) -> A
             return peft_folder.read(folder, sites=sites)
         if peft_positions.is_here(folder):
             return peft_positions.read(folder, sites=view.sites, words=view.words)
+        if adapterhub_layout.is_here(folder):
+            return adapterhub_layout.read(folder, sites=sites)
         return peft_layout.read(folder, canonical={raw: site.path for raw, site in sites.items()})
     except (StrategyError, NameInvalidError) as error:
         raise ExportError(str(error)) from error

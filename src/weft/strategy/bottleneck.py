@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,11 +31,17 @@ class Form(StrEnum):
 
     HOULSBY = "houlsby"  # behind attention and behind the feed-forward block (arXiv:1902.00751)
     PFEIFFER = "pfeiffer"  # behind the feed-forward block only (arXiv:2005.00247)
+    NORMED = "normed"  # the same, on what the block's norm makes of output and input: AdapterHub's Pfeiffer (post-norm)
     PARALLEL = "parallel"  # beside the feed-forward block, on what enters it (arXiv:2110.04366)
 
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-_SITES = {Form.HOULSBY: "attention.output, ffn.down", Form.PFEIFFER: "ffn.down", Form.PARALLEL: "ffn.down"}
+_SITES = {
+    Form.HOULSBY: "attention.output, ffn.down",
+    Form.PFEIFFER: "ffn.down",
+    Form.NORMED: "ffn.down",
+    Form.PARALLEL: "ffn.down",
+}
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -42,6 +49,10 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 GATES = ("bottleneck_gate", "bottleneck_gate_bias")
+_TAPPED = frozenset({Form.PARALLEL, Form.NORMED})
+POST_NORM = frozenset({"bert", "roberta", "xlm-roberta"})
+"""Architectures whose norms stand behind the blocks."""
+NORM = "bottleneck_norm"  # attribute of the last module: finds the norm behind the block
 TAP = "bottleneck_tap"  # attribute of both modules: what enters the block, on its way to the adapter
 
 
@@ -52,7 +63,7 @@ class BottleneckRule(AdapterRule):
     """Selector; default: where the form puts them."""
     train: Literal["adapter"] = "adapter"  # pyright: ignore[reportIncompatibleVariableOverride]
     form: Form = Form.PFEIFFER
-    """houlsby, pfeiffer or parallel."""
+    """houlsby, pfeiffer, normed or parallel."""
     size: int = Field(default=64, ge=1, le=65536)
     """Width of the bottleneck."""
     activation: Activation = "relu"
@@ -105,9 +116,9 @@ class BottleneckSite(Edit):
         for name, positions_N in self.acting(BottleneckSite, outputs.shape[:-1]):
             options = self.bottleneck_options[name]
             source = outputs
-            if options["form"] == Form.PARALLEL:
+            if options["form"] in _TAPPED:
                 assert entered is not None, "a block is entered before it is left"
-                source = entered
+                source = entered if options["form"] == Form.PARALLEL else self._normed(outputs + entered)
             if positions_N is None:
                 outputs = outputs + self.added(source, name, options)
             else:
@@ -115,6 +126,10 @@ class BottleneckSite(Edit):
                 flat = outputs.flatten(0, -2).index_add(0, positions_N, added)
                 outputs = flat.view(outputs.shape)
         return outputs
+
+    def _normed(self, values: Tensor) -> Tensor:
+        find: Callable[[], nn.Module] = vars(self)[NORM]
+        return find()(values)
 
     def added(self, source: Tensor, name: str, options: Mapping[str, Any]) -> Tensor:
         """Return what adapter ``name`` adds where it is given ``source`` (..., D)."""
@@ -209,10 +224,27 @@ class Bottleneck(SiteMethod):
             StrategyError: beside a block whose first module is not known by name.
         """
         super().place(sites, site, adapter, options, tensors)
-        if options["form"] == Form.PARALLEL:
+        if options["form"] == Form.NORMED:
+            path = _norm_of(sites, site)
+            vars(sites.module(site.path))[NORM] = partial(
+                sites.module, path
+            )  # as it is then: it may be edited yet
+        if options["form"] in _TAPPED:
             module = sites.module(site.path)
             if TAP not in vars(module):
                 vars(module)[TAP] = _tapped(sites, site)
+
+
+def _norm_of(sites: SiteMap, site: Site) -> str:
+    """Return the path of the norm behind the feed-forward block that ``site`` ends."""
+    path = f"{site.path.removesuffix('.ffn.down')}.norm.ffn"
+    is_behind = sites.view.architecture in POST_NORM and site.path.endswith(".ffn.down")
+    if not is_behind or path not in {one.path for one in sites.view.sites}:
+        raise StrategyError(
+            f"{site.path}: a normed adapter must stand at ffn.down of a layer with a norm behind it ({', '.join(sorted(POST_NORM))}), but "
+            f"this is {sites.view.architecture}. Use form: pfeiffer."
+        )
+    return path
 
 
 def _tapped(sites: SiteMap, site: Site) -> Tap:
@@ -221,7 +253,7 @@ def _tapped(sites: SiteMap, site: Site) -> Tap:
     first = f"{block}.up"
     if block == site.path or first not in {one.path for one in sites.view.sites}:
         raise StrategyError(
-            f"{site.path}: a parallel adapter must stand at ffn.down of a layer whose ffn.up is known, but does not."
+            f"{site.path}: a parallel or normed adapter must stand at ffn.down of a layer whose ffn.up is known, but does not."
         )
     tap = Tap()
     sites.module(first).register_forward_pre_hook(tap.hold)
