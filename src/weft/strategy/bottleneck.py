@@ -49,7 +49,8 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 GATES = ("bottleneck_gate", "bottleneck_gate_bias")
-_TAPPED = frozenset({Form.PARALLEL, Form.NORMED})
+TAPPED = frozenset({Form.PARALLEL, Form.NORMED})
+"""What need more than the output of the module that they stand at."""
 POST_NORM = frozenset({"bert", "roberta", "xlm-roberta"})
 """Architectures whose norms stand behind the blocks."""
 NORM = "bottleneck_norm"  # attribute of the last module: finds the norm behind the block
@@ -116,7 +117,7 @@ class BottleneckSite(Edit):
         for name, positions_N in self.acting(BottleneckSite, outputs.shape[:-1]):
             options = self.bottleneck_options[name]
             source = outputs
-            if options["form"] in _TAPPED:
+            if options["form"] in TAPPED:
                 assert entered is not None, "a block is entered before it is left"
                 source = entered if options["form"] == Form.PARALLEL else self._normed(outputs + entered)
             if positions_N is None:
@@ -229,7 +230,7 @@ class Bottleneck(SiteMethod):
             vars(sites.module(site.path))[NORM] = partial(
                 sites.module, path
             )  # as it is then: it may be edited yet
-        if options["form"] in _TAPPED:
+        if options["form"] in TAPPED:
             module = sites.module(site.path)
             if TAP not in vars(module):
                 vars(module)[TAP] = _tapped(sites, site)

@@ -20,7 +20,7 @@ from weft.errors import StrategyError
 from weft.recipe.names import Name
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Below, Edits
-from weft.strategy.bottleneck import Bottleneck, BottleneckSite, Form
+from weft.strategy.bottleneck import TAPPED, Bottleneck, BottleneckSite
 from weft.strategy.choosing import exactly
 from weft.strategy.edit import Edit, Factors, options_at
 from weft.strategy.lora_layer import widths
@@ -190,4 +190,4 @@ class Fusion(SiteMethod):
 
 def _is_behind(options: Mapping[str, Any] | None) -> bool:
     """Return whether there is an adapter, and one that is given the site's output."""
-    return options is not None and options["form"] != Form.PARALLEL
+    return options is not None and options["form"] not in TAPPED
