@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from weft.recipe.spec import Recipe
+from weft.recipe.spec import CombineMethod, Recipe, TrunkCarry
 
 StageRefused = Callable[..., tuple[str, ...]]
 FIRST = "{name: one}"
@@ -80,3 +80,32 @@ def test_stages_with_other_mistakes_are_still_checked(stage_refused: StageRefuse
     assert {"stages.0.tasks.0", "stages.2.parent", "stages.3.tasks.d"} <= set(paths)
     assert {"stages.0.nonsense", "stages.0.lr", "stages.1", "stages.2.name", "stages.3"} <= set(paths)
     assert len(paths) == 8
+
+
+THREE = """\
+model: m
+tasks: {{a: {{kind: tagging, train: a}}}}
+stages:
+  - {{name: one}}
+  - {{name: two, parent: base}}
+  - {{name: three, parent: [one, two], {more}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("carry: {trunk: stack}", "must be merge where a stage has several parents, but is 'stack'"),
+        ("combine: ties, carry: {trunk: stack}", "must be merge where a stage has several parents"),
+        ("combine: union, carry: {trunk: continue}", "must be merge or stack where a stage has several parents"),
+        ("combine: {method: union}, carry: {optimizer: continue, trunk: stack}", "must be fresh where a stage has several"),
+    ],
+)  # fmt: skip
+def test_what_several_parents_hand_on(more: str, words: str, refused: Callable[..., tuple[str, ...]]):
+    assert sum(words in problem for problem in refused(THREE.format(more=more))) == 1
+
+
+@pytest.mark.parametrize("method", ["union", "{method: union}"])
+def test_adapters_of_a_union_may_be_stacked(method: str, read: Callable[..., Recipe]):
+    stage = read(THREE.format(more=f"combine: {method}, carry: {{trunk: stack}}")).stages[2]
+    assert (stage.combine.method, stage.carry.trunk) == (CombineMethod.UNION, TrunkCarry.STACK)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from weft.errors import nearest
 from weft.recipe.document import Document, Path, Problem, described
-from weft.recipe.spec import Carry, MixtureKind
+from weft.recipe.spec import Carry, CombineMethod, MixtureKind
 
 Found = Iterator[tuple[Path, str]]
 Stage = Mapping[str, Any]
@@ -61,7 +61,7 @@ def _parent_is_earlier(stage: Stage, before: list[Any]) -> Found:
 
 
 def _several_parents(stage: Stage) -> Found:
-    """What can be carried from several parents is their weights."""
+    """What can be carried from several parents is their weights, and of a union their adapters."""
     parent, carry, combine = stage.get("parent"), stage.get("carry"), stage.get("combine")
     if not isinstance(parent, list):
         if combine is not None:
@@ -72,9 +72,12 @@ def _several_parents(stage: Stage) -> Found:
         return
     names = cast(list[Any], parent)
     if isinstance(carry, Mapping):
-        for key, only in (("trunk", "merge"), ("optimizer", "fresh")):
-            if carry.get(key, only) != only:
-                what = f"must be {only} where a stage has several parents, but is {described(carry[key])}"
+        method = combine.get("method") if isinstance(combine, Mapping) else combine
+        trunks = ("merge", "stack") if method == CombineMethod.UNION.value else ("merge",)
+        for key, known in (("trunk", trunks), ("optimizer", ("fresh",))):
+            if carry.get(key, known[0]) not in known:
+                words = " or ".join(known)
+                what = f"must be {words} where a stage has several parents, but is {described(carry[key])}"
                 yield ("carry", key), f"{what}. Leave it out."
     weights = combine.get("weights") if isinstance(combine, Mapping) else None
     for name in weights if isinstance(weights, Mapping) else ():
