@@ -176,6 +176,10 @@ class SiteMethod(Timed):
                 raise StrategyError(
                     f"adapter {name}: {path} must be a {words} site, but is {what}. Use its own base model."
                 )
+            if not self.stands_at(sites.view, known[path]):
+                raise StrategyError(
+                    f"adapter {name}: {path} must be a site where {self.name} can stand, but is not. Use its own base model."
+                )
             if at_site["kind"] != known[path].kind:
                 raise StrategyError(
                     f"adapter {name}: {path} must be {at_site['kind']}, but is {known[path].kind}."
