@@ -22,6 +22,7 @@ def test_json_has_every_method_and_every_name(weft: Weft):
     by_name = {one["method"]: one for one in found["methods"]}
     assert by_name["lora"]["merges"]
     assert by_name["lora"]["per_task"]
+    assert [name for name, one in by_name.items() if not one["keeps"]] == ["fusion", "prompt", "prefix"]
     assert by_name["dora"]["alone"]
     assert not by_name["dora"]["per_task"]
     assert not by_name["adapter"]["merges"]

@@ -11,7 +11,7 @@ import typer
 
 from weft.cli.messages import say
 
-_COLUMNS = ("method", "edits", "sites", "lr", "merges", "per_task", "alone", "source")
+_COLUMNS = ("method", "edits", "sites", "lr", "merges", "per_task", "alone", "keeps", "source")
 
 
 def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json"))] = False) -> None:
@@ -65,6 +65,7 @@ def gather() -> dict[str, Any]:
                 "merges": method.edits is Edits.WEIGHT,
                 "per_task": adapter is not None and adapter.routes,
                 "alone": adapter is not None and adapter.is_alone,
+                "keeps": adapter is None or _keeps(adapter),
                 "options": options,
                 "source": method.source,
             }
@@ -86,6 +87,14 @@ def gather() -> dict[str, Any]:
 def _options(fields: Iterable[str]) -> list[str]:
     """Return the options that not every rule has."""
     return [key for key in fields if key not in ("sites", "train", "lr")]
+
+
+def _keeps(method: Any) -> bool:
+    """Return whether a new adapter with default options leaves the function as it is; every option has a default here."""
+    defaults = {
+        key: field.get_default(call_default_factory=True) for key, field in method.rule.model_fields.items()
+    }
+    return method.keeps_function(method.rule.model_construct(**defaults))
 
 
 def _shown(value: Any) -> str:
