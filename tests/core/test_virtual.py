@@ -66,7 +66,8 @@ def test_rows_grow_by_what_stands_in_front_of_them(legs, extra):
     layout = Layout.packed(lengths)
     grown = grow(layout.cumulative(extra), layout.num_tokens + extra, max(lengths), rows)
     expected, token = [], 0
-    for length, row in zip([*lengths, *([extra] if extra else [])], [*rows, ()], strict=False):
+    all_lengths: list[int] = [*lengths, *([extra] if extra else [])]
+    for length, row in zip(all_lengths, [*rows, ()], strict=False):
         expected += [layout.num_tokens + extra + place for place in row] + list(range(token, token + length))
         token += length
     assert grown.source_X.tolist() == expected
@@ -121,7 +122,9 @@ def test_positions_of_an_adapter():
 
 
 class Holder(Routable):
-    adapter_names = ("a", "b", "c")
+    @property
+    def adapter_names(self):
+        return ("a", "b", "c")
 
 
 def test_modules_know_within_a_pass_that_rows_have_grown():

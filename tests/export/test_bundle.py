@@ -196,8 +196,8 @@ TAMPERED_ADAPTER: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "gone": (f"{ADAPTER}/adapter_config.json", Path.unlink, "must be a JSON file"),
     "kind": (
         f"{ADAPTER}/adapter_config.json",
-        lambda p: rewrite(p, lambda v: v.update(peft_type="VERA")),
-        "must be LORA or IA3",
+        lambda p: rewrite(p, lambda v: v.update(peft_type="SORCERY")),
+        "SORCERY",
     ),
     "cut": (f"{ADAPTER}/adapter_model.safetensors", cut, "must be a safetensors file"),
     "rank": (f"{ADAPTER}/adapter_config.json", lambda p: rewrite(p, lambda v: v.update(r=3)), "rank"),

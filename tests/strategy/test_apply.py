@@ -15,6 +15,7 @@ from weft.errors import StrategyError
 from weft.model.describe import describe
 from weft.strategy.adapters import extract, merged, restore
 from weft.strategy.apply import apply
+from weft.strategy.choosing import expanded
 from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
 from weft.strategy.lora_layer import LoraSite
@@ -26,7 +27,8 @@ from weft.strategy.plan import CarriedAdapter, Plan, plan, planned_view
 def planned(toy, rules, network=None, tasks=("a", "b")):
     network = network or toy.network()
     sites = SiteMap(network, toy.describe(network))
-    return sites, plan(sites.view, rules, tasks=tasks, stage_lr=None, adapter="one")
+    plain, _ = expanded(rules, sites.view, None)
+    return sites, plan(sites.view, plain, tasks=tasks, stage_lr=None, adapter="one")
 
 
 NAMES = sorted(set(STRATEGIES) - {"houlsby"})  # the toy has no output of attention
