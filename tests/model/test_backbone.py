@@ -19,6 +19,7 @@ from weft.core.network import Network, TrunkInfo
 from weft.errors import ModelError
 from weft.model.backbone import HFTrunk, evaluating, even, to_grid
 from weft.model.folder import inspect, locate
+from weft.model.generate import continued
 from weft.model.trunk import load_trunk
 
 CPU = torch.device("cpu")
@@ -352,3 +353,20 @@ def test_in_bf16_rows_are_computed_at_an_even_width_and_come_back_at_their_own()
     trunk(batch)
     assert seen == [(2, 35), (2, 33)], "an even width, within the positions; in fp32 the width as it is"
     assert features.hidden.shape == (2, 33, 4)
+
+
+def test_answers_are_generated_in_groups_that_bound_the_cache(storyteller, monkeypatch):
+    together = storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=STOP)
+    sizes = []
+
+    def noted(model, prompts, *, max_new_tokens, stop_token):
+        sizes.append((len(prompts), max(map(len, prompts)) + max_new_tokens))
+        return continued(model, prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
+
+    monkeypatch.setattr("weft.model.backbone.continued", noted)
+    longest = max(map(len, PROMPTS)) + 12
+    monkeypatch.setattr("weft.model.backbone._CACHED", 2 * longest)
+    assert storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=STOP) == together
+    assert sum(count for count, _ in sizes) == len(PROMPTS)
+    assert all(count * width <= 2 * longest for count, width in sizes)
+    assert len(sizes) > 1

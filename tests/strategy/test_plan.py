@@ -12,6 +12,7 @@ from weft.strategy.lora import LoraRule
 from weft.strategy.named import resolve
 from weft.strategy.none import NoneRule
 from weft.strategy.plan import HEAD_LR, HEAD_ONLY_LR, carried_from, plan, planned_view
+from weft.strategy.registry import METHODS
 
 TASKS = ("sentiment", "entities")
 
@@ -286,3 +287,27 @@ def test_a_taken_name_and_an_absent_adapter_are_refused(bert):
 def test_planning_is_pure(bert):
     first, second = (make(bert, LoraRule(), FullRule(sites="norm")) for _ in range(2))
     assert first == second
+
+
+def defaults_of(view, rules, *, lr=None):
+    return plan(view, rules, tasks=("sentiment",), stage_lr=lr, adapter="one").defaults
+
+
+def test_rates_that_nobody_named_say_where_they_come_from(bert):
+    lora, heads = defaults_of(bert, [LoraRule()])
+    assert lora.startswith("lora at a rate of 0.0005 unless lr says otherwise: every linear layer, ten times")
+    assert heads.startswith("heads at a rate of 0.0005 unless lr says otherwise: ten times full training's")
+    assert defaults_of(bert, [LoraRule()], lr=1e-3) == ()
+    assert [line.split()[0] for line in defaults_of(bert, [LoraRule(lr=1e-3)])] == ["heads"]
+    vectors, _ = defaults_of(bert, [FullRule(sites="bias")])
+    assert vectors.startswith("full at a rate of 0.001")
+    assert "only biases and norms move" in vectors
+    (alone,) = defaults_of(bert, [NoneRule(sites="all")])
+    assert alone.startswith("heads at a rate of 0.001")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_every_method_says_where_its_rate_comes_from(name):
+    advice = METHODS[name].advice
+    assert advice
+    assert not advice.endswith(".")

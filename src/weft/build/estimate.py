@@ -119,6 +119,7 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         seconds=None if end is None else _flops(stage, entered, order, end.tokens) / machine.flops,
         notes=_notes(entered.table, recipe, stage),
         ways=(*entered.choices, *_ways(stage, entered, activations)),
+        defaults=entered.plan.defaults,
     )
 
 

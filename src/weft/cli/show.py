@@ -94,7 +94,7 @@ def show_plan(console: Console, plan: StagePlan) -> None:
         console.print("\n".join(_narrow_parameters(plan)))
     for note in plan.notes:
         console.print(say("data.warning", text=note))
-    for way in plan.ways:
+    for way in (*plan.ways, *plan.defaults):
         console.print(say("plan.way", text=way))
 
 

@@ -95,6 +95,11 @@ class Heads(nn.ModuleDict):
     def __setitem__(self, key: str, module: nn.Module) -> None:
         self._modules[key] = module
 
+    @property
+    def by_task(self) -> Mapping[str, nn.Module]:
+        """The heads without the cost of looking a module up."""
+        return cast("dict[str, nn.Module]", vars(self)["_modules"])
+
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (the parent's)
         """Set the mode of every head; the parent would take a head called ``training`` for the mode itself."""
         for head in self.values():
@@ -185,9 +190,9 @@ class Network(nn.Module):
 
     def _reads(self, batch: Batch, tasks: Iterable[str]) -> Tensor | None:
         """Return the flat positions that the heads of ``tasks`` read, ascending and distinct; None for all."""
-        found: list[Tensor] = []
+        found, heads = list[Tensor](), self.heads.by_task
         for name in tasks:
-            positions_M = cast(Head, self.heads[name]).reads(batch.targets[name], batch.layout)
+            positions_M = cast(Head, heads[name]).reads(batch.targets[name], batch.layout)
             if positions_M is None:
                 return None
             if not any(positions_M is known for known in found):
@@ -253,11 +258,12 @@ class Inference:
         Heads that can be computed together are, when the first of them is asked for.
         """
         if task not in self._outputs:
-            head = self.network.heads[task]
-            mates = [name for name in self.batch.targets if _are_mates(head, self.network.heads[name])]
+            all_heads, all_targets = self.network.heads.by_task, self.batch.targets
+            head = all_heads[task]
+            kind = getattr(head, "kind", None)
+            mates = [] if kind is None else _mates(type(head), kind, all_heads, all_targets)
             if len(mates) > 1:
-                heads = [self.network.heads[name] for name in mates]
-                targets = [self.batch.targets[name] for name in mates]
+                heads, targets = [all_heads[name] for name in mates], [all_targets[name] for name in mates]
                 made = cast(Any, head).together(heads, self.features, targets)
                 self._outputs |= dict(zip(mates, made, strict=True))
             else:
@@ -265,7 +271,6 @@ class Inference:
         return self._outputs[task]
 
 
-def _are_mates(head: nn.Module, other: nn.Module) -> bool:
-    """Return whether both heads are of one class that can compute several at a time, and of one kind of it."""
-    kind = getattr(head, "kind", None)
-    return kind is not None and type(head) is type(other) and kind == getattr(other, "kind", None)
+def _mates(which: type, kind: Any, heads: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` whose heads are of one class that can compute several at a time, and of one kind of it."""
+    return [name for name in names if type(heads[name]) is which and cast(Any, heads[name]).kind == kind]

@@ -36,6 +36,7 @@ from weft.recipe.spec import Activations
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
 _PADDED_STEPS = 8  # widths an octave: at most an eighth too wide, 3 % on average
 _PACKED_STEPS = 16  # token counts an octave
+_CACHED = 4096  # tokens in the cache of one group of answers
 _LEAST_BITS = 3  # below a multiple of 8 tokens a product takes as long as with 8
 
 
@@ -247,12 +248,16 @@ class HFTrunk(nn.Module):
         answers: list[list[int]] = [[] for _ in prompts]
         for limit in sorted({limit for limit in limits if limit > 0}):
             rows = [row for row, own in enumerate(limits) if own == limit]
-            with self._generating():
-                grown = continued(
-                    self.model, [prompts[row] for row in rows], max_new_tokens=limit, stop_token=stop_token
-                )
-            for row, answer in zip(rows, grown, strict=True):
-                answers[row] = answer
+            for group in _groups(rows, [len(prompts[row]) + limit for row in rows]):
+                with self._generating():
+                    grown = continued(
+                        self.model,
+                        [prompts[row] for row in group],
+                        max_new_tokens=limit,
+                        stop_token=stop_token,
+                    )
+                for row, answer in zip(group, grown, strict=True):
+                    answers[row] = answer
         return answers
 
     @contextmanager
@@ -334,6 +339,21 @@ class HFTrunk(nn.Module):
                 f"batch: rows must have at most {most} tokens{taken} for this trunk, but one has {length}. "
                 f"Lower model.max_tokens."
             )
+
+
+def _groups(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Return ``rows`` in groups, shorter ones first, whose caches hold at most ``_CACHED`` tokens, padding included.
+
+    Keys and values of a token are often more than all activations of a step; more rows at once are hardly faster, for
+    what is read at each further token grows with them.
+    """
+    groups: list[list[int]] = []
+    for length, row in sorted(zip(lengths, rows, strict=True)):
+        if groups and length * (len(groups[-1]) + 1) <= _CACHED:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def even(count: int, *, steps: int) -> int:

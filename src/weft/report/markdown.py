@@ -69,7 +69,7 @@ def _stage(stage: StageReport, words: Words) -> list[str]:
         f"{short(plan.num_values)} values ({percent(plan.num_trained / plan.num_values)}), {stage.steps} steps, "
         f"{stage.epochs:.2f} epochs; best after step {stage.best_step}; ended by {stage.stopped}.{kept}",
         f"{stage.skipped} steps were not applied: loss or gradient were not finite." if stage.skipped else "",
-        *(f"- {escape(note)}" for note in (*plan.notes, *plan.ways)),
+        *(f"- {escape(note)}" for note in (*plan.notes, *plan.ways, *plan.defaults)),
         table(grids.parameter_grid(plan.table, words)),
     ]
 

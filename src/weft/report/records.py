@@ -158,6 +158,8 @@ class StagePlan(Record):
     """Warnings."""
     ways: tuple[str, ...] = ()
     """What is computed otherwise than a plain loop would: layers that run once a text, rows that must be padded."""
+    defaults: tuple[str, ...] = ()
+    """Learning rates that nobody named, and where they come from."""
 
 
 class StageReport(Record):

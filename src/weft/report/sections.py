@@ -111,7 +111,7 @@ def stages(report: RunReport, words: Words) -> Html:
     notes = [
         tag("li", f"{stage.name}: {note}")
         for stage in report.stages
-        for note in (*stage.plan.notes, *stage.plan.ways)
+        for note in (*stage.plan.notes, *stage.plan.ways, *stage.plan.defaults)
     ]
     return join(
         (

@@ -66,6 +66,7 @@ class Method(Protocol):
     rule: ClassVar[type[Rule]]
     edits: ClassVar[Edits]
     lr: ClassVar[float]  # default peak learning rate; 0 where nothing is trained
+    advice: ClassVar[str]  # where that rate and the default sites come from, in words that end a sentence
     kinds: ClassVar[frozenset[SiteKind]]  # where it can act
     trains_site: ClassVar[bool]  # whether the site's own parameters move
     source: ClassVar[str]  # where it was published; empty for what everybody knows
@@ -188,8 +189,10 @@ class Plan:
         installs: modules to install.
         table: the exact ParamTable that there will be after that.
         routes: the new adapters by task, for tasks whose rows pass through adapters of their own.
+        defaults: a line on each learning rate that nobody named, and where it comes from.
     """
 
     installs: tuple[Install, ...]
     table: ParamTable
     routes: Routes = field(default_factory=dict[str, tuple[str, ...]])
+    defaults: tuple[str, ...] = ()

@@ -185,6 +185,7 @@ class Bottleneck(SiteMethod):
     rule: ClassVar[type[Rule]] = BottleneckRule
     edits: ClassVar[Edits] = Edits.OUTPUT
     lr: ClassVar[float] = 5e-4
+    advice: ClassVar[str] = "within the 3e-5 to 3e-3 that its authors searched (arXiv:1902.00751, section 3)"
     module: ClassVar[type[Edit]] = BottleneckSite
     starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"bottleneck_down": _narrowing})
     source: ClassVar[str] = "arXiv:1902.00751, arXiv:2005.00247, arXiv:2110.04366"

@@ -93,6 +93,7 @@ class Dora(SiteMethod):
     rule: ClassVar[type[Rule]] = DoraRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
+    advice: ClassVar[str] = "LoRA's, whose places and rate it shares (arXiv:2402.09353)"
     module: ClassVar[type[Edit]] = DoraSite
     starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"dora_A": initial})
     is_alone: ClassVar[bool] = True

@@ -29,6 +29,7 @@ class Full(Timed):
     rule: ClassVar[type[Rule]] = FullRule
     edits: ClassVar[Edits] = Edits.NOTHING
     lr: ClassVar[float] = 5e-5
+    advice: ClassVar[str] = "the upper end of what BERT was fine-tuned with (arXiv:1810.04805, appendix A.3)"
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
     trains_site: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv:1810.04805"

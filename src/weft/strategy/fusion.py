@@ -106,6 +106,7 @@ class Fusion(SiteMethod):
     rule: ClassVar[type[Rule]] = FusionRule
     edits: ClassVar[Edits] = Edits.OUTPUT
     lr: ClassVar[float] = 5e-5
+    advice: ClassVar[str] = "its authors' (arXiv:2005.00247)"
     module: ClassVar[type[Edit]] = FusionSite
     starts: ClassVar[Mapping[str, Start]] = MappingProxyType(
         {"fusion_query": _little, "fusion_key": _little, "fusion_value": _identity}

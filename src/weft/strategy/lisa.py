@@ -32,6 +32,7 @@ class Lisa(Timed):
     rule: ClassVar[type[Rule]] = LisaRule
     edits: ClassVar[Edits] = Edits.NOTHING
     lr: ClassVar[float] = 5e-5
+    advice: ClassVar[str] = "full training's, for whatever moves at the moment moves fully"
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
     trains_site: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv:2403.17919"

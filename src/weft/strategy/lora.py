@@ -99,6 +99,10 @@ class Lora(SiteMethod):
     rule: ClassVar[type[Rule]] = LoraRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
+    advice: ClassVar[str] = (
+        "every linear layer, ten times full training's rate (LoRA Without Regret, Thinking "
+        "Machines 2025; arXiv:2405.09673)"
+    )
     kinds: ClassVar[frozenset[SiteKind]] = frozenset({*SiteMethod.kinds, SiteKind.EMBEDDING})
     starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"lora_A": initial, "lora_embedding_B": _normal})
     source: ClassVar[str] = "arXiv:2106.09685"

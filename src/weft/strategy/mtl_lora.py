@@ -147,6 +147,7 @@ class MtlLora(SiteMethod):
     rule: ClassVar[type[Rule]] = MtlLoraRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
+    advice: ClassVar[str] = "LoRA's, whose places and rate it shares (arXiv:2410.09437)"
     module: ClassVar[type[Edit]] = MtlLoraSite
     starts: ClassVar[Mapping[str, Start]] = MappingProxyType(
         {"mtl_A": initial, "mtl_mix": _identities, "mtl_weights": initial}

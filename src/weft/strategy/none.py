@@ -28,6 +28,7 @@ class Frozen(Timed):
     rule: ClassVar[type[Rule]] = NoneRule
     edits: ClassVar[Edits] = Edits.NOTHING
     lr: ClassVar[float] = 0.0
+    advice: ClassVar[str] = ""
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
     trains_site: ClassVar[bool] = False
     source: ClassVar[str] = ""

@@ -128,6 +128,7 @@ class Peft(SiteMethod):
     rule: ClassVar[type[Rule]] = PeftRule
     edits: ClassVar[Edits] = Edits.WEIGHT
     lr: ClassVar[float] = 5e-4
+    advice: ClassVar[str] = "LoRA's stands in, as tuners differ: name the one that its authors use"
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(set(SiteKind) - {SiteKind.OTHER})
     module: ClassVar[type[Edit]] = PeftSite
     is_alone: ClassVar[bool] = True

@@ -20,12 +20,13 @@ from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, place_of
 
 HEAD_LR = 5e-4
-"""Ten times the trunk's: a new head starts from noise on features that are good already."""
+_HEAD_ADVICE = "ten times full training's, as a new head starts from noise on features that are good already"
 HEAD_ONLY_LR = 1e-3
-"""On frozen features a head is a linear model, whose loss is convex: it takes Adam's own default (arXiv:1412.6980)."""
-
+_HEAD_ONLY_ADVICE = (
+    "on frozen features their loss is nearly convex and takes Adam's own default (arXiv:1412.6980)"
+)
 VECTOR_LR = 1e-3
-"""Where only biases and norms of the trunk move: few values, each of which moves all tokens alike (arXiv:2106.10199)."""
+_VECTOR_ADVICE = "only biases and norms move, few values that each move all tokens alike (arXiv:2106.10199)"
 
 _UNDECAYED = frozenset({SiteKind.NORM, SiteKind.EMBEDDING})
 
@@ -57,14 +58,14 @@ def plan(
     reading = read(view, rules, tasks=tasks, adapter=check_name(adapter), carried=carried)
     order = {site.path: index for index, site in enumerate(view.sites)}
     installs = tuple(sorted(reading.installs(), key=lambda install: order[install.site]))
-    table = _table(planned_view(view, installs), reading, stage_lr)
+    table, defaults = _table(planned_view(view, installs), reading, stage_lr)
     if not table.trained():
         words = ", ".join(f"{rule.sites} -> {rule.train}" for rule in rules)
         raise StrategyError(
             f"strategy: something must be trained, but [{words}] leaves nothing. "
             f"Add a rule such as {{sites: linear, train: lora}}, or a task whose head has parameters."
         )
-    return Plan(installs, table, reading.routes())
+    return Plan(installs, table, reading.routes(), defaults)
 
 
 def planned_view(view: ModelView, installs: Sequence[Install]) -> ModelView:
@@ -103,7 +104,7 @@ def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class _Fate:
-    """What becomes of one parameter: ``lr`` is the rule's own, ``default`` holds where nobody says, times ``factor``."""
+    """What becomes of one parameter: ``lr`` is the rule's own, ``default`` that of method ``word``, times ``factor``."""
 
     role: Role
     owner: str
@@ -112,9 +113,11 @@ class _Fate:
     default: float = 0.0
     factor: float = 1.0
     rule: Rule | None = None
+    word: str = ""
 
 
-def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> ParamTable:
+def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> tuple[ParamTable, tuple[str, ...]]:
+    """Return the table, and a line on each rate that nobody named."""
     infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
     moving = [info for _, info in infos if _fate(info.path, reading, 1.0).role is Role.TRAINED]
     of_trunk = [info for info in moving if not is_head(info.path)]
@@ -125,14 +128,27 @@ def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> ParamTa
         found = _fate(path, reading, head_lr)
         return replace(found, default=VECTOR_LR) if are_vectors and found.owner == "trunk" else found
 
-    rows = ParamTable(tuple(_row(view, site, info, fate(info.path), stage_lr) for site, info in infos))
+    fates = [fate(info.path) for _, info in infos]
+    pairs = zip(infos, fates, strict=True)
+    rows = ParamTable(tuple(_row(view, site, info, own, stage_lr) for (site, info), own in pairs))
     fixed = {info.path for _, info in infos if info.is_fixed}
     if row := next((row for row in rows.trained() if row.path in fixed), None):
         raise StrategyError(
             f"{row.path}: must be frozen, as it is kept in few bits (model.quantize), but {row.why} trains it. "
             f"Put an adapter there, or leave out model.quantize."
         )
-    return rows
+    unnamed = [one for one in fates if one.role is Role.TRAINED and one.lr is None and stage_lr is None]
+    return rows, tuple(dict.fromkeys(map(_default_words, unnamed)))
+
+
+def _default_words(fate: _Fate) -> str:
+    if fate.owner.startswith("head:"):
+        advice = _HEAD_ADVICE if fate.default == HEAD_LR else _HEAD_ONLY_ADVICE
+        return f"heads at a rate of {fate.default:g} unless lr says otherwise: {advice}"
+    advice = (
+        _VECTOR_ADVICE if fate.default == VECTOR_LR and fate.owner == "trunk" else method(fate.word).advice
+    )
+    return f"{fate.word} at a rate of {fate.default:g} unless lr says otherwise: {advice}"
 
 
 def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:
@@ -159,7 +175,8 @@ def _fate(path: str, reading: Reading, head_lr: float) -> _Fate:
     decision = reading.decisions.get(path)
     if decision is not None:
         default = head_lr if is_head(path) else method(decision.rule.train).lr
-        return _Fate(decision.role, owner, decision.why, decision.rule.lr, default, rule=decision.rule)
+        rule = decision.rule
+        return _Fate(decision.role, owner, decision.why, rule.lr, default, rule=rule, word=rule.train)
     if is_head(path):
         return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, head_lr)
     return _Fate(Role.FROZEN, owner, "no rule names it")
@@ -173,6 +190,9 @@ def _adapter_fate(path: str, reading: Reading) -> _Fate:
     if decision is not None:
         how = adapter_method(decision.rule.train if carried is None else carried.method)
         factor = how.rate(decision.rule, path.split(".")[-2]) if carried is None else 1.0
-        return _Fate(decision.role, owner, decision.why, decision.rule.lr, how.lr, factor, decision.rule)
+        return _Fate(
+            decision.role, owner, decision.why, decision.rule.lr, how.lr, factor, decision.rule, how.name
+        )
     assert carried is not None  # a new adapter has the decision of the rule that brings it
-    return _Fate(Role.TRAINED, owner, "adapter of an earlier stage, goes on", None, method(carried.method).lr)
+    why, how = "adapter of an earlier stage, goes on", method(carried.method)
+    return _Fate(Role.TRAINED, owner, why, None, how.lr, word=how.name)

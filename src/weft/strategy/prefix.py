@@ -124,6 +124,10 @@ class Prefix(SiteMethod):
     rule: ClassVar[type[Rule]] = PrefixRule
     edits: ClassVar[Edits] = Edits.POSITIONS
     lr: ClassVar[float] = 5e-3
+    advice: ClassVar[str] = (
+        "what prefixes need in PEFT's own comparison (method_comparison/MetaMathQA); a tenth "
+        "under a projection"
+    )
     kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
     source: ClassVar[str] = "arXiv:2101.00190, arXiv:2110.07602, arXiv:2303.16199"
     at_site: ClassVar[type[BaseModel]] = PrefixAt

@@ -91,6 +91,10 @@ class Prompt(SiteMethod):
     rule: ClassVar[type[Rule]] = PromptRule
     edits: ClassVar[Edits] = Edits.POSITIONS
     lr: ClassVar[float] = 3e-2
+    advice: ClassVar[str] = (
+        "prompts need high rates, 0.3 for the largest models (arXiv:2104.08691); a tenth of that "
+        "for smaller ones"
+    )
     kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.EMBEDDING})
     source: ClassVar[str] = "arXiv:2104.08691"
     at_site: ClassVar[type[BaseModel]] = PromptAt

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class SequenceHead(nn.Module):
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.units = units
+        self._kind = (pooling, _bias(out) is None)
 
     def forward(self, features: Features, target: Target) -> Tensor:
         """Return (R, C) outputs for the rows of ``target``."""
@@ -55,7 +57,7 @@ class SequenceHead(nn.Module):
     @property
     def kind(self) -> tuple[Pooling, bool] | None:
         """What heads must share to be computed together; None while dropout acts on each by itself."""
-        return None if self.training else (self.pooling, _bias(self.out) is None)
+        return None if self.training else self._kind
 
     @staticmethod
     def together(
@@ -63,13 +65,15 @@ class SequenceHead(nn.Module):
     ) -> list[Tensor]:
         """Return the outputs of several heads of one ``kind``, (R, C) each for its target: one product for all."""
         pooled_BD = features.pooled_BD(heads[0].pooling).float()
-        weights: list[Tensor] = [head.out.weight for head in heads]
-        biases = [bias for head in heads if (bias := _bias(head.out)) is not None]
+        own = [_own(head.__dict__["_modules"]["out"]) for head in heads]
+        weights = [weight for weight, _ in own]
+        biases = [bias for _, bias in own if bias is not None]
         bias_C = torch.cat(biases) if biases else None
         outputs_BC = functional.linear(pooled_BD, torch.cat(weights), bias_C)
-        parts = outputs_BC.split([head.out.out_features for head in heads], 1)
+        parts = outputs_BC.split([len(weight) for weight in weights], 1)
+        is_one = len(pooled_BD) == 1 and all(target.num_examples == 1 for target in targets)
         return [
-            head._in_units(part_BC.index_select(0, target.rows_R))
+            head._in_units(part_BC if is_one else part_BC.index_select(0, target.rows_R))
             for head, part_BC, target in zip(heads, parts, targets, strict=True)
         ]
 
@@ -132,6 +136,12 @@ class VocabularyHead(nn.Module):
         """Return the positions of the addressed tokens; a target that asks for new text addresses none."""
         positions_M = target.values.get("positions")
         return target.rows_R.new_empty(0) if positions_M is None else positions_M
+
+
+def _own(out: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a linear layer without the cost of looking them up in a module."""
+    own: dict[str, Any] = out.__dict__["_parameters"]
+    return own["weight"], own["bias"]
 
 
 def _bias(out: nn.Linear) -> Tensor | None:
