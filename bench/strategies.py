@@ -42,8 +42,10 @@ STRATEGIES: Mapping[str, tuple[str, ...]] = {
     "bitfit": _named("bitfit"),
     **{name: _named(name) for name in "lora rslora lora+ dora pissa ia3 houlsby pfeiffer parallel".split()},
     "lora, top layer full": (HYBRID,),
+    "hybrid-lora": _named("hybrid-lora"),
+    **{name: _named(name) for name in "prompt prefix ptuning-v2 llama-adapter mam".split()},
 }
-PEERS = ("full", "lora", "rslora", "dora", "ia3")
+PEERS = ("full", "lora", "rslora", "dora", "ia3", "ptuning-v2")
 FULL = "full, 1e-4"
 """What hybrids are held against: the better of both rates of full training."""
 

@@ -75,13 +75,20 @@ def _ia3(kind: Any) -> Any:
     )
 
 
-METHODS = {"rslora": "lora"}
+def _prefix(kind: Any) -> Any:
+    from peft import PrefixTuningConfig
+
+    return PrefixTuningConfig(task_type=kind, num_virtual_tokens=20)
+
+
+METHODS = {"rslora": "lora", "ptuning-v2": "prefix"}
 """Whose default rate is taken, where it is not the method's own name."""
 CONFIGS: dict[str, Callable[[Any], Any]] = {
     "lora": _lora,
     "rslora": partial(_lora, rslora=True),
     "dora": partial(_lora, dora=True),
     "ia3": _ia3,
+    "ptuning-v2": _prefix,
 }
 
 
