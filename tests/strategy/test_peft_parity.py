@@ -127,3 +127,37 @@ def test_states_and_gradients_are_those_of_peft(load, name, model_name):
     assert len(gradients) > len(chosen) / 2
     ours, other = (torch.cat(side) for side in zip(*gradients, strict=True))
     assert (ours - other).norm() <= TOLERANCE * other.norm()
+
+
+def test_merging_ten_times_changes_nothing_where_peft_drifts(load):
+    model = load("minilm")
+    plain = {name: value.detach().clone() for name, value in model.named_parameters()}
+    raws = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    peers = get_peft_model(copy.deepcopy(model), LoraConfig(r=4, lora_alpha=8, target_modules=raws))
+    network = Network(Holder(model), {}).eval().requires_grad_(requires_grad=False)
+    sites = SiteMap(network, describe(network))
+    method, rule = adapter_method("lora"), LoraRule(rank=4)
+    generator = torch.Generator().manual_seed(5)
+    for site in [one for one in sites.view.sites if one.raw in raws]:
+        method.install(sites, site, rule, adapter="a", seed=0)
+        module, theirs_at = sites.module(site.path), peers.base_model.model.get_submodule(site.raw)
+        for table, values in theirs("lora", theirs_at).items():
+            values.data.normal_(generator=generator)
+            getattr(module, table)["a"].data.copy_(values)
+    state = method.extract(sites, "a")
+    assert state is not None
+    weights = {path: value.detach().clone() for path, value in sites.parameters()}
+    once = method.merged(weights, state)
+    for _ in range(10):
+        again = method.merged(weights, state)
+        assert all(torch.equal(again[path], value) for path, value in once.items())
+        peers.merge_adapter()
+        peers.unmerge_adapter()
+    assert all(torch.equal(dict(sites.parameters())[path], value) for path, value in weights.items())
+    drift = max(
+        float(
+            (peers.base_model.model.get_submodule(raw).base_layer.weight - plain[f"{raw}.weight"]).abs().max()
+        )
+        for raw in raws
+    )
+    assert drift > 0

@@ -11,7 +11,7 @@ import typer
 
 from weft.cli.messages import say
 
-_COLUMNS = ("method", "edits", "sites", "lr", "merges", "per_task", "alone", "keeps", "source")
+_COLUMNS = ("method", "edits", "sites", "lr", "merges", "per_task", "alone", "keeps", "cost", "source")
 
 
 def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json"))] = False) -> None:
@@ -28,14 +28,15 @@ def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json")
     for column in _COLUMNS:
         table.add_column(say(f"methods.{column}"))
     for method in found["methods"]:
-        table.add_row(*(_shown(method[column]) for column in _COLUMNS))
+        cells = {**method, "cost": _share(method["cost"])}
+        table.add_row(*(_shown(cells[column]) for column in _COLUMNS))
     console.print(table)
     console.print()
     named = Table(box=None, pad_edge=False)
-    for column in ("strategy", "rules"):
+    for column in ("strategy", "cost", "rules"):
         named.add_column(say(f"methods.{column}"))
     for name, rules in found["strategies"].items():
-        named.add_row(name, "; ".join(_rule(rule) for rule in rules))
+        named.add_row(name, _share(found["costs"][name]), "; ".join(_rule(rule) for rule in rules))
     console.print(named)
     console.print()
     choosing = Table(box=None, pad_edge=False)
@@ -50,6 +51,7 @@ def gather() -> dict[str, Any]:
     """Return methods, named strategies, and rules that choose modules, as JSON values."""
     from weft.strategy.base import AdapterMethod, Edits
     from weft.strategy.named import STRATEGIES
+    from weft.strategy.reference import share_trained
     from weft.strategy.registry import CHOOSING, METHODS
 
     methods: list[dict[str, Any]] = []
@@ -66,6 +68,7 @@ def gather() -> dict[str, Any]:
                 "per_task": adapter is not None and adapter.routes,
                 "alone": adapter is not None and adapter.is_alone,
                 "keeps": adapter is None or _keeps(adapter),
+                "cost": share_trained([_default(method)]),
                 "options": options,
                 "source": method.source,
             }
@@ -81,7 +84,8 @@ def gather() -> dict[str, Any]:
         {"rule": name, "options": _options(rule.model_fields), "source": rule.source}
         for name, rule in CHOOSING.items()
     ]
-    return {"methods": methods, "strategies": strategies, "choosing": choosing}
+    costs = {name: share_trained(rules) for name, rules in STRATEGIES.items()}
+    return {"methods": methods, "strategies": strategies, "costs": costs, "choosing": choosing}
 
 
 def _options(fields: Iterable[str]) -> list[str]:
@@ -91,10 +95,21 @@ def _options(fields: Iterable[str]) -> list[str]:
 
 def _keeps(method: Any) -> bool:
     """Return whether a new adapter with default options leaves the function as it is; every option has a default here."""
+    return method.keeps_function(_default(method))
+
+
+def _default(method: Any) -> Any:
+    """Return the method's rule with its default options, on all of the trunk where it has no default sites."""
     defaults = {
         key: field.get_default(call_default_factory=True) for key, field in method.rule.model_fields.items()
     }
-    return method.keeps_function(method.rule.model_construct(**defaults))
+    if not isinstance(defaults["sites"], str):
+        defaults["sites"] = "all"
+    return method.rule.model_construct(**defaults)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
 
 
 def _shown(value: Any) -> str:

@@ -20,6 +20,7 @@ from weft.core.twins import Twins
 from weft.errors import StrategyError
 
 Pooler = Callable[[Tensor], Tensor]
+Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,8 @@ class Inference:
         self.network = network
         self.batch = batch
         self._outputs: dict[str, Any] = {}
+        self._mates: dict[str, Sequence[str]] = {}
+        self._lists: dict[tuple[str, Activation], list[list[float]]] = {}
 
     @cached_property
     def features(self) -> Features:
@@ -266,9 +269,25 @@ class Inference:
                 heads, targets = [all_heads[name] for name in mates], [all_targets[name] for name in mates]
                 made = cast(Any, head).together(heads, self.features, targets)
                 self._outputs |= dict(zip(mates, made, strict=True))
+                self._mates |= dict.fromkeys(mates, mates)
             else:
                 self._outputs[task] = cast(Any, head)(self.features, self.batch.targets[task])
         return self._outputs[task]
+
+    def numbers(self, task: str, activation: Activation) -> list[list[float]]:
+        """Return ``activation`` of one task's outputs (R, C) as numbers; heads computed together are taken together.
+
+        Args:
+            task: whose outputs are one tensor.
+            activation: works on the last dimension.
+        """
+        if (task, activation) not in self._lists:
+            shape = self.outputs(task).shape
+            mates = [name for name in self._mates.get(task, (task,)) if self._outputs[name].shape == shape]
+            stacked = torch.stack([self._outputs[name] for name in mates]).detach().float()
+            for name, found in zip(mates, activation(stacked).tolist(), strict=True):
+                self._lists[name, activation] = found
+        return self._lists[task, activation]
 
 
 def _mates(which: type, kind: Any, heads: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:

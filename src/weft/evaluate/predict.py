@@ -157,7 +157,10 @@ def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Routes) -> list[_Te
     for name, rows in encoded.items():
         adapters = routes.get(name, ())
         for position, row in enumerate(rows):
-            text = found.setdefault((row.digest, adapters), _Text(row.tokens, adapters, []))
+            key = row.digest, adapters
+            text = found.get(key)
+            if text is None:
+                text = found[key] = _Text(row.tokens, adapters, [])
             text.items.append((name, position))
     return list(found.values())
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
@@ -152,10 +153,9 @@ class Classification:
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
         """Return label and probabilities of each row."""
-        logits_RC = inference.outputs(self.name).detach().float().cpu()
-        probabilities_RC = logits_RC.sigmoid() if self.multi_label else logits_RC.softmax(1)
-        assert len(encoded) == probabilities_RC.shape[0]
-        return [self._answer(row) for row in probabilities_RC.tolist()]
+        probabilities = inference.numbers(self.name, torch.sigmoid if self.multi_label else _softmax)
+        assert len(encoded) == len(probabilities)
+        return [self._answer(row) for row in probabilities]
 
     def _answer(self, probabilities: Sequence[float]) -> Answer:
         by_label = dict(zip(self.labels, probabilities, strict=True))
@@ -195,6 +195,10 @@ class Classification:
         if config.get("pooling") != self.config()["pooling"]:
             return f"pooling was {config.get('pooling')} and is now {self.pooling}"
         return difference(config.get("labels", ()), self.labels)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(-1)
 
 
 def _labels_of(row: Row, columns: Columns, *, multi_label: bool) -> tuple[str, ...] | None:
