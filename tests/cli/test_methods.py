@@ -30,7 +30,7 @@ def test_json_has_every_method_and_every_name(weft: Weft):
     assert by_name["full"]["cost"] == by_name["lisa"]["cost"] == 1.0
     assert by_name["none"]["cost"] is None
     assert by_name["fusion"]["cost"] is None, "it has nothing to stand on"
-    assert 0.01 < by_name["lora"]["cost"] == found["costs"]["lora"] < by_name["adapter"]["cost"] < 0.03
+    assert 0.01 < by_name["adapter"]["cost"] < by_name["lora"]["cost"] == found["costs"]["lora"] < 0.03
     assert all(one["source"] for one in found["methods"] if one["method"] != "none")
 
 

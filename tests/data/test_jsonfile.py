@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +130,3 @@ def test_a_long_row_is_read(tmp_path: Path):
     content = json.dumps(row, ensure_ascii=False)
     assert len(content.encode()) > 10_000_000
     assert records(tmp_path, content + "\n{}\n") == [(row, 1), ({}, 2)]
-
-
-def test_time_grows_with_size_not_faster(tmp_path: Path):
-    def seconds(num_rows: int) -> float:
-        text = json.dumps([{"text": "abc " * 5}] * num_rows, indent=1)
-        begin = time.perf_counter()
-        assert len(records(tmp_path, text, is_lines=False)) == num_rows
-        return time.perf_counter() - begin
-
-    seconds(2_000)
-    assert seconds(40_000) < 20 * 4 * max(seconds(2_000), 0.005)  # quadratic would be 400 times

@@ -57,7 +57,7 @@ def gather() -> dict[str, Any]:
     methods: list[dict[str, Any]] = []
     for name, method in METHODS.items():
         adapter = None if method.edits is Edits.NOTHING else cast(AdapterMethod, method)
-        options = _options(method.rule.model_fields)
+        options, rule = _options(method.rule.model_fields), _default(method)
         methods.append(
             {
                 "method": name,
@@ -67,8 +67,8 @@ def gather() -> dict[str, Any]:
                 "merges": method.edits is Edits.WEIGHT,
                 "per_task": adapter is not None and adapter.routes,
                 "alone": adapter is not None and adapter.is_alone,
-                "keeps": adapter is None or _keeps(adapter),
-                "cost": share_trained([_default(method)]),
+                "keeps": adapter is None or rule is None or adapter.keeps_function(rule),
+                "cost": None if rule is None else share_trained([rule]),
                 "options": options,
                 "source": method.source,
             }
@@ -93,19 +93,15 @@ def _options(fields: Iterable[str]) -> list[str]:
     return [key for key in fields if key not in ("sites", "train", "lr")]
 
 
-def _keeps(method: Any) -> bool:
-    """Return whether a new adapter with default options leaves the function as it is; every option has a default here."""
-    return method.keeps_function(_default(method))
-
-
 def _default(method: Any) -> Any:
-    """Return the method's rule with its default options, on all of the trunk where it has no default sites."""
-    defaults = {
-        key: field.get_default(call_default_factory=True) for key, field in method.rule.model_fields.items()
-    }
-    if not isinstance(defaults["sites"], str):
-        defaults["sites"] = "all"
-    return method.rule.model_construct(**defaults)
+    """Return the method's rule with its default options, on all of the trunk where it has no default sites.
+
+    None where it needs further options, as a tuner of PEFT does.
+    """
+    fields = method.rule.model_fields
+    given = {"sites": "all"} if fields["sites"].is_required() else {}
+    needs_more = any(field.is_required() for name, field in fields.items() if name not in given)
+    return None if needs_more else method.rule.model_validate(given)
 
 
 def _share(share: float | None) -> str:
