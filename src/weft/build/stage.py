@@ -124,14 +124,20 @@ def enter(
             for adapter in carried.adapters
         ],
     )
-    is_union = len(recipe.parents_of(stage)) > 1 and stage.combine.method is CombineMethod.UNION
-    if recipe.parents_of(stage) and stage.carry.trunk is not TrunkCarry.DROP and not is_union:
-        _check_function(made)  # of a union there is no one function to keep
+    if _has_function_to_keep(recipe, stage):
+        _check_function(made)
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
     _check_room(recipe, sites.network)
     origins = {adapter.name: adapter.stage for adapter in carried.adapters}
     origins |= {one.adapter: origin for one in made.installs if one.adapter not in origins}
     return Entered(sites, table, made, wanted, frozenset(carried.delta), origins, choices)
+
+
+def _has_function_to_keep(recipe: Recipe, stage: StageSpec) -> bool:
+    """Return whether what ``stage`` starts from computes one function: of a union of parents there is none."""
+    parents = recipe.parents_of(stage)
+    is_union = len(parents) > 1 and stage.combine.method is CombineMethod.UNION
+    return bool(parents) and stage.carry.trunk is not TrunkCarry.DROP and not is_union
 
 
 def _check_function(made: Plan) -> None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from weft.core.parts import AdapterState
 from weft.core.view import Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
-from weft.strategy import peft_config, peft_tuner
+from weft.strategy import peft_config, peft_files, peft_tuner
 from weft.strategy.peft import Peft, common, table_of
 from weft.strategy.peft_layout import CONFIG_FILE, KEY_PREFIX, TENSOR_FILE, targets, whole_modules
 
@@ -73,22 +72,12 @@ def write(
     }
     if "fan_in_fan_out" in config:
         config["fan_in_fan_out"] = any(known[path].kind is SiteKind.CONV1D for path in state.config["sites"])
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = {
-        KEY_PREFIX + key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()
-    }
-    save_file(dict(sorted(plain.items())), folder / TENSOR_FILE, metadata={"format": "pt"})
-    (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    peft_files.save(folder, config, {KEY_PREFIX + key: tensor for key, tensor in tensors.items()})
 
 
 def is_here(folder: Path) -> bool:
     """Return whether ``folder`` says that it holds an adapter of a tuner that Weft has no method of its own for."""
-    try:
-        config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and cast("dict[str, Any]", config).get("peft_type") in peft_config.names()
+    return peft_files.type_of(folder) in peft_config.names()
 
 
 def read(folder: Path, *, sites: Mapping[str, Site]) -> AdapterState:

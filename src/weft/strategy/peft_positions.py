@@ -12,17 +12,18 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from weft.core.parts import AdapterState
 from weft.core.view import Site
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
+from weft.strategy import peft_files
 from weft.strategy.peft_layout import CONFIG_FILE, TENSOR_FILE, whole_modules
 from weft.strategy.prefix import KEY, VALUE, Prefix, plain_tables, sides_of
 from weft.strategy.prompt import Prompt
@@ -100,21 +101,13 @@ def write(
         "inference_mode": True,
         "modules_to_save": whole_modules(modules_to_save or {}, ()),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {KEY_PREFIX + key: tensor for key, tensor in (modules_to_save or {}).items()} | {TENSOR: table}
-    plain = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    save_file(dict(sorted(plain.items())), folder / TENSOR_FILE, metadata={"format": "pt"})
-    (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    peft_files.save(folder, config, tensors)
 
 
 def is_here(folder: Path) -> bool:
     """Return whether ``folder`` says that it holds a prompt or a prefix of PEFT's."""
-    try:
-        config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and cast("dict[str, Any]", config).get("peft_type") in (PROMPT, PREFIX)
+    return peft_files.type_of(folder) in (PROMPT, PREFIX)
 
 
 def read(folder: Path, *, sites: Sequence[Site], words: str) -> AdapterState:
