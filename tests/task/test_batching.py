@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weft.core.example import Encoded
+from weft.core.batch import Target
+from weft.core.example import Encoded, Text
 from weft.core.features import Pooling
 from weft.objective.supervised import Supervised
 from weft.task.batching import are_distinct, group_by_length, make_batch, make_plain_batch
@@ -212,3 +213,42 @@ def test_gold_and_no_gold_together_are_answered_and_not_learnt(packed):
     ]
     target = make_batch(items, TASKS, pad=0, packed=packed).targets["label"]
     assert (target.weight, dict(target.values), target.rows_R.tolist()) == (0.0, {}, [0, 1])
+
+
+def _choices(*texts: tuple[int, ...], where: str = "x.jsonl:1", target: int = 0) -> Encoded:
+    first, *more = (Text(tokens, None) for tokens in texts)
+    return Encoded(first.tokens, None, target, target, where, more=tuple(more))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_text_of_an_example_is_a_row_and_equal_ones_share_it(packed):
+    told = []
+
+    class Listening:
+        def collate(self, encoded, rows, layout):
+            told.append((list(encoded), list(rows), layout.num_rows))
+            return Target(torch.tensor(rows), {}, 0.0, len(encoded))
+
+    one, two = _choices((1, 2), (3,), (4, 5, 6)), _choices((3,), (7, 8), where="x.jsonl:2")
+    batch = make_batch([("a", one), ("a", two)], {"a": Listening()}, pad=0, packed=packed)
+    assert told == [([one, two], [0, 1, 2, 1, 3], 4)]
+    assert batch.layout.lengths_B.tolist() == [2, 1, 3, 2]
+    assert batch.ids == ("x.jsonl:1", "x.jsonl:1", "x.jsonl:1", "x.jsonl:2")
+    plain = make_plain_batch("a", Listening(), [one, _choices((9,), (7, 8))], pad=0, packed=packed)
+    assert told[1][1:] == ([0, 1, 2, 3, 4], 5)
+    assert plain.layout.lengths_B.tolist() == [2, 1, 3, 1, 2]
+    assert not are_distinct([one, two])
+    assert are_distinct([one, _choices((9,), (7, 8))])
+
+
+def test_an_example_of_several_texts_is_measured_whole():
+    one = _choices((1, 2), (3,), (4, 5, 6))
+    assert (one.num_tokens, one.longest, len(one.texts)) == (6, 3, 3)
+    assert one.identity != one.key
+    assert _choices((1, 2)).identity == Text((1, 2), None).key
+    assert _choices((1, 2), (3,)).identity != _choices((1, 2), (4,)).identity
+
+
+def test_groups_count_all_rows_of_an_example():
+    assert group_by_length([3, 3, 3], budget=12, rows=[2, 2, 2]) == [[0, 1], [2]]
+    assert group_by_length([3, 3, 3], budget=2, rows=[2, 2, 2]) == [[0], [1], [2]]

@@ -238,7 +238,7 @@ def _task_report(task: Task, used: Mapping[str, _Used]) -> TaskDataReport:
 
 
 def _split_report(task: Task, split: str, used: _Used) -> SplitReport:
-    mean, p95, longest = lengths([len(example.tokens) for example in used.examples])
+    mean, p95, longest = lengths([example.num_tokens for example in used.examples])
     return SplitReport(
         split=split,
         sources=used.source.references,

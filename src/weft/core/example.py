@@ -34,28 +34,20 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example of one task as tokens.
+class Text:
+    """One row for the trunk.
 
     Attributes:
         tokens: token ids, special tokens included, truncated to the trunk's limit.
         segments: token type ids of the same length, or None.
-        target: the task's own value that ``Task.collate`` understands.
-        gold: the right answer as ``Task.gold`` gave it, None when the row has no label (prediction).
-        where: the row's ``file:line``.
-        num_cut: tokens lost to truncation.
         token_bytes: the tokens as int64 of this machine: batches are laid out from these, not from Python's numbers.
         segment_bytes: the segments likewise, empty without.
         digest: 128 bits over tokens and segments, the same on every machine of this byte order.
-        key: 64 bits of it: rows with equal keys share a trunk pass.
+        key: 64 bits of it: texts with equal keys share a trunk pass.
     """
 
     tokens: tuple[int, ...]
     segments: tuple[int, ...] | None
-    target: Any
-    gold: Any
-    where: str
-    num_cut: int = 0
     token_bytes: bytes = field(init=False, repr=False, compare=False)
     segment_bytes: bytes = field(init=False, repr=False, compare=False)
     digest: bytes = field(init=False, repr=False, compare=False)
@@ -68,6 +60,52 @@ class Encoded:
         object.__setattr__(self, "segment_bytes", segments)
         object.__setattr__(self, "digest", digest)
         object.__setattr__(self, "key", int.from_bytes(digest[:8], "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded(Text):
+    """One example of one task: its text, or its first and ``more`` (the windows of a document, the choices of a question).
+
+    Attributes:
+        target: the task's own value that ``Task.collate`` understands.
+        gold: the right answer as ``Task.gold`` gave it, None when the row has no label (prediction).
+        where: the row's ``file:line``.
+        num_cut: tokens lost to truncation.
+        more: further texts, which are rows of the same batch.
+    """
+
+    target: Any
+    gold: Any
+    where: str
+    num_cut: int = 0
+    more: tuple[Text, ...] = ()
+
+    @property
+    def texts(self) -> tuple[Text, ...]:
+        """All its rows for the trunk, in the order that its task gave them."""
+        return (self, *self.more)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its texts."""
+        return len(self.tokens) + sum(len(text.tokens) for text in self.more)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest text."""
+        return (
+            max(len(self.tokens), *(len(text.tokens) for text in self.more))
+            if self.more
+            else len(self.tokens)
+        )
+
+    @property
+    def identity(self) -> int:
+        """64 bits that are equal for examples of equal texts."""
+        if not self.more:
+            return self.key
+        digests = b"".join(text.digest for text in self.texts)
+        return int.from_bytes(hashlib.blake2b(digests, digest_size=8).digest(), "big")
 
 
 def _int64(values: Sequence[int]) -> bytes:

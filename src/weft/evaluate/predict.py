@@ -43,7 +43,7 @@ class Predictions:
     Attributes:
         answers: one answer a row, in the order of the rows that were given, by task.
         losses: by task; a task without a gold answer in every row, or without a loss when it answers, has none.
-        num_texts: distinct texts, which is the number of rows that passed the trunk.
+        num_texts: rows that passed the trunk: distinct texts, but for those that examples of several texts share.
         num_tokens: their tokens.
         num_padded_tokens: the same with padding.
     """
@@ -113,15 +113,17 @@ def answer_all(
     """
     watch = watch or Watch()
     groups = _texts(encoded, network.routes)
-    lengths = [len(group.tokens) for group in groups]
     answers: dict[str, list[Answer | None]] = {name: [None] * len(rows) for name, rows in encoded.items()}
     judged = {
         name for name, rows in encoded.items() if losses and rows and all(r.gold is not None for r in rows)
     }
     sums: dict[str, tuple[Tensor, float]] = {}
-    num_rows, num_done, num_padded = sum(map(len, answers.values())), 0, 0
+    num_rows, num_done = sum(map(len, answers.values())), 0
+    num_texts = num_tokens = num_padded = 0
     with _answering(network, dtype):
-        for chunk in batches_by_length(lengths, budget):
+        for chunk in batches_by_length(
+            [group.longest for group in groups], budget, rows=[group.rows for group in groups]
+        ):
             watch.check()
             texts = sorted((groups[index] for index in chunk), key=lambda text: text.adapters)
             rows = [(name, at, encoded[name][at]) for text in texts for name, at in text.items]
@@ -130,52 +132,71 @@ def answer_all(
             inference = Inference(network, batch.to(network.device))
             _add_answers(answers, tasks, inference, rows)
             _add_losses(sums, tasks, inference, names=judged)
+            num_texts += batch.layout.num_rows
+            num_tokens += batch.layout.num_tokens
             num_padded += batch.tokens.numel()
             num_done += len(rows)
             watch.progress(num_done, num_rows)
     return Predictions(
         answers={name: tuple(a for a in found if a is not None) for name, found in answers.items()},
         losses={name: LossSum(float(total), weight) for name, (total, weight) in sums.items()},
-        num_texts=len(groups),
-        num_tokens=sum(lengths),
+        num_texts=num_texts,
+        num_tokens=num_tokens,
         num_padded_tokens=num_padded,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
-    """One distinct text, the adapters of its own that it passes through and the rows that read it."""
+class _Texts:
+    """The texts of an example, the adapters of its own that they pass through and the rows that read them."""
 
-    tokens: tuple[int, ...]
+    rows: int
+    longest: int
     adapters: tuple[str, ...]
     items: list[Item]
 
 
-def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Routes) -> list[_Text]:
-    """Return the distinct texts of all tasks, apart where their adapters are others, in order of first appearance."""
-    found: dict[tuple[bytes, tuple[str, ...]], _Text] = {}
+def _texts(encoded: Mapping[str, Sequence[Encoded]], routes: Routes) -> list[_Texts]:
+    """Return the distinct texts of all tasks, apart where their adapters are others, in order of first appearance.
+
+    Those of one example stay together.
+    """
+    found: dict[tuple[int | bytes, tuple[str, ...]], _Texts] = {}
     for name, rows in encoded.items():
         adapters = routes.get(name, ())
         for position, row in enumerate(rows):
-            key = row.digest, adapters
-            text = found.get(key)
-            if text is None:
-                text = found[key] = _Text(row.tokens, adapters, [])
-            text.items.append((name, position))
+            key = (row.identity if row.more else row.digest), adapters
+            texts = found.get(key)
+            if texts is None:
+                texts = found[key] = _Texts(1 + len(row.more), row.longest, adapters, [])
+            texts.items.append((name, position))
     return list(found.values())
 
 
-def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int], budget: int, rows: Sequence[int] | None = None
+) -> Iterator[list[int]]:
     """Yield positions of ``lengths``, longest first, in groups whose padded grid holds at most ``budget`` tokens.
 
     Longest first, so that the largest grid comes first and a lack of memory shows at once.
+
+    Args:
+        lengths: tokens of the longest row of each.
+        budget: most tokens of a group; what is larger alone passes alone.
+        rows: of each; default: one.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        size = max(1, budget // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+    group: list[int] = []
+    height = 0
+    for index in order:
+        own = 1 if rows is None else rows[index]
+        if group and lengths[group[0]] * (height + own) > budget:
+            yield group
+            group, height = [], 0
+        group.append(index)
+        height += own
+    if group:
+        yield group
 
 
 def _add_answers(

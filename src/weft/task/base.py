@@ -133,7 +133,10 @@ class Task(Protocol):
         ...
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
-        """Return the target of ``encoded`` lying at batch rows ``rows``; works with and without gold.
+        """Return the target of ``encoded``, whose texts lie at batch rows ``rows``; works with and without gold.
+
+        There are as many rows as the examples have texts, in their order: one each, unless the task gave some ``more``.
+        Every one of them must be among the target's rows.
 
         Values that address tokens address them in the layout's flat order (``layout.starts_B[row] + position``).
         Where one of ``encoded`` has no gold, the target has rows to answer, no labels, and weight 0.

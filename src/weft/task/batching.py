@@ -1,5 +1,7 @@
 """From examples of any tasks to one batch: equal texts share a row, so that they cost one trunk pass.
 
+An example has one text or several; ``Task.collate`` is told the row of each, in the order of the examples.
+
 Legend: B rows, L padded length, T real tokens.
 """
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from weft.core.batch import Batch, Target
-from weft.core.example import Encoded
+from weft.core.example import Encoded, Text
 from weft.core.layout import Layout
 from weft.core.routing import Routes
 from weft.task.base import Task
@@ -45,23 +47,34 @@ def make_batch(
         name = names.pop()
         return make_plain_batch(name, tasks[name], examples, pad=pad, packed=packed)
     row_of: dict[tuple[int, tuple[str, ...]], int] = {}
-    texts: list[Encoded] = []
+    texts: list[Text] = []
+    ids: list[str] = []
     owned: dict[str, tuple[list[Encoded], list[int]]] = {name: ([], []) for name in names}
     for name, example in items:
-        row = row_of.setdefault((example.key, routes.get(name, ())), len(texts))
-        if row == len(texts):
-            texts.append(example)
         own_examples, own_rows = owned[name]
         own_examples.append(example)
-        own_rows.append(row)
+        for text in example.texts:
+            row = row_of.setdefault((text.key, routes.get(name, ())), len(texts))
+            if row == len(texts):
+                texts.append(text)
+                ids.append(example.where)
+            own_rows.append(row)
     layout = _layout(texts, packed=packed)
     targets = {name: task.collate(*owned[name], layout) for name, task in tasks.items() if name in owned}
-    return _batch(texts, layout, targets, pad=pad)
+    return _batch(texts, ids, layout, targets, pad=pad)
 
 
 def are_distinct(examples: Sequence[Encoded]) -> bool:
-    """Return whether no two examples are of one text."""
-    return len({example.digest for example in examples}) == len(examples)
+    """Return whether no two of all the examples' texts are equal."""
+    texts = all_texts(examples)
+    return len({text.digest for text in texts}) == len(texts)
+
+
+def all_texts(examples: Sequence[Encoded]) -> Sequence[Text]:
+    """Return the texts of all ``examples``, in order."""
+    if any(example.more for example in examples):
+        return [text for example in examples for text in example.texts]
+    return examples
 
 
 def make_plain_batch(
@@ -72,25 +85,30 @@ def make_plain_batch(
     Args:
         name: of the task.
         task: of all examples.
-        examples: at least one, no two of one text.
+        examples: at least one, no two of their texts equal.
         pad: token id that fills padded rows.
         packed: rows laid end to end instead of padded to the longest.
     """
-    layout = _layout(examples, packed=packed)
-    target = task.collate(examples, list(range(len(examples))), layout)
-    return _batch(examples, layout, {name: target}, pad=pad)
+    texts = all_texts(examples)
+    layout = _layout(texts, packed=packed)
+    target = task.collate(examples, list(range(len(texts))), layout)
+    ids = [example.where for example in examples for _ in range(1 + len(example.more))]
+    return _batch(texts, ids, layout, {name: target}, pad=pad)
 
 
-def group_by_length(lengths: Sequence[int], *, budget: int, in_order: bool = True) -> list[list[int]]:
+def group_by_length(
+    lengths: Sequence[int], *, budget: int, in_order: bool = True, rows: Sequence[int] | None = None
+) -> list[list[int]]:
     """Return the positions of ``lengths`` cut into groups whose padded size stays within ``budget`` tokens.
 
-    The padded size is rows times the longest row. A single row longer than the budget is a group of its own.
+    The padded size is rows times the longest row. A single one longer than the budget is a group of its own.
 
     Args:
-        lengths: tokens of each row.
+        lengths: tokens of the longest row of each.
         budget: most tokens of a group, padding included.
         in_order: keep the order given; else rows are sorted by length first (equals stay in order), which leaves
             fewer groups and less padding.
+        rows: of each; default: one.
 
     Example:
         >>> group_by_length([3, 9, 3, 3], budget=10)
@@ -100,34 +118,37 @@ def group_by_length(lengths: Sequence[int], *, budget: int, in_order: bool = Tru
     """
     order = range(len(lengths)) if in_order else sorted(range(len(lengths)), key=lengths.__getitem__)
     groups: list[list[int]] = []
-    longest = 0
+    longest = height = 0
     for index in order:
-        longest = max(longest, lengths[index])
-        if groups and longest * (len(groups[-1]) + 1) <= budget:
+        own = 1 if rows is None else rows[index]
+        longest, height = max(longest, lengths[index]), height + own
+        if groups and longest * height <= budget:
             groups[-1].append(index)
         else:
             groups.append([index])
-            longest = lengths[index]
+            longest, height = lengths[index], own
     return groups
 
 
-def _layout(texts: Sequence[Encoded], *, packed: bool) -> Layout:
+def _layout(texts: Sequence[Text], *, packed: bool) -> Layout:
     lengths = [len(text.tokens) for text in texts]
     return Layout.packed(lengths) if packed else Layout.padded(lengths)
 
 
-def _batch(texts: Sequence[Encoded], layout: Layout, targets: Mapping[str, Target], *, pad: int) -> Batch:
+def _batch(
+    texts: Sequence[Text], ids: Sequence[str], layout: Layout, targets: Mapping[str, Target], *, pad: int
+) -> Batch:
     return Batch(
         tokens=_laid_out([text.token_bytes for text in texts], layout, fill=pad),
         segments=_segments(texts, layout),
         layout=layout,
         targets=targets,
-        ids=tuple([text.where for text in texts]),
+        ids=tuple(ids),
         digests=tuple([text.digest for text in texts]),
     )
 
 
-def _segments(texts: Sequence[Encoded], layout: Layout) -> Tensor | None:
+def _segments(texts: Sequence[Text], layout: Layout) -> Tensor | None:
     if not any(text.segment_bytes for text in texts):
         return None
     rows = [text.segment_bytes or bytes(len(text.token_bytes)) for text in texts]

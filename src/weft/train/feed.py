@@ -45,7 +45,7 @@ class Feed:
         by_text: dict[tuple[tuple[str, ...], int], list[tuple[str, Encoded]]] = {}
         for task, number in step:
             row = self.rows[task][number]
-            by_text.setdefault((self.routes.get(task, ()), row.key), []).append((task, row))
+            by_text.setdefault((self.routes.get(task, ()), row.identity), []).append((task, row))
         units = [
             by_text[key] for key in (sorted(by_text, key=lambda key: key[0]) if self.routes else by_text)
         ]
@@ -71,10 +71,14 @@ class Feed:
 
     def _cut(self, texts: Sequence[Encoded]) -> list[list[int]]:
         """Return the positions of ``texts`` by batch."""
-        lengths = [len(text.tokens) for text in texts]
         if self.packed:
-            return filled(lengths, budget=self.budget)
-        return group_by_length(lengths, budget=self.budget, in_order=False)
+            return filled([text.num_tokens for text in texts], budget=self.budget)
+        return group_by_length(
+            [text.longest for text in texts],
+            budget=self.budget,
+            in_order=False,
+            rows=[1 + len(text.more) for text in texts],
+        )
 
 
 def filled(lengths: Sequence[int], *, budget: int) -> list[list[int]]:

@@ -51,14 +51,14 @@ class Texts:
     def of(rows: Sequence[Encoded]) -> Texts:
         """Return lengths and keys of encoded rows."""
         return Texts(
-            lengths_R=np.fromiter((len(row.tokens) for row in rows), np.int64, len(rows)),
+            lengths_R=np.fromiter((row.num_tokens for row in rows), np.int64, len(rows)),
             keys_R=np.fromiter((text_key(row) for row in rows), np.uint64, len(rows)),
         )
 
 
 def text_key(row: Encoded) -> int:
     """Return 64 bits of a digest over tokens and segments: rows with equal keys share a trunk pass."""
-    return row.key
+    return row.identity
 
 
 @dataclass(frozen=True)
