@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeGuard
 
@@ -20,7 +20,7 @@ from weft.core.example import Dropped, Encoded, Purpose
 from weft.core.seeds import fold
 from weft.data.sources import read
 from weft.errors import DataError, nearest
-from weft.evaluate.judge import judge
+from weft.evaluate.judge import fitted_values, judge
 from weft.evaluate.predict import answer_all
 from weft.evaluate.selection import selection_score
 from weft.export.bundle import Bundle, open_bundle
@@ -58,12 +58,14 @@ class _Split:
         rows: with right answers.
         golds: the answers that a baseline may learn from.
         seed: of the resampling.
+        fitted: what the task was fitted to dev rows with.
     """
 
     name: str
     rows: tuple[Encoded, ...]
     golds: Sequence[object]
     seed: int = 0
+    fitted: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def _report(bundle: Bundle, splits: Mapping[str, _Split], *, split: str, resamples: int) -> EvalReport:
@@ -86,7 +88,7 @@ def _report(bundle: Bundle, splits: Mapping[str, _Split], *, split: str, resampl
             resamples=resamples,
             seed=one.seed,
             loss=found.loss(name),
-        )
+        ).model_copy(update={"fitted": one.fitted})
         for name, one in splits.items()
     )
     return EvalReport(split=split, tasks=reports, selection=selection_score(reports))
@@ -148,5 +150,6 @@ def _of_run(given: Path, base: Path | None) -> EvalReport:
     for name in bundle.tasks:
         split, rows = split_rows(data.tasks[name], TEST)
         seed = fold(recipe.seed, "judge", name)
-        splits[name] = _Split(split, tuple(rows), data.tasks[name].train_golds, seed)
+        fitted = fitted_values(bundle.tasks[name], data.tasks[name].task)
+        splits[name] = _Split(split, tuple(rows), data.tasks[name].train_golds, seed, fitted)
     return _report(bundle, splits, split=TEST, resamples=recipe.bootstrap)

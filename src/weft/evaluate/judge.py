@@ -1,4 +1,7 @@
-"""Scores of one task's answers: every metric with its rows, its interval and what a baseline would score."""
+"""Scores of one task's answers: every metric with its rows, its interval and what a baseline would score.
+
+A task may fit a threshold or a temperature to dev rows (``weft.task.base.Calibrates``): that is done here too.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,22 @@ from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.bootstrap import interval
 from weft.report.records import Score, TaskReport
-from weft.task.base import Task
+from weft.task.base import Calibrates, Task
+
+
+def calibrate(
+    task: Task, encoded: Sequence[Encoded], answers: Sequence[Answer]
+) -> tuple[Task, Sequence[Answer]]:
+    """Return ``task`` with what it fits to rows that all have a gold answer, and its answers to them from then on."""
+    if not isinstance(task, Calibrates):
+        return task, answers
+    return task.calibrated([row.gold for row in encoded], answers)
+
+
+def fitted_values(task: Task, before: Task) -> dict[str, Any]:
+    """Return what was fitted to dev rows: the values of the config of ``task`` that differ from those ``before``."""
+    old = before.config()
+    return {key: value for key, value in task.config().items() if value != old[key]}
 
 
 def judge(

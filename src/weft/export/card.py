@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from weft.model.folder import ModelFolder
+from weft.report.grids import fitted
 from weft.report.records import RunReport, TaskReport
 from weft.report.tables import is_share, number, percent, score_interval, whole
 from weft.task.base import Task
@@ -70,6 +71,9 @@ def _scores(report: RunReport, base: ModelFolder, tasks: tuple[TaskReport, ...])
             yield f"| {' | '.join(cells)} |"
     yield ""
     yield "Baseline: what somebody would score who saw only the training labels (the most frequent, the mean)."
+    for task in tasks:
+        if task.fitted:
+            yield f"Fitted to dev rows of {task.task}, not learnt: {fitted(task)}."
     if any(task.split != "test" for task in tasks):
         yield "Scores on a split other than test are optimistic: the best checkpoint was chosen on it."
 

@@ -56,6 +56,14 @@ def final_tasks(report: RunReport) -> tuple[TaskReport, ...]:
     return tuple(task for one in report.final for task in one.tasks)
 
 
+def fitted(task: TaskReport) -> str:
+    """Return what was fitted to dev rows, in one line: ``threshold 0.42``."""
+    return ", ".join(
+        f"{name} {tables.plain(value) if isinstance(value, float) else value}"
+        for name, value in task.fitted.items()
+    )
+
+
 def verdict(report: RunReport, words: Words) -> str:
     """Return in one sentence how the final primary scores stand to their baselines."""
     primary = [task.scores[0] for task in final_tasks(report)]

@@ -24,6 +24,7 @@ def render_markdown(report: RunReport) -> str:
         f"## {words.scores}",
         table(grids.score_grid(report, words)),
         _chosen_by_dev(report),
+        _fitted_to_dev(report, words),
         f"## {words.leaving}",
         table(grids.leaving_grid(report, words)),
         f"## {words.stages}",
@@ -81,3 +82,12 @@ def _chosen_by_dev(report: RunReport) -> str:
     return (
         f"The rows that judge {', '.join(names)} also chose the checkpoint, so these scores are optimistic."
     )
+
+
+def _fitted_to_dev(report: RunReport, words: Words) -> str:
+    lines = [
+        f"- {escape(task.task)}: {escape(words.fitted.format(grids.fitted(task)))}"
+        for task in grids.final_tasks(report)
+        if task.fitted
+    ]
+    return "\n".join(lines)

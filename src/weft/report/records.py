@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 FORMAT = 1
 
@@ -61,6 +61,8 @@ class TaskReport(Record):
     scores: tuple[Score, ...] = Field(min_length=1)
     loss: float | None = None
     """Mean loss per unit of its weight."""
+    fitted: dict[str, JsonValue] = {}
+    """What was fitted to dev rows besides the weights (a threshold, a temperature): scores on dev profit from it."""
 
 
 class EvalReport(Record):

@@ -65,7 +65,9 @@ def _card(task: TaskReport, words: Words) -> Html:
     stands = tables.standing(score)
     said = {"above": words.beats, "level": words.level, "below": words.below}[stands]
     value, _, ends = tables.score_interval(score).partition(" ")
-    note = tag("p", words.dev_chose, attrs={"class": "note"}) if task.split != "test" else None
+    said_too = [words.dev_chose] if task.split != "test" else []
+    said_too += [words.fitted.format(grids.fitted(task))] if task.fitted else []
+    notes = [tag("p", text, attrs={"class": "note"}) for text in said_too]
     return tag(
         "div",
         tag(
@@ -82,7 +84,7 @@ def _card(task: TaskReport, words: Words) -> Html:
             tag("span", f"{task.split} · {tables.whole(score.n)} {words.rows}"),
             attrs={"class": "foot"},
         ),
-        note,
+        *notes,
         attrs={"class": "card"},
     )
 

@@ -28,6 +28,7 @@ class Words:
     below: str
     rows: str
     dev_chose: str
+    fitted: str
     stages: str
     stages_lead: str
     base_model: str
@@ -123,6 +124,7 @@ EN = Words(
     below="worse than baseline",
     rows="rows",
     dev_chose="dev also chose the checkpoint: read this score as optimistic",
+    fitted="fitted to dev: {}",
     stages="Stages",
     stages_lead="Which weights each stage starts from, what it trains, and what it takes over.",
     base_model="base model",
@@ -219,6 +221,7 @@ ZH = Words(
     below="劣于基线",
     rows="条",
     dev_chose="检查点也由开发集选出：此分数可能偏高",
+    fitted="在开发集上拟合：{}",
     stages="阶段",
     stages_lead="每个阶段从哪份权重开始、训练什么、继承什么。",
     base_model="基座模型",

@@ -15,6 +15,7 @@ from weft.report.records import EvalReport, RunReport, StageReport
 from weft.run.context import Context
 from weft.run.files import publish, replacing, write_text
 from weft.run.judging import TEST, evaluate
+from weft.task.registry import FAMILIES
 
 
 def finish(context: Context) -> RunReport:
@@ -58,10 +59,13 @@ def stage_report(context: Context, stage: str) -> StageReport:
 
 
 def _final_scores(context: Context, parts: Parts) -> EvalReport:
-    tasks = {name: context.data.fitted[name] for name in parts.heads}
+    tasks = {
+        name: FAMILIES[head.kind].from_config(name, head.config)  # with what was fitted to dev rows
+        for name, head in parts.heads.items()
+    }
     network = context.base.network(tasks, device=context.device)
     put_parts(context.base, network, parts)
-    judged = evaluate(context, context.recipe.stages[-1], network, tuple(tasks), split=TEST)
+    judged = evaluate(context, context.recipe.stages[-1], network, tasks, split=TEST)
     for report in judged.report.tasks:
         name = report.task
         with replacing(context.folder.predictions(report.split, name)) as path:

@@ -10,12 +10,13 @@ from weft.build.data import DEV, TEST, TaskData
 from weft.core.example import Answer, Encoded
 from weft.core.network import Network
 from weft.core.seeds import fold
-from weft.evaluate.judge import judge
-from weft.evaluate.predict import Predictions, Watch, answer_all
+from weft.evaluate.judge import calibrate, fitted_values, judge
+from weft.evaluate.predict import Watch, answer_all
 from weft.evaluate.selection import selection_score
 from weft.recipe.spec import StageSpec
 from weft.report.records import EvalReport, TaskReport
 from weft.run.context import Context
+from weft.task.base import Task
 
 __all__ = ["DEV", "TEST", "Judged", "evaluate", "split_rows"]
 _LEAST_BUDGET = (
@@ -40,15 +41,15 @@ def split_rows(data: TaskData, split: str) -> tuple[str, Sequence[Encoded]]:
 
 
 def evaluate(
-    context: Context, stage: StageSpec, network: Network, tasks: Sequence[str], *, split: str
+    context: Context, stage: StageSpec, network: Network, tasks: Mapping[str, Task], *, split: str
 ) -> Judged:
-    """Return the scores of ``tasks`` on ``split``.
+    """Return the scores of ``tasks`` on ``split``. On ``DEV``, what a task fits to dev rows is fitted first.
 
     Args:
         context: data, arithmetic and stop flag.
         stage: that the network belongs to.
         network: in any mode.
-        tasks: that have a head in it.
+        tasks: by name; each has a head in the network.
         split: ``DEV`` or ``TEST``.
 
     Raises:
@@ -60,7 +61,7 @@ def evaluate(
     watch = Watch(stop=context.stop)
     found = answer_all(
         network,
-        context.data.fitted,
+        tasks,
         rows,
         pad=context.tokenizer.pad,
         budget=max(stage.budget, _LEAST_BUDGET),
@@ -68,9 +69,14 @@ def evaluate(
         watch=watch,
     )
     reports: list[TaskReport] = []
-    for name in tasks:
+    answers: dict[str, Sequence[Answer]] = {}
+    for name, given in tasks.items():
         watch.check()  # intervals of a large split take their time
-        reports.append(_judge(context, name, chosen[name][0], rows[name], found))
+        task, answers[name] = given, found.answers[name]
+        if split == DEV:
+            task, answers[name] = calibrate(given, rows[name], answers[name])
+        loss = found.loss(name)
+        reports.append(_judge(context, task, chosen[name][0], rows[name], answers[name], loss=loss))
     report = EvalReport(
         split=split,
         stage=stage.name,
@@ -78,20 +84,27 @@ def evaluate(
         selection=selection_score(reports),
         seconds=time.perf_counter() - start,
     )
-    return Judged(report, rows, found.answers)
+    return Judged(report, rows, answers)
 
 
 def _judge(
-    context: Context, name: str, split: str, rows: Sequence[Encoded], found: Predictions
+    context: Context,
+    task: Task,
+    split: str,
+    rows: Sequence[Encoded],
+    answers: Sequence[Answer],
+    *,
+    loss: float | None,
 ) -> TaskReport:
-    data = context.data.tasks[name]
-    return judge(
-        data.task,
+    data = context.data.tasks[task.name]
+    report = judge(
+        task,
         rows,
-        found.answers[name],
+        answers,
         split=split,
         train_golds=data.train_golds,
         resamples=context.recipe.bootstrap,
-        seed=fold(context.recipe.seed, "judge", name),
-        loss=found.loss(name),
+        seed=fold(context.recipe.seed, "judge", task.name),
+        loss=loss,
     )
+    return report.model_copy(update={"fitted": fitted_values(task, data.task)})

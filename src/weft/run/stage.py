@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -199,13 +199,22 @@ def leave_stage(run: StageRun) -> Left:
         evaluations=tuple(run.history.evaluations),
         leaving=leaving,
     )
-    return Left(run.entered.leave(), probe(run.entered.sites), report)
+    return Left(_with_fitted(run.entered.leave(), leaving), probe(run.entered.sites), report)
+
+
+def _with_fitted(parts: Parts, leaving: EvalReport) -> Parts:
+    """Return ``parts`` with heads that say what was fitted to dev rows, with these weights."""
+    fitted = {report.task: report.fitted for report in leaving.tasks}
+    heads = {
+        name: replace(head, config={**head.config, **fitted[name]}) for name, head in parts.heads.items()
+    }
+    return replace(parts, heads=heads)
 
 
 def _leaving(run: StageRun, best: int) -> EvalReport:
     """Return the dev scores of every head: those of trained tasks are known, those of kept ones are taken now."""
     known = next(report for report in run.history.evaluations if report.step == best)
-    kept = tuple(name for name in run.entered.tasks if name not in run.tasks)
+    kept = {name: task for name, task in run.entered.tasks.items() if name not in run.tasks}
     if not kept:
         return known.model_copy(update={"seconds": 0.0})
     judged = evaluate(run.context, run.stage, run.entered.network, kept, split=DEV).report

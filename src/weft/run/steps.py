@@ -140,7 +140,8 @@ def _judge(run: StageRun) -> Iterator[Event]:
     """Evaluate on dev and save; what is broken off is owed, and the state before it is saved."""
     run.history.is_owed = True
     try:
-        judged = evaluate(run.context, run.stage, run.entered.network, run.tasks, split=DEV)
+        tasks = {name: run.entered.tasks[name] for name in run.tasks}
+        judged = evaluate(run.context, run.stage, run.entered.network, tasks, split=DEV)
     except Interrupted:
         yield _save(run)
         where = f"stage {run.stage.name}, evaluation after step {run.progress.step}"

@@ -7,7 +7,7 @@ The way of a row: file row -> ``fit`` (labels, once) -> ``encode`` -> ``collate`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import nn
 
@@ -174,4 +174,22 @@ class Task(Protocol):
 
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
+        ...
+
+
+@runtime_checkable
+class Calibrates(Protocol):
+    """A task that fits something to dev rows besides what it learnt (a threshold, a temperature); others lack this.
+
+    What is fitted is part of ``config()``, so it is saved with the head and stands in the bundle. Every dev evaluation
+    fits anew, from what was fitted to the training rows alone.
+    """
+
+    def calibrated(self, golds: Sequence[Any], answers: Sequence[Answer], /) -> tuple[Task, list[Answer]]:
+        """Return the task with what it fits to dev rows, and what it then answers to the same rows.
+
+        Args:
+            golds: right answers of the rows.
+            answers: what this very task answered.
+        """
         ...
