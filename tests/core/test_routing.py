@@ -34,6 +34,17 @@ def test_positions_are_found_by_shape() -> None:
     assert routing.index_N((3, 4), ("c", "a"), CPU).tolist() == [0] * 4 + [NONE] * 4 + [1] * 4
 
 
+def test_some_tokens_of_packed_rows_keep_their_adapters() -> None:
+    few = packed([2, NONE, 0, 1], [2, 1, 3, 1]).at(torch.tensor([1, 2, 4, 5]))
+    assert (few.rows, few.lengths, few.is_packed) == ((2, NONE, 0, 1), (1, 1, 2, 0), True)
+    assert few.index_N((1, 4), ABC, CPU).tolist() == [2, NONE, 0, 0]
+    assert few.index_N((1, 8), ABC, CPU).tolist() == [2, NONE, 0, 0] + [NONE] * 4
+    assert few.present == ABC, "also of the row of which nothing is read"
+    assert few.blocks((1, 8), ABC, overhead=10**9) == (Block(0, 8, 0, 3),)
+    uniform = Routing.uniform(ABC, 1)
+    assert uniform.at(torch.tensor([3])) is uniform
+
+
 def test_a_padded_batch_is_a_grid_of_any_width() -> None:
     routing = Routing.of(ABC, [1, 0], Layout.padded([1, 3]))
     assert routing.index_N((2, 3), ABC, CPU).tolist() == [1, 1, 1, 0, 0, 0]

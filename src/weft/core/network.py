@@ -176,9 +176,9 @@ class Network(nn.Module):
             perturb: added to the input embeddings.
         """
         trunk = cast(Trunk, self.trunk)
+        if tasks is not None and batch.layout.is_packed:
+            batch = replace(batch, reads_M=self._reads(batch, tasks))
         if not self.routes:
-            if tasks is not None and batch.layout.is_packed:
-                batch = replace(batch, reads_M=self._reads(batch, tasks))
             return trunk(batch, perturb=perturb)
         routing = routing_of(batch, self.routes)
         with routed(self.trunk, routing):

@@ -95,6 +95,17 @@ class Routing:
         """Return the routing of any number of rows of any length that all take the group at ``row``."""
         return Routing(_groups(groups), (row,), (), is_packed=False)
 
+    def at(self, positions_M: Tensor) -> Routing:
+        """Return the routing of the tokens at flat ``positions_M`` alone, ascending, laid end to end.
+
+        Rows stay in it of which no token does: their adapters get the gradients that they get otherwise, if only zeros.
+        """
+        if not self.lengths:
+            return self
+        ends = torch.tensor([0, *accumulate(self.lengths)])
+        counts = torch.searchsorted(positions_M.cpu(), ends).diff().tolist()
+        return Routing(self.groups, self.rows, tuple(counts), is_packed=True)
+
     @cached_property
     def adapters(self) -> tuple[str, ...]:
         """The adapters of all groups."""
@@ -288,6 +299,13 @@ def routed(modules: nn.Module | Iterable[nn.Module], routing: Routing) -> Genera
         raise StrategyError(
             f"{missing[0]}: must be an adapter of this network, but is not. {nearest(missing[0], held)}"
         )
+    with standing(sites, routing):
+        yield
+
+
+@contextmanager
+def standing(sites: Sequence[Routable], routing: Routing | None) -> Generator[None]:
+    """Let ``sites`` compute by ``routing`` within the block, whether or not they hold what it names."""
     before = [site.routing for site in sites]
     try:
         for site in sites:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from weft.core.routing import Routable, Routing, standing
 from weft.errors import ModelError
 from weft.model.cut import forwards
 
@@ -51,6 +52,8 @@ class Narrow:
         self._positions_M = positions_M
         self._extra = extra
         self._pair: tuple[Tensor, Tensor] | None = None
+        self._sites = [part for part in layer.modules() if isinstance(part, Routable)]
+        self._routing: Routing | None = None  # of all tokens, as attention sees them
 
     @contextmanager
     def applied(self) -> Generator[None]:
@@ -71,8 +74,10 @@ class Narrow:
             )
         num_tokens = hidden_1TD.shape[1]
         rows_M = functional.pad(self._positions_M, (0, self._extra))
-        few = self._few(hidden_1TD, rows_M, num_tokens)
-        out = self._stock(few, *self._few(args, rows_M, num_tokens), **self._few(told, rows_M, num_tokens))
+        few, args, told = self._few((hidden_1TD, args, told), rows_M, num_tokens)
+        self._routing = next((site.routing for site in self._sites if site.routing is not None), None)
+        with standing(self._sites, None if self._routing is None else self._routing.at(self._positions_M)):
+            out = self._stock(few, *args, **told)
         self._pair = None
         states_MD = (out if isinstance(out, Tensor) else out[0])[0, : len(self._positions_M)]
         return _spread(states_MD, self._positions_M, num_tokens)[None]
@@ -95,7 +100,8 @@ class Narrow:
         keys_TKE, values_TKE = self._pair
         count = len(self._positions_M)
         queries_THE = _spread(queries_NHE[:count], self._positions_M, len(keys_TKE))
-        out_MHE = attend(queries_THE, keys_TKE, values_TKE).index_select(0, self._positions_M)
+        with standing(self._sites, self._routing):
+            out_MHE = attend(queries_THE, keys_TKE, values_TKE).index_select(0, self._positions_M)
         return functional.pad(out_MHE, (0, 0, 0, 0, 0, self._extra))
 
 
