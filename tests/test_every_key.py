@@ -553,6 +553,7 @@ STAGE = {
 }
 REST = {
     "recipe.seed": change(weights, "seed", 0, 1),
+    "recipe.data_root": change(rows, "data_root", None, "shelf"),
     "recipe.model": change(weights, "model", "bert", "bert2"),
     "recipe.tasks": change(
         tables, "tasks/more", task("regression"), task("classification", labels=["1", "2", "3"])
@@ -582,7 +583,10 @@ def lab(tiny_bert: Path, stories260k: Path, tmp_path_factory: pytest.TempPathFac
     (root / "bert").symlink_to(tiny_bert)
     (root / "causal").symlink_to(stories260k)
     other_model(tiny_bert, root / "bert2")
-    (root / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records()), encoding="utf-8")
+    lines = [json.dumps(one) + "\n" for one in records()]
+    (root / "all.jsonl").write_text("".join(lines), encoding="utf-8")
+    (root / "shelf").mkdir()
+    (root / "shelf" / "all.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")
     path = Path(__file__).parent / "build" / "kit.py"
     spec = importlib.util.spec_from_file_location("weft_every_key_kit", path)
     assert spec is not None

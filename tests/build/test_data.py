@@ -245,3 +245,23 @@ def test_golds_are_those_of_the_training_rows(kit, open_kit):
     data = open_kit(STAGES, {"mood": kit.MOOD}).data.tasks["mood"]
     assert data.train_golds == ["pos", "neg"] * 6
     assert all(isinstance(example, Encoded) for example in data.train)
+
+
+def test_data_is_looked_for_in_the_data_root_first(kit, tmp_path, tiny_bert, tokenizer):
+    put(tmp_path, "a.csv", "text,label", "beside,x", "the recipe,y")
+    shelf = tmp_path / "shelf" / "owner" / "name"
+    shelf.mkdir(parents=True)
+    put(shelf, "train.csv", "text,label", "a good film,1", "a bad film,2", "a cat,2")
+    tasks = {
+        "near": {"kind": "classification", "train": "a.csv", "dev": "a.csv"},
+        "far": {"kind": "classification", "train": "owner/name:train", "dev": "owner/name:train[:2]"},
+    }
+    recipe = kit.make_recipe(tiny_bert, STAGES, tasks)
+    with pytest.raises(DataError, match=r"say data_root: <folder>"):
+        read_data(recipe, tokenizer, root=tmp_path)
+    for name in ("shelf", str(tmp_path / "shelf")):
+        with_root = recipe.model_copy(update={"data_root": name})
+        data = read_data(with_root, tokenizer, root=tmp_path)
+        assert {task: len(one.train) for task, one in data.tasks.items()} == {"near": 2, "far": 3}
+    with pytest.raises(DataError, match=r"^data_root: must be a folder that exists, but .*gone is none"):
+        read_data(recipe.model_copy(update={"data_root": "gone"}), tokenizer, root=tmp_path)

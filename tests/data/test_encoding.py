@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +17,12 @@ from hypothesis import strategies as st
 from weft.data.encoding import _CHUNK_BYTES, inspect
 from weft.errors import DataError
 
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
 CHINESE = "这部电影很好看，我很喜欢。\n服务态度太差了！\n"
 
 
@@ -120,23 +130,28 @@ def test_empty(tmp_path: Path, content: bytes):
         inspect(written(tmp_path, content), name="x")
 
 
-def test_gzip_is_found_by_content_and_digested_unpacked(tmp_path: Path):
-    plain = inspect(written(tmp_path, CHINESE.encode(), "plain"), name="x")
-    packed = inspect(written(tmp_path, gzip.compress(CHINESE.encode()), "packed"), name="x")
-    assert packed.digest == plain.digest
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
+@pytest.mark.parametrize("packer", PACKERS)
+def test_what_is_packed_is_found_by_content_and_digested_unpacked(tmp_path: Path, packer: str, codec: str):
+    content = CHINESE.encode(codec)
+    plain = inspect(written(tmp_path, content, "plain"), name="x")
+    packed = inspect(written(tmp_path, PACKERS[packer](content), "packed"), name="x")
+    assert (packed.digest, packed.encoding) == (plain.digest, codec)
     with packed.open() as stream:
         assert stream.read() == CHINESE
 
 
 @pytest.mark.parametrize("cut", [4, 15, -4])
-def test_gzip_that_is_cut_off(tmp_path: Path, cut: int):
-    content = gzip.compress(CHINESE.encode() * 50)[:cut]
-    with pytest.raises(DataError, match="must be readable"):
+@pytest.mark.parametrize("packer", PACKERS)
+def test_what_is_packed_and_cut_off(tmp_path: Path, packer: str, cut: int):
+    content = PACKERS[packer](CHINESE.encode() * 50)[: cut + (2 if packer == "xz" and cut == 4 else 0)]
+    with pytest.raises(DataError, match="x: must be readable"):
         inspect(written(tmp_path, content), name="x")
 
 
-def test_gzip_with_damaged_data(tmp_path: Path):
-    content = bytearray(gzip.compress(CHINESE.encode() * 50))
+@pytest.mark.parametrize("packer", PACKERS)
+def test_what_is_packed_and_damaged(tmp_path: Path, packer: str):
+    content = bytearray(PACKERS[packer](CHINESE.encode() * 50))
     content[12] ^= 0xFF
     with pytest.raises(DataError, match="x:"):
         inspect(written(tmp_path, bytes(content)), name="x")

@@ -62,6 +62,17 @@ def test_shards_in_order_and_in_the_data_folder(tmp_path: Path):
     assert chosen(tmp_path, "train") == names
 
 
+def test_shards_of_older_files_and_the_only_folder_in_a_folder(tmp_path: Path):
+    """As sets of the Hub with one subset lie in their repositories."""
+    shard = "plain_text/train-00000-of-00001-0123456789abcdef.parquet"
+    filled(tmp_path, shard, "plain_text/test-00000-of-00001.parquet", "README.md", ".cache/train.csv")
+    assert chosen(tmp_path, "train") == [shard]
+    filled(tmp_path, "unlabelled/train.csv")
+    with pytest.raises(DataError, match="must hold data files, but holds none"):
+        chosen(tmp_path, "train")
+    assert chosen(tmp_path, "train", "plain_text") == [shard]
+
+
 def test_without_a_split_there_must_be_one(tmp_path: Path):
     assert chosen(filled(tmp_path / "one", "all.csv", "README.md")) == ["all.csv"]
     with pytest.raises(DataError, match=r"has test, train\. Write set:<split>"):
@@ -89,6 +100,9 @@ def test_packed_files_count(tmp_path: Path):
     assert chosen(filled(tmp_path, "train.jsonl.gz", "dev.JSONL"), "train") == ["train.jsonl.gz"]
     assert chosen(tmp_path, "dev") == ["dev.JSONL"]
     assert suffix(Path("x/A.JSONL.GZ")) == ".jsonl"
+    for ending in ("gz", "bz2", "xz", "zst", "ZST"):
+        assert suffix(Path(f"x/a.csv.{ending}")) == ".csv"
+    assert chosen(filled(tmp_path, "test.csv.zst", "other.tar"), "test") == ["test.csv.zst"]
 
 
 def test_a_saved_set(tmp_path: Path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.data.reference import Bound, Slice, parse
+from weft.data.reference import Bound, Sample, Slice, parse
 from weft.errors import DataError
 
 ROWS = list(range(37))
@@ -40,6 +41,8 @@ def taken_apart(ref: str, root: Path) -> tuple[str, str | None, str | None, str]
         ("set:train[:10%]", ("set", None, "train", "[:10%]")),
         ("set@small:dev[10%:]", ("set", "small", "dev", "[10%:]")),
         ("set@small", ("set", "small", None, "")),
+        ("a.csv#500", ("a.csv", None, None, "#500")),
+        ("owner/name@de:train#20", ("owner/name", "de", "train", "#20")),
         # what exists wins, whatever signs are in it
         ("with:colon.csv", ("with:colon.csv", None, None, "")),
         ("with[1].csv", ("with[1].csv", None, None, "")),
@@ -73,6 +76,16 @@ def test_absolute_paths_do_not_start_from_the_root(root: Path):
     assert parse(f"{root / 'a.csv'}[:3]", root=Path("/elsewhere")).path == root / "a.csv"
 
 
+def test_a_folder_of_data_comes_before_the_root(root: Path, tmp_path_factory: pytest.TempPathFactory):
+    other = tmp_path_factory.mktemp("data")
+    (other / "a.csv").write_text("text\ny\n")
+    (other / "owner" / "name").mkdir(parents=True)
+    assert parse("a.csv[:1]", root=root, data_root=other).path == other / "a.csv"
+    assert parse("mail@home.csv", root=root, data_root=other).path == root / "mail@home.csv"
+    assert parse("owner/name@de:train", root=root, data_root=other).path == other / "owner" / "name"
+    assert parse("owner/others:train", root=root, data_root=other).path is None
+
+
 def test_home_is_known(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(root))
     assert parse("~/a.csv", root=Path("/elsewhere")).path == root / "a.csv"
@@ -99,6 +112,8 @@ def test_name_leaves_the_slice_out(root: Path):
         ("a.csv[:1.5]", r"\[start:stop\]"),
         ("a.csv[:١]", r"\[start:stop\]"),
         ("a.csv[:101%]", "at most 100, but is 101%"),
+        ("a.csv#0", "must exist below"),
+        ("a.csv#-3", "must exist below"),
         ("  ", "is empty"),
         ("x\0y.csv", "must exist below"),
         ("y" * 5000 + ".csv", "must exist below"),
@@ -132,6 +147,15 @@ def test_percentages_round_as_datasets_does(bound: str, num_rows: int, row: int)
     parsed = Bound.parse(bound)
     assert parsed is not None
     assert parsed.row(num_rows) == row
+
+
+@given(st.integers(1, 60))
+def test_a_count_takes_so_many_rows_in_order(count: int):
+    rows = Sample(count).of(ROWS)
+    assert len(rows) == len(set(rows)) == min(count, len(ROWS))
+    assert list(rows) == sorted(rows)
+    steps = [b - a for a, b in pairwise(rows)]
+    assert not steps or max(steps) - min(steps) <= 1
 
 
 @pytest.mark.parametrize(

@@ -291,8 +291,63 @@ def test_a_slip_in_a_name_is_pointed_at(tmp_path: Path):
         read("review.csv", root=tmp_path)
     with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.* Or was one of these meant: reviews\.csv\?"):
         read("reviews.cvs", root=tmp_path)
-    with pytest.raises(DataError, match=r"no file or folder here.*download the data first\.$"):
+    with pytest.raises(
+        DataError, match=r"no file or folder here.* into <folder>/owner/name .*data_root: <folder>\.$"
+    ):
         read("owner/name:train", root=tmp_path)
+
+
+def test_links_that_lead_nowhere_or_round_in_a_circle(tmp_path: Path):
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "again").symlink_to("..")
+    with pytest.raises(DataError, match=r"^round: must hold data files, but holds none"):
+        read("round", root=tmp_path)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").symlink_to("gone.csv")
+    (tmp_path / "a.csv").symlink_to("b.csv")
+    (tmp_path / "b.csv").symlink_to("a.csv")
+    with pytest.raises(DataError, match=r"^a\.csv: must lead to a file .* leads nowhere"):
+        read("a.csv[:3]", root=tmp_path)
+    with pytest.raises(DataError, match=r"^set:train: train\.csv must lead to a file, .* leads nowhere"):
+        read("set:train", root=tmp_path)
+    put(tmp_path, "round/train.csv", as_csv(ROWS))
+    assert values(read("round/again/round:train", root=tmp_path)) == ROWS
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_json_under_another_ending_is_said(tmp_path: Path, name: str):
+    put(tmp_path, name, '\n{"text": "a", "label": "b"}\n')
+    with pytest.raises(DataError, match=rf"^{name}:1: .* is a JSON object\. Call the file \.jsonl\.$"):
+        read(name, root=tmp_path)
+    put(tmp_path, name, '{"text"}\tlabel\na\tb\n'.replace("\t", "," if name == "x.csv" else "\t"))
+    assert read(name, root=tmp_path).columns == ('{"text"}', "label")
+
+
+def test_the_data_root_comes_first_and_then_the_recipes_folder(tmp_path: Path):
+    put(tmp_path, "job/both.csv", "text\nbeside\n")
+    put(tmp_path, "job/own.csv", "text\nown\n")
+    put(tmp_path, "sets/both.csv", "text\nfirst\n")
+    put(tmp_path, "sets/owner/name/small/train-00000-of-00001-0123456789abcdef.csv", "text\n1\n2\n")
+    found = {
+        ref: values(read(ref, root=tmp_path / "job", data_root=tmp_path / "sets"))
+        for ref in ("both.csv", "own.csv", "owner/name@small:train[1:]")
+    }
+    assert found == {
+        "both.csv": [{"text": "first"}],
+        "own.csv": [{"text": "own"}],
+        "owner/name@small:train[1:]": [{"text": "2"}],
+    }
+
+
+def test_a_count_is_spread_evenly(tmp_path: Path):
+    put(tmp_path, "x.csv", "text\n" + "".join(f"{number}\n" for number in range(10)))
+    table = read("x.csv#4", root=tmp_path)
+    assert [row["text"] for row in values(table)] == ["0", "2", "5", "7"]
+    assert (table.name, table.num_read) == ("x.csv", 10)
+    assert len(read("x.csv#500", root=tmp_path).rows) == 10
+    assert table.digest != read("x.csv#5", root=tmp_path).digest != read("x.csv", root=tmp_path).digest
+    put(tmp_path, "x.csv#4", '[{"text": "what exists wins"}]')
+    assert len(read("x.csv#4", root=tmp_path).rows) == 1
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path):

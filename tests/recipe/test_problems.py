@@ -74,7 +74,7 @@ GOOD = {
         ("rest", "precision: fp16", "r.yaml:4: precision: must be one of its choices, but is 'fp16'. Did you mean 'bf16'? Choices: auto, bf16, fp32, medium."),
         ("rest", "seed: 99999999999999999999", "r.yaml:4: seed: must be less than 9.223372037e+18, but is 99999999999999999999."),
         ("rest", "bootstrap: 10", "r.yaml:4: bootstrap: must be at least 100, but is 10."),
-        ("rest", "learning_rate: 3", "r.yaml:4: learning_rate: must be a key that exists here, but is not. Choices: bootstrap, keep,"),
+        ("rest", "learning_rate: 3", "r.yaml:4: learning_rate: must be a key that exists here, but is not. Choices: bootstrap, data_root, keep,"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_problem(key: str, value: str, start: str, refused: Refused):

@@ -91,12 +91,14 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
         DataError: a file cannot be read, or holds nothing a task can use.
     """
     tokenizer = remembering(tokenizer)
+    roots = root, _data_root(recipe, root)
     tables: dict[str, Table] = {}
     tasks: dict[str, TaskData] = {}
     reports: list[TaskDataReport] = []
     digests: dict[str, str] = {}
     for name, spec in recipe.tasks.items():
-        given = {split: _source(refs, root=root, tables=tables) for split, refs in _references(spec).items()}
+        references = _references(spec).items()
+        given = {split: _source(found, roots=roots, tables=tables) for split, found in references}
         task = FAMILIES[spec.kind].fit(name, spec, given[TRAIN].rows)
         sources = given if DEV in given else _with_held_out(task, given, tokenizer, seed=recipe.seed)
         used = {split: _use(task, split, source, tokenizer) for split, source in sources.items()}
@@ -139,10 +141,21 @@ def _references(spec: TaskSpec) -> dict[str, tuple[str, ...]]:
     return {split: references for split, references in pairs.items() if references}
 
 
-def _source(references: Sequence[str], *, root: Path, tables: dict[str, Table]) -> _Source:
+def _data_root(recipe: Recipe, root: Path) -> Path | None:
+    if recipe.data_root is None:
+        return None
+    folder = root / Path(recipe.data_root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"data_root: must be a folder that exists, but {folder} is none. Correct the path.")
+    return folder
+
+
+def _source(
+    references: Sequence[str], *, roots: tuple[Path, Path | None], tables: dict[str, Table]
+) -> _Source:
     for reference in references:
         if reference not in tables:
-            tables[reference] = read(reference, root=root)
+            tables[reference] = read(reference, root=roots[0], data_root=roots[1])
     own = [tables[reference] for reference in references]
     return _Source(
         references=tuple(references),

@@ -12,6 +12,7 @@ from typing import Any
 from weft.core.example import Row
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
+from weft.data.folder import PACKED
 from weft.data.table import column_names
 from weft.errors import DataError
 
@@ -20,9 +21,8 @@ _SPLITS = {
     **dict.fromkeys(("dev", "devel", "development", "valid", "validation", "val", "eval"), "dev"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-_SLICE = re.compile(r"\[[^\]]*\]$")
+_SLICE = re.compile(r"(\[[^\]]*\]|#\d+)$")
 _PART = re.compile(r"[._\-:\s]+")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
 _MAX_LABELS = 200
 _LONG_ANSWER = 40  # letters; labels are shorter, answers longer
 
@@ -52,7 +52,7 @@ def group(files: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 
 def _name_and_split(file: str) -> tuple[str, str]:
     path = PurePath(_SLICE.sub("", file))
-    stem = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
+    stem = path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name
     words = [word for word in _PART.split(PurePath(stem).stem) if word]
     split = next((word for word in reversed(words) if word.lower() in _SPLITS), None)
     rest = [word for word in words if word is not split]

@@ -16,7 +16,7 @@ from weft.build.catalogue import catalogue
 from weft.cli.console import err
 from weft.cli.guess import Guess, group, guess
 from weft.cli.messages import say
-from weft.data.folder import DATA_SUFFIXES
+from weft.data.folder import DATA_SUFFIXES, suffix
 from weft.data.sources import read
 from weft.errors import RecipeError
 from weft.recipe.load import loads
@@ -25,8 +25,8 @@ from weft.task.registry import FAMILIES
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*")
 _REFERENCE = re.compile(
-    r"(.*?)((?::[A-Za-z][\w.-]*)?(?:\[[^\]]*\])?)", re.DOTALL
-)  # path, then split and slice
+    r"(.*?)((?:@\w[\w.-]*)?(?::[A-Za-z][\w.-]*)?(?:\[[^\]]*\]|#\d+)?)", re.DOTALL
+)  # path, then subset, split and slice
 _MAX_SHOWN = 6
 
 
@@ -145,7 +145,7 @@ def expanded(files: Sequence[str]) -> list[str]:
                 f"{file}:{split}" for split in json.loads(splits.read_text(encoding="utf-8"))["splits"]
             ]
         elif folder.is_dir() and not single.is_file():
-            inside = [str(path) for path in sorted(folder.iterdir()) if path.suffix in DATA_SUFFIXES]
+            inside = [str(path) for path in sorted(folder.iterdir()) if suffix(path) in DATA_SUFFIXES]
             result += inside or [file]
         else:
             result.append(file)

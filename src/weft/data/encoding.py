@@ -6,10 +6,12 @@ replaced or guessed by statistics: a file is read in the first of these that dec
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import hashlib
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import BinaryIO, TextIO, cast
 from weft.errors import DataError
 
 _CHUNK_BYTES = 1 << 20
-_GZIP = b"\x1f\x8b"
+_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _BOM = "\ufeff"
 _LEAD_BYTES = bytes(range(0xC0, 0x100))
 # So many signs that are valid UTF-8 do not occur by chance at the start of GB18030 text (about one pair in ten is
@@ -44,10 +46,14 @@ class TextFile:
 
     def open(self, *, newline: str | None = None) -> TextIO:
         """Return the file opened as text; ``newline`` as in ``io.open``."""
-        stream = io.TextIOWrapper(open_bytes(self.path), encoding=self.encoding, newline=newline)
+        stream = self._opened(newline)
         if self.encoding == "gb18030" and stream.read(1) != _BOM:
-            stream.seek(0)
+            stream.close()
+            return self._opened(newline)  # not every packed stream can be wound back
         return stream
+
+    def _opened(self, newline: str | None) -> TextIO:
+        return io.TextIOWrapper(open_bytes(self.path), encoding=self.encoding, newline=newline)
 
     def where(self, line: int) -> str:
         """Return ``name:line``."""
@@ -55,10 +61,20 @@ class TextFile:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Return the file opened for reading, unpacked if it is gzip whatever it is called."""
+    """Return the file opened for reading, unpacked if it is gzip, bzip2, xz or zstd whatever it is called."""
     with path.open("rb") as stream:
-        is_packed = stream.read(2) == _GZIP
-    return cast(BinaryIO, gzip.open(path, "rb")) if is_packed else path.open("rb")
+        head = stream.read(len(_XZ))
+    if head.startswith(_GZIP):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if head.startswith(_BZIP2):
+        return cast(BinaryIO, bz2.open(path, "rb"))
+    if head.startswith(_XZ):
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if head.startswith(_ZSTD):
+        import pyarrow as pa
+
+        return pa.input_stream(str(path), compression="zstd")
+    return path.open("rb")
 
 
 def inspect(path: Path, *, name: str) -> TextFile:
@@ -69,7 +85,7 @@ def inspect(path: Path, *, name: str) -> TextFile:
     """
     try:
         return _inspect(path, name)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{name}: must be readable, but is not: {error}.") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ _NOT_DATA = frozenset(
     "dataset_dict.json dataset_info.json dataset_infos.json state.json metadata.json requirements.txt".split()
 )
 _PLAIN = re.compile(r"[^\W.][\w.+-]*")
-_SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+")
+_SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+(-[0-9a-f]{16})?")  # older files of the Hub end in a digest
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def files(folder: Path, *, subset: str | None, split: str | None, name: str) -> tuple[Path, ...]:
     """Return the data files of a split of ``folder``, in order.
 
-    A split's file is ``<split>.<ending>``, or its shards ``<split>-00000-of-00002.<ending>``, in the folder or in its
-    ``data`` folder. Without a split, the folder must hold one.
+    A split's file is ``<split>.<ending>``, or its shards ``<split>-00000-of-00002.<ending>``, in the folder or else in
+    its ``data`` folder or the only folder in it (a data set of the Hub with one subset). Without a split, the folder
+    must hold one.
 
     Raises:
         DataError: no such subset or split, several to choose from, or a list of files that leads out of the folder.
@@ -65,14 +67,22 @@ def pick_split(split: str | None, splits: Collection[str], *, name: str) -> str:
 
 
 def suffix(path: Path) -> str:
-    """Return the ending that says the format, in lower case and without ``.gz``."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+    """Return the ending that says the format, in lower case and without ``.gz`` and the like."""
+    return Path(_unpacked(path.name.lower())).suffix
+
+
+def _unpacked(name: str) -> str:
+    return next((name[: -len(ending)] for ending in PACKED if name.lower().endswith(ending)), name)
 
 
 def _plain(folder: Path, *, split: str | None, name: str) -> tuple[Path, ...]:
-    by_split = _by_split(folder.iterdir())
-    if not by_split and (folder / "data").is_dir():
-        by_split = _by_split((folder / "data").iterdir())
+    by_split = _by_split(folder, name=name)
+    if not by_split:
+        inside = [
+            path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
+        ]
+        data = [path for path in inside if path.name == "data"]
+        by_split = _by_split((data or inside)[0], name=name) if data or len(inside) == 1 else {}
     if not by_split:
         endings = " ".join(sorted(DATA_SUFFIXES))
         raise DataError(f"{name}: must hold data files, but holds none that ends in {endings}.")
@@ -86,12 +96,16 @@ def _plain(folder: Path, *, split: str | None, name: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
+def _by_split(folder: Path, *, name: str) -> dict[str, list[Path]]:
     by_split: dict[str, list[Path]] = {}
-    for path in sorted(paths):
+    for path in sorted(folder.iterdir()):
         is_data = (
             suffix(path) in DATA_SUFFIXES and path.name not in _NOT_DATA and not path.name.startswith(".")
         )
+        if is_data and not path.exists():
+            raise DataError(
+                f"{name}: {path.name} must lead to a file, but is a symbolic link that leads nowhere. Correct the link."
+            )
         if is_data and path.is_file():
             shard = _SHARD.fullmatch(_stem(path))
             by_split.setdefault(shard["split"] if shard else _stem(path), []).append(path)
@@ -99,7 +113,7 @@ def _by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: len(path.name.lower().removesuffix(".gz")) - len(suffix(path))]
+    return _unpacked(path.name)[: -len(suffix(path))]
 
 
 def _saved(folder: Path, *, name: str) -> tuple[Path, ...]:

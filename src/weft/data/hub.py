@@ -32,7 +32,7 @@ def load(dataset: str, *, subset: str | None, split: str | None, name: str) -> H
     Raises:
         DataError: the library is missing or too old, the process is offline, or the Hub has no such data set.
     """
-    library = _library(name)
+    library = _library(dataset, name)
     try:
         found = pick_split(split, library.get_dataset_split_names(dataset, subset), name=name)
         loaded = library.load_dataset(dataset, subset, split=found)
@@ -47,12 +47,13 @@ def load(dataset: str, *, subset: str | None, split: str | None, name: str) -> H
     return HubSplit(records, arrow.table_digest(table))
 
 
-def _library(name: str) -> Any:
+def _library(dataset: str, name: str) -> Any:
     wanted = f"{name}: is no file or folder here; to be read from the Hugging Face Hub it needs"
     offline = [variable for variable in _OFFLINE if os.environ.get(variable, "").lower() in _TRUE]
     if offline:
         raise DataError(
-            f"{wanted} a connection, but {offline[0]} is set. Unset it, or download the data first."
+            f"{wanted} a connection, but {offline[0]} is set. Unset it, or download the data into <folder>/{dataset} "
+            f"and say data_root: <folder>."
         )
     try:
         library = importlib.import_module("datasets")

@@ -43,6 +43,12 @@ def read(file: TextFile, *, is_lines: bool) -> Iterator[Record]:
     return _document(file)
 
 
+def looks_like_lines(file: TextFile) -> bool:
+    """Return whether the first line of ``file`` that is not blank is a JSON object."""
+    first, _ = _first_lines(file)
+    return first.lstrip().startswith("{") and _is_object(first)
+
+
 def _decoder() -> json.JSONDecoder:
     return json.JSONDecoder(parse_constant=_constant)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from weft.core.example import Row
 from weft.data import arrow, conll, delimited, folder, hub, jsonfile
 from weft.data.encoding import TextFile, inspect, open_bytes
-from weft.data.reference import Reference, Slice, parse
+from weft.data.reference import Reference, Sample, Slice, parse
 from weft.data.table import Record, Table
 from weft.errors import DataError
 
@@ -28,12 +28,13 @@ class _Part:
     records: Iterator[Record]
 
 
-def read(ref: str, *, root: Path) -> Table:
+def read(ref: str, *, root: Path, data_root: Path | None = None) -> Table:
     """Return the rows that ``ref`` names.
 
     Args:
         ref: a file, folder or hub id, with an optional subset, split and slice (``weft.data.reference``).
         root: what relative paths start from.
+        data_root: a folder where they are looked for first.
 
     Raises:
         DataError: nothing of that name, a file that is not what it seems to be, or no row in it.
@@ -42,7 +43,7 @@ def read(ref: str, *, root: Path) -> Table:
         >>> read("reviews.csv[:500]", root=Path("data")).columns  # doctest: +SKIP
         ('text', 'label')
     """
-    reference = parse(ref, root=root)
+    reference = parse(ref, root=root, data_root=data_root)
     parts = _parts(reference)
     rows, num_read = _take(_rows(parts), reference.slice)
     if not rows:
@@ -93,12 +94,10 @@ def _rows(parts: list[_Part]) -> Iterator[Row]:
             yield Row(values, f"{part.name}:{line}")
 
 
-def _take(rows: Iterator[Row], part: Slice | None) -> tuple[tuple[Row, ...], int]:
+def _take(rows: Iterator[Row], part: Slice | Sample | None) -> tuple[tuple[Row, ...], int]:
     """Return the rows of the slice, and how many were read for them; stops reading where the slice does."""
-    stop = None if part is None or part.stop is None or part.needs_count else part.stop.value
-    read_rows = tuple(islice(rows, stop))
-    num_read = len(read_rows)
-    return (read_rows if part is None else read_rows[part.rows(num_read)]), num_read
+    read_rows = tuple(islice(rows, None if part is None else part.most))
+    return (read_rows if part is None else tuple(part.of(read_rows))), len(read_rows)
 
 
 def _part(path: Path, name: str) -> _Part:
@@ -115,6 +114,11 @@ def _part(path: Path, name: str) -> _Part:
 
 
 def _text_records(file: TextFile, ending: str) -> Iterator[Record]:
+    if ending in (".csv", ".tsv") and jsonfile.looks_like_lines(file):
+        raise DataError(
+            f"{file.where(1)}: must be a header of columns, as the ending {ending} says, but is a JSON object. "
+            "Call the file .jsonl."
+        )
     match ending:
         case ".jsonl" | ".ndjson" | ".json":
             return jsonfile.read(file, is_lines=ending != ".json")

@@ -388,6 +388,8 @@ class Recipe(Spec):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Source of every random choice."""
+    data_root: str | None = None
+    """Folder where data is looked for first, then beside the recipe, then on the Hub; owner/name is a folder in it too."""
     model: AnyModel
     """The pretrained trunk: a name, or a mapping."""
     tasks: dict[Name, AnyTask] = Field(min_length=1)
