@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from weft.core.batch import Batch, Target
+from weft.core.decoding import Decoding
 from weft.core.features import Features, Pooling
 from weft.core.layout import Layout
-from weft.core.network import Inference, Network
+from weft.core.network import Heard, Inference, Network
 from weft.core.routing import Routable, Routing
 from weft.core.seeds import fold
 from weft.core.sites import SiteMap
@@ -158,8 +159,12 @@ class SitedTrunk(CountingTrunk):
         features = super().forward(batch, perturb=perturb)
         return replace(features, states=self.model.site(features.hidden), pooler=self.model.site)
 
-    def generate(self, prompts: list[list[int]], *, max_new_tokens: int, stop_token: int) -> list[list[int]]:
-        self.model.site(torch.zeros(len(prompts), max_new_tokens, stop_token))
+    def generate(
+        self, prompts: list[list[int]], how: Decoding, *, heard: Heard | None = None
+    ) -> list[list[int]]:
+        self.model.site(torch.zeros(len(prompts), how.max_new_tokens, how.stop_tokens[0]))
+        if heard is not None:
+            heard(7)
         return prompts
 
 
@@ -167,13 +172,15 @@ def test_the_pass_the_pooler_and_generation_are_routed_by_task() -> None:
     net = Network(SitedTrunk(), {"mood": RowHead(), "topic": RowHead()})
     seen = net.trunk.model.site.seen
     net.features(batch())
-    assert net.generate("mood", [[1]], max_new_tokens=2, stop_token=3) == [[1]]
+    how, said = Decoding(max_new_tokens=2, stop_tokens=(3,)), list[int]()
+    assert net.generate("mood", [[1]], how) == [[1]]
     assert seen == [None, None]
     net.routes = {"mood": ("b",), "topic": ("b",)}
     features = net.features(batch())
     features.pooled_BD(Pooling.POOLER)
-    net.generate("topic", [[1]], max_new_tokens=2, stop_token=3)
-    net.generate("other", [[1]], max_new_tokens=2, stop_token=3)
+    net.generate("topic", [[1]], how, heard=said.append)
+    net.generate("other", [[1]], how)
+    assert said == [7]
     assert [routing.rows for routing in seen[2:]] == [(0, 0), (0, 0), (0,), (-1,)]
     assert net.trunk.model.site.routing is None
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from weft.core.batch import Batch
+from weft.core.decoding import Decoding
 from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.network import Network, TrunkInfo
@@ -208,6 +209,10 @@ def test_evaluating_puts_every_part_back():
 STOP = 2
 
 
+def how(max_new_tokens, stop, **options):
+    return Decoding(max_new_tokens=max_new_tokens, stop_tokens=(stop,), **options)
+
+
 @pytest.fixture(scope="module")
 def storyteller(stories260k):
     return load(inspect(stories260k, name="stories260k"), lm=True)
@@ -232,15 +237,15 @@ PROMPTS = [[1, 403, 407, 261, 378], [1], [1, 432, 383, 286, 261, 376, 298, 315, 
 
 def test_generation_equals_argmax_without_a_cache(storyteller):
     expected = [argmax_one_by_one(storyteller, prompt, steps=40) for prompt in PROMPTS]
-    assert storyteller.generate(PROMPTS, max_new_tokens=40, stop_token=STOP) == expected
-    assert [storyteller.generate([p], max_new_tokens=40, stop_token=STOP)[0] for p in PROMPTS] == expected
+    assert storyteller.generate(PROMPTS, how(40, STOP)) == expected
+    assert [storyteller.generate([p], how(40, STOP))[0] for p in PROMPTS] == expected
     assert all(len(answer) == 40 for answer in expected)
 
 
 def test_generation_ends_at_the_stop_token_row_by_row(storyteller):
-    free = storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=STOP)
+    free = storyteller.generate(PROMPTS, how(12, STOP))
     stop = free[0][4]
-    answers = storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=stop)
+    answers = storyteller.generate(PROMPTS, how(12, stop))
     assert answers == [row[: row.index(stop)] if stop in row else row for row in free]
     assert len(answers[0]) <= 4
     assert stop not in {token for answer in answers for token in answer}
@@ -249,17 +254,17 @@ def test_generation_ends_at_the_stop_token_row_by_row(storyteller):
 def test_a_row_never_outgrows_the_positions_nor_cuts_its_neighbours(saved):
     trunk = load(saved("gpt2", "AutoModelForCausalLM"), lm=True)
     prompts = [[5] * 38, [5, 6], [7] * 40, [8] * 41, [9] * 38]
-    answers = trunk.generate(prompts, max_new_tokens=6, stop_token=59)
+    answers = trunk.generate(prompts, how(6, 59))
     assert [len(answer) for answer in answers] == [2, 6, 0, 0, 2]
-    assert answers == [trunk.generate([prompt], max_new_tokens=6, stop_token=59)[0] for prompt in prompts]
+    assert answers == [trunk.generate([prompt], how(6, 59))[0] for prompt in prompts]
 
 
 def test_generation_is_quiet_drops_nothing_and_leaves_the_mode_alone(saved, capfd, caplog):
     trunk = load(saved("gpt2", "AutoModelForCausalLM"), lm=True, dropout=0.5)
     capfd.readouterr()
-    calm = trunk.generate([[5, 6], [7]], max_new_tokens=8, stop_token=59)
+    calm = trunk.generate([[5, 6], [7]], how(8, 59))
     trunk.train()
-    assert trunk.generate([[5, 6], [7]], max_new_tokens=8, stop_token=59) == calm
+    assert trunk.generate([[5, 6], [7]], how(8, 59)) == calm
     assert trunk.training
     assert trunk.model.training
     assert (capfd.readouterr(), caplog.text) == (("", ""), "")
@@ -280,7 +285,7 @@ def test_a_folders_sampling_settings_do_not_change_greedy_answers(saved, tmp_pat
     }
     (tmp_path / "hot" / "generation_config.json").write_text(json.dumps(hot))
     answers = [
-        load(one, lm=True).generate([[3, 4]], max_new_tokens=8, stop_token=59)
+        load(one, lm=True).generate([[3, 4]], how(8, 59))
         for one in (folder, inspect(tmp_path / "hot", name="hot"))
     ]
     assert answers[0] == answers[1]
@@ -288,11 +293,11 @@ def test_a_folders_sampling_settings_do_not_change_greedy_answers(saved, tmp_pat
 
 
 def test_generation_says_what_it_needs(storyteller, saved):
-    assert storyteller.generate([], max_new_tokens=4, stop_token=STOP) == []
+    assert storyteller.generate([], how(4, STOP)) == []
     with pytest.raises(ModelError, match="every prompt needs at least one token"):
-        storyteller.generate([[1], []], max_new_tokens=4, stop_token=STOP)
+        storyteller.generate([[1], []], how(4, STOP))
     with pytest.raises(ModelError, match="must be loaded with its output embedding"):
-        load(saved("llama")).generate([[1]], max_new_tokens=4, stop_token=STOP)
+        load(saved("llama")).generate([[1]], how(4, STOP))
 
 
 @pytest.mark.slow
@@ -356,17 +361,17 @@ def test_in_bf16_rows_are_computed_at_an_even_width_and_come_back_at_their_own()
 
 
 def test_answers_are_generated_in_groups_that_bound_the_cache(storyteller, monkeypatch):
-    together = storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=STOP)
+    together = storyteller.generate(PROMPTS, how(12, STOP))
     sizes = []
 
-    def noted(model, prompts, *, max_new_tokens, stop_token):
-        sizes.append((len(prompts), max(map(len, prompts)) + max_new_tokens))
-        return continued(model, prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
+    def noted(model, prompts, how, **others):
+        sizes.append((len(prompts), max(map(len, prompts)) + how.max_new_tokens))
+        return continued(model, prompts, how, **others)
 
     monkeypatch.setattr("weft.model.backbone.continued", noted)
     longest = max(map(len, PROMPTS)) + 12
     monkeypatch.setattr("weft.model.backbone._CACHED", 2 * longest)
-    assert storyteller.generate(PROMPTS, max_new_tokens=12, stop_token=STOP) == together
+    assert storyteller.generate(PROMPTS, how(12, STOP)) == together
     assert sum(count for count, _ in sizes) == len(PROMPTS)
     assert all(count * width <= 2 * longest for count, width in sizes)
     assert len(sizes) > 1

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
 from weft.core.batch import Batch
+from weft.core.decoding import Decoding
 from weft.core.layout import Layout
 from weft.core.network import Network
 from weft.core.routing import NONE, Routing, routed
@@ -228,13 +229,17 @@ def test_a_perturbation_is_of_real_tokens(saved):
     assert (alone - model.trunk(packed(texts[:1])).hidden).abs().max() > 0.1
 
 
+def how(max_new_tokens, stop, **options):
+    return Decoding(max_new_tokens=max_new_tokens, stop_tokens=(stop,), **options)
+
+
 @pytest.mark.parametrize("rules", [{"x": PREFIX}, {"x": PROMPT}, {"x": GATED}, {"x": PROMPT, "y": PROJECTED}])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
 def test_generation_step_by_step_is_the_trunk_token_by_token(saved, kind, rules):
     model = Model(saved(kind, "AutoModelForCausalLM"), lm=True, **rules)
     head = model.trunk.model.get_output_embeddings()
     prompts = [[5, 6, 7, 8, 9], [5], [9, 4, 11]]
-    answers = model.trunk.generate(prompts, max_new_tokens=6, stop_token=2)
+    answers = model.trunk.generate(prompts, how(6, 2))
     for prompt, answer in zip(prompts, answers, strict=True):
         text = list(prompt)
         with torch.no_grad():
@@ -248,21 +253,20 @@ def test_generation_goes_through_a_tasks_own_adapter(saved):
     folder = saved("llama", "AutoModelForCausalLM")
     model = Model(folder, lm=True, a=PREFIX, p=PROMPT)
     model.network.routes = {"one": "a", "two": "p"}
-    words = {"max_new_tokens": 5, "stop_token": 2}
+    decoding = how(5, 2)
     for task, own in (("one", {"a": PREFIX}), ("two", {"p": PROMPT}), ("three", {})):
         single = Model(folder, lm=True, **own)
-        assert model.network.generate(task, [[5, 6], [7]], **words) == single.trunk.generate(
-            [[5, 6], [7]], **words
-        )
+        prompts = [[5, 6], [7]]
+        assert model.network.generate(task, prompts, decoding) == single.trunk.generate(prompts, decoding)
 
 
 def test_an_answer_ends_where_positions_do(saved):
     folder = saved("gpt2", "AutoModelForCausalLM")
     for rules in ({"x": PREFIX}, {"x": PROMPT}):
         model = Model(folder, lm=True, **rules)
-        (answer,) = model.trunk.generate([[5] * 30], max_new_tokens=20, stop_token=59)
+        (answer,) = model.trunk.generate([[5] * 30], how(20, 59))
         assert len(answer) <= 40 - 30 - 3
-        assert model.trunk.generate([[5] * 37], max_new_tokens=20, stop_token=59) == [[]]
+        assert model.trunk.generate([[5] * 37], how(20, 59)) == [[]]
 
 
 @pytest.mark.parametrize("make", [packed, padded])

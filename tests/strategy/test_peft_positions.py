@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from weft.core.batch import Batch
+from weft.core.decoding import Decoding
 from weft.core.layout import Layout
 from weft.core.network import Network
 from weft.core.sites import SiteMap
@@ -141,7 +142,7 @@ def test_generated_text_is_that_of_peft(stories260k, name):
     network, sites = trunk_of(stories260k, lm=True)
     put(sites, RULES[name], wrapped.prompt_encoder["default"])
     prompts = [[1, 50, 60, 70, 80], [1, 90, 33], [1]]
-    ours = network.trunk.generate(prompts, max_new_tokens=10, stop_token=2)
+    ours = network.trunk.generate(prompts, Decoding(max_new_tokens=10, stop_tokens=(2,)))
     for prompt, answer in zip(prompts, ours, strict=True):
         words = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": 2, "pad_token_id": 0}
         theirs = wrapped.generate(

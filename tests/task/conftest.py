@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from weft.core.batch import Batch
+from weft.core.decoding import Decoding
 from weft.core.example import Encoded, Purpose, Row
 from weft.core.features import Features, Pooling
-from weft.core.network import Inference, Network, TrunkInfo
+from weft.core.network import Heard, Inference, Network, TrunkInfo
 from weft.core.outputs import Outputs, Projection
 from weft.model.folder import locate
 from weft.model.tokenizer import load_tokenizer
@@ -64,17 +65,20 @@ class ToyTrunk(nn.Module):
         )
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+        self, prompts: Sequence[Sequence[int]], how: Decoding, *, heard: Heard | None = None
     ) -> list[list[int]]:
+        """The likeliest token each time, whatever else ``how`` says."""
         found = []
         for prompt in prompts:
             tokens = list(prompt)
-            while len(tokens) < len(prompt) + max_new_tokens:
+            while len(tokens) < len(prompt) + how.max_new_tokens:
                 hidden = self.embedding.weight[tokens[-1]] + self.segment[0]
                 token = int(self.project((hidden + torch.tanh(hidden @ self.up))[None]).argmax())
-                if token == stop_token:
+                if token in how.stop_tokens:
                     break
                 tokens.append(token)
+                if heard is not None:
+                    heard(token)
             found.append(tokens[len(prompt) :])
         return found
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from weft.core.decoding import Decoding
 from weft.core.example import Purpose
 from weft.errors import DataError, ModelError
 from weft.task.batching import make_batch
@@ -142,14 +143,15 @@ def test_max_new_tokens_bounds_the_answer(kit):
         lengths = [
             len(tokens)
             for tokens in trunk.generate(
-                [one.tokens for one in bench.ask], max_new_tokens=limit, stop_token=-1
+                [one.tokens for one in bench.ask], Decoding(max_new_tokens=limit, stop_tokens=(-1,))
             )
         ]
         assert lengths == [limit] * len(bench.ask)
         asked = task.encode(bench.rows, kit.story, Purpose.ANSWER)
         answers = kit.answers(kit.network(task, trunk=trunk), task, asked)
         by_hand = trunk.generate(
-            [one.tokens for one in asked], max_new_tokens=limit, stop_token=kit.story.stop
+            [one.tokens for one in asked],
+            Decoding(max_new_tokens=limit, stop_tokens=(kit.story.stop,)),
         )
         assert [answer.text for answer in answers] == [kit.story.decode(tokens).strip() for tokens in by_hand]
 

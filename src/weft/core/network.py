@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.core.batch import Batch, Target
+from weft.core.decoding import Decoding
 from weft.core.features import Features, Pooling
 from weft.core.layout import Layout
 from weft.core.outputs import Outputs
@@ -21,6 +22,7 @@ from weft.errors import StrategyError
 
 Pooler = Callable[[Tensor], Tensor]
 Activation = Callable[[Tensor], Tensor]
+Heard = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,12 @@ class Trunk(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+        self, prompts: Sequence[Sequence[int]], how: Decoding, /, *, heard: Heard | None = None
     ) -> list[list[int]]:
-        """Return greedy continuations, one list of token ids a prompt, without prompt and stop token."""
+        """Return continuations, one list of token ids a prompt, without prompt and stop token.
+
+        ``heard`` is told the tokens of a single prompt as they come, its stop token too; not with beams.
+        """
         ...
 
 
@@ -215,16 +220,16 @@ class Network(nn.Module):
         return pool
 
     def generate(
-        self, task: str, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+        self, task: str, prompts: Sequence[Sequence[int]], how: Decoding, *, heard: Heard | None = None
     ) -> list[list[int]]:
         """Return what the trunk says next to each of one task's ``prompts`` (``Trunk.generate``)."""
         trunk = cast(Trunk, self.trunk)
         if not self.routes:
-            return trunk.generate(prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
+            return trunk.generate(prompts, how, heard=heard)
         groups = groups_in(self.routes)
         row = groups.index(self.routes[task]) if task in self.routes else NONE
         with routed(self.trunk, Routing.uniform(groups, row)):
-            return trunk.generate(prompts, max_new_tokens=max_new_tokens, stop_token=stop_token)
+            return trunk.generate(prompts, how, heard=heard)
 
     def forward(
         self, batch: Batch, *, tasks: Iterable[str] | None = None, perturb: Tensor | None = None

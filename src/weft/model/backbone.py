@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weft.core.batch import Batch
+from weft.core.decoding import Decoding
 from weft.core.features import Features, PoolMemory
 from weft.core.layout import Layout
-from weft.core.network import TrunkInfo
+from weft.core.network import Heard, TrunkInfo
 from weft.core.virtual import rerouted, with_tokens
 from weft.errors import ModelError
 from weft.model import attention, prefixed
@@ -223,12 +224,13 @@ class HFTrunk(nn.Module):
         return hidden_BLD.flatten(0, 1).index_select(0, grid_positions(layout))
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token: int
+        self, prompts: Sequence[Sequence[int]], how: Decoding, *, heard: Heard | None = None
     ) -> list[list[int]]:
-        """Return greedy continuations, one list of token ids a prompt, without prompt and stop token.
+        """Return continuations, one list of token ids a prompt, without prompt and stop token.
 
-        A row never grows beyond the trunk's positions, so an answer may end earlier than ``max_new_tokens``. Rows
-        that this cuts short run in groups of their own: what a row answers does not depend on its neighbours.
+        A row never grows beyond the trunk's positions, so an answer may end earlier than ``how.max_new_tokens``. Rows
+        that this cuts short run in groups of their own: what a row answers does not depend on its neighbours, also
+        where it is drawn. An answer that a stop string ended holds it; ``Stops.cut`` takes it off the text.
 
         Raises:
             ModelError: the trunk has no output embedding, or a prompt is empty.
@@ -241,20 +243,22 @@ class HFTrunk(nn.Module):
             raise ModelError(
                 "prompts: every prompt needs at least one token, but one is empty. Start it with BOS."
             )
-        virtual = self.virtual
-        prompts = [[*virtual.ids(), *prompt] for prompt in prompts]
-        room = self.info.max_positions - max(virtual.shifts(1), default=0)
-        limits = [min(max_new_tokens, room - len(prompt)) for prompt in prompts]
+        hidden = self.virtual.ids()
+        room = self.info.max_positions - max(self.virtual.shifts(1), default=0) - len(hidden)
+        limits = [min(how.max_new_tokens, room - len(prompt)) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
         for limit in sorted({limit for limit in limits if limit > 0}):
             rows = [row for row, own in enumerate(limits) if own == limit]
-            for group in _groups(rows, [len(prompts[row]) + limit for row in rows]):
+            lengths = [(len(hidden) + len(prompts[row]) + limit) * how.beams for row in rows]
+            for group in _groups(rows, lengths):
                 with self._generating():
                     grown = continued(
                         self.model,
-                        [prompts[row] for row in group],
-                        max_new_tokens=limit,
-                        stop_token=stop_token,
+                        [[*hidden, *prompts[row]] for row in group],
+                        replace(how, max_new_tokens=limit),
+                        seeds=[how.row_seed(prompts[row]) for row in group],
+                        num_hidden=len(hidden),
+                        heard=heard,
                     )
                 for row, answer in zip(group, grown, strict=True):
                     answers[row] = answer

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 from pydantic import AfterValidator, Field
 
 from weft.core.batch import Target
+from weft.core.decoding import Decoding
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
@@ -199,9 +200,8 @@ class Generation:
             return []
         how = cast(Prompt, encoded[0].target)
         prompts = [example.tokens for example in encoded]
-        found = inference.network.generate(
-            self.name, prompts, max_new_tokens=self.max_new_tokens, stop_token=how.stop
-        )
+        decoding = Decoding(max_new_tokens=self.max_new_tokens, stop_tokens=(how.stop,))
+        found = inference.network.generate(self.name, prompts, decoding)
         return [Answer(text=how.decode(tokens).strip()) for tokens in found]
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
