@@ -268,6 +268,11 @@ def recipe_of(kind: str = "classification", **keys: Any) -> Values:
     }
 
 
+def uneven(**keys: Any) -> Values:
+    """Return a recipe whose first label has more training rows than its second."""
+    return recipe_of(train="all.jsonl[:11]", **keys)
+
+
 def two_stages(**carry: str) -> Values:
     second = {"name": "two", "strategy": "lora", "length": "2 steps", "batch": 6, "carry": carry}
     values = recipe_of()
@@ -399,6 +404,16 @@ FAMILIES = {
     "classification.threshold": change(
         answers, "tasks/main/threshold", 0.001, 0.999, recipe_of(multi_label=True)
     ),
+    "classification.balance": change(draws, "tasks/main/balance", "none", "sampling", uneven()),
+    "classification.beta": change(weights, "tasks/main/beta", 0.1, 0.99, uneven(balance="effective")),
+    "classification.loss": change(weights, "tasks/main/loss", "cross_entropy", "focal"),
+    "classification.gamma": change(weights, "tasks/main/gamma", 1.0, 4.0, recipe_of(loss="focal")),
+    "classification.smoothing": change(weights, "tasks/main/smoothing", 0.0, 0.2),
+    "tagging.balance": change(weights, "tasks/main/balance", "none", "weights", recipe_of("tagging")),
+    "tagging.beta": change(weights, "tasks/main/beta", 0.1, 0.99, recipe_of("tagging", balance="effective")),
+    "tagging.loss": change(weights, "tasks/main/loss", "cross_entropy", "focal", recipe_of("tagging")),
+    "tagging.gamma": change(weights, "tasks/main/gamma", 1.0, 4.0, recipe_of("tagging", loss="focal")),
+    "tagging.smoothing": change(weights, "tasks/main/smoothing", 0.0, 0.2, recipe_of("tagging")),
     "classification.pooling": change(weights, "tasks/main/pooling", "cls", "mean"),
     "regression.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("regression")),
     "tagging.labels": change(

@@ -265,3 +265,12 @@ def test_data_is_looked_for_in_the_data_root_first(kit, tmp_path, tiny_bert, tok
         assert {task: len(one.train) for task, one in data.tasks.items()} == {"near": 2, "far": 3}
     with pytest.raises(DataError, match=r"^data_root: must be a folder that exists, but .*gone is none"):
         read_data(recipe.model_copy(update={"data_root": "gone"}), tokenizer, root=tmp_path)
+
+
+def test_classes_of_very_unequal_size_are_said(reads, tmp_path):
+    name = put(tmp_path, "a.csv", "text,label", *(f"film {number},pos" for number in range(20)), "a book,neg")
+    dev = put(tmp_path, "b.csv", "text,label", "a cat,neg")
+    mood = {"kind": "classification", "train": name, "dev": dev}
+    (line,) = reads(mood=mood).report.warnings
+    assert line.startswith("mood: pos has 20 training rows and neg 1:")
+    assert reads(mood={**mood, "balance": "weights"}).report.warnings == ()

@@ -127,3 +127,19 @@ def test_the_order_of_a_stage_is_made_of_its_recipe_and_data(kit, open_kit):
     drawn = Counter(draw.task for step in order.steps(0) for draw in step)
     assert drawn == order.mixture.quotas()
     assert all(len({draw.task for draw in step}) == 1 for step in order.steps(0))
+
+
+def test_balanced_sampling_reaches_the_draws(kit, tmp_path, tiny_bert):
+    labels = ["pos"] * 14 + ["neg"] * 2
+    lines = [f"film {number},{label}" for number, label in enumerate(labels)]
+    (tmp_path / "all.csv").write_text("\n".join(["text,label", *lines, ""]), encoding="utf-8")
+
+    def drawn(**keys):
+        task = {"kind": "classification", "train": "all.csv", "dev": "all.csv", **keys}
+        recipe = kit.make_recipe(tiny_bert, [{"name": "one", "batch": 4}], {"mood": task})
+        opened = kit.open_kit(recipe, root=tmp_path)
+        order = order_of(recipe, recipe.stages[0], opened.data, by_length=True)
+        return Counter(labels[draw.row] for epoch in (0, 1) for step in order.steps(epoch) for draw in step)
+
+    assert drawn() == {"pos": 28, "neg": 4}
+    assert drawn(balance="sampling") == {"pos": 16, "neg": 16}

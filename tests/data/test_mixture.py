@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -196,3 +197,41 @@ def test_row_keys_know_the_record_and_not_the_folder():
     assert here.tolist() == there.tolist()
     assert len({*here.tolist(), *row_keys("other", ["x.csv:7"]).tolist()}) == 3
     assert row_keys("digest", []).shape == (0,)
+
+
+def stratified(numbers, *, others=None, seed=0):
+    sizes = {"a": len(numbers), **(others or {})}
+    made = mixture(sizes, kind=MixtureKind.PROPORTIONAL, seed=seed)
+    return dataclasses.replace(made, strata={"a": np.array(numbers, dtype=np.int64)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0, 2, 5]), min_size=4, max_size=60), st.integers(0, 3), st.integers(0, 99))
+def test_rows_of_every_stratum_are_drawn_equally_often_and_each_in_its_turn(numbers, epoch, seed):
+    made = stratified(numbers, seed=seed)
+    strata = np.array(numbers)
+    drawn = np.array([made.row("a", draw) for draw in range((epoch + 1) * len(numbers))])
+    assert made.rows("a", epoch).tolist() == drawn[epoch * len(numbers) :].tolist()
+    counts = np.unique(strata[drawn], return_counts=True)[1]
+    if len(drawn) >= len(np.unique(strata)):
+        assert len(counts) == len(np.unique(strata))
+        assert counts.max() - counts.min() <= 1
+    for number in np.unique(strata):
+        own = drawn[strata[drawn] == number]
+        times = np.bincount(own, minlength=len(numbers))[strata == number]
+        assert times.max() - times.min() <= 1  # no row a second time before all had their first
+
+
+def test_one_stratum_is_drawn_as_none_at_all():
+    plain = mixture({"a": 30}, kind=MixtureKind.PROPORTIONAL)
+    assert np.array_equal(stratified([4] * 30).rows("a", 2), plain.rows("a", 2))
+
+
+def test_strata_of_one_task_leave_the_draws_of_others_as_they_were():
+    plain, made = (
+        mixture({"a": 12, "b": 9}, kind=MixtureKind.PROPORTIONAL),
+        stratified([0] * 10 + [1, 2], others={"b": 9}),
+    )
+    assert np.array_equal(plain.rows("b", 1), made.rows("b", 1))
+    assert np.array_equal(plain.draws(1), made.draws(1))
+    assert not np.array_equal(plain.rows("a", 1), made.rows("a", 1))

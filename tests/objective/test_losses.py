@@ -74,3 +74,34 @@ def test_sums_and_weights_add_up_over_any_cut_into_micro_batches(sizes, seed):
     torch.testing.assert_close(sum(part.total for part in parts), whole.total)
     assert sum(part.weight for part in parts) == whole.weight
     torch.testing.assert_close(whole.total / whole.weight, F.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+def test_the_focal_loss_is_its_formula(gamma):
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    p_N = logits.softmax(-1)[torch.arange(6), labels]
+    found = cross_entropy(logits, labels, gamma=gamma).total
+    torch.testing.assert_close(found, -((1 - p_N) ** gamma * p_N.log()).sum())
+    yes = (labels[:, None] == torch.arange(3)).float()
+    p_RC = torch.where(yes > 0, logits.sigmoid(), 1 - logits.sigmoid())
+    found = binary_cross_entropy(logits, yes, gamma=gamma).total
+    torch.testing.assert_close(found, -((1 - p_RC) ** gamma * p_RC.log()).mean(1).sum())
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_the_focal_loss_of_a_sure_answer_has_a_finite_gradient(gamma):
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    cross_entropy(logits, torch.tensor([0, 0]), gamma=gamma).total.backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[1, 0].item() == pytest.approx(-1.0)
+
+
+def test_weights_and_smoothing_are_torchs():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(9, 4), torch.randint(0, 4, (9,))
+    by_class = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    total = cross_entropy(logits, labels, by_class[labels]).total
+    torch.testing.assert_close(total, F.cross_entropy(logits, labels, weight=by_class, reduction="sum"))
+    total = cross_entropy(logits, labels, smoothing=0.2).total
+    torch.testing.assert_close(total, F.cross_entropy(logits, labels, label_smoothing=0.2, reduction="sum"))
+    assert cross_entropy(logits, labels, by_class[labels], smoothing=0.2).weight == 9.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from itertools import groupby, islice
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from weft.core.seeds import fold
 from weft.data.mixture import Mixture, mixed, row_keys, shares
 from weft.recipe.spec import MixtureKind, MixtureSpec
-from weft.train.order import LENGTH_NOISE, Draw, EpochOrder, Texts, text_key
+from weft.train.order import LENGTH_NOISE, Draw, EpochOrder, Texts, repeats, text_key
 
 
 def make_order(
@@ -309,3 +310,27 @@ def test_the_order_of_large_epochs_is_that_of_draw_after_draw(toy):
     order = make_order(toy, {"classify": 700, "score": 500}, batch=8, source="shared")
     assert order.steps(2) == Plain(order, 2).steps()
     assert math.ceil(1200 / 8) == len(order.steps(2))
+
+
+def test_a_row_that_is_drawn_again_and_again_is_spread_over_the_steps(toy):
+    """Ninety rows of one class and three of another: every step of the balanced order has both, many times over."""
+    strata = np.array([0] * 90 + [1] * 3, dtype=np.int64)
+    plain = make_order(toy, {"classify": 93}, batch=8)
+    mixture = dataclasses.replace(plain.mixture, strata={"classify": strata})
+    order = dataclasses.replace(plain, mixture=mixture, by_length=False)
+    rare, most = [], 0
+    for epoch in range(4):
+        for step in order.steps(epoch):
+            rare += [strata[draw.row] for draw in step]
+            most = max(most, *Counter(draw.row for draw in step).values())
+    assert sum(rare) / len(rare) == pytest.approx(0.5, abs=0.01)
+    assert most <= 6  # of one row in a step of 8; equal texts together would make it all 8
+    assert Counter(d for s in order.steps(1) for d in s) == Counter(
+        Draw("classify", row) for row in mixture.rows("classify", 1).tolist()
+    )
+
+
+def test_repeats_count_what_came_before():
+    numbers = np.array([4, 4, 1, 4, 1, 0])
+    assert repeats(numbers).tolist() == [0, 1, 0, 2, 1, 0]
+    assert repeats(np.array([], dtype=np.int64)).tolist() == []

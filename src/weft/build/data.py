@@ -18,7 +18,7 @@ from weft.data.survey import duplicates, hold_out, lengths, overlap
 from weft.errors import DataError
 from weft.recipe.spec import Recipe, TaskSpec
 from weft.report.records import DataReport, SplitReport, TaskDataReport
-from weft.task.base import Task, Tokenizer
+from weft.task.base import Task, Tokenizer, Warns
 from weft.task.registry import FAMILIES
 from weft.train.order import text_key
 
@@ -110,7 +110,8 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
     return Data(
         tasks=tasks,
         report=DataReport(
-            tasks=tuple(reports), warnings=tuple(line for report in reports for line in _warnings(report))
+            tasks=tuple(reports),
+            warnings=tuple(line for report in reports for line in _warnings(report, tasks[report.task])),
         ),
         digests=digests,
     )
@@ -278,7 +279,9 @@ def _shared(name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, int]:
     return {other: count for other, count in counts.items() if count}
 
 
-def _warnings(report: TaskDataReport) -> Iterator[str]:
+def _warnings(report: TaskDataReport, data: TaskData) -> Iterator[str]:
+    if isinstance(data.task, Warns):
+        yield from data.task.warnings(data.train_golds)
     for pair, count in report.overlap.items():
         if count:
             yield f"{report.task}: {count} texts of {pair} are equal; scores on them are not honest."

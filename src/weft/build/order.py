@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
+import numpy as np
+
 from weft.build.data import Data
+from weft.core.example import Encoded
 from weft.core.network import Network, Trunk
-from weft.data.mixture import Mixture, row_keys, shares
+from weft.data.mixture import Ints, Mixture, row_keys, shares
 from weft.recipe.duration import Duration, Unit
 from weft.recipe.spec import Recipe, StageSpec
 from weft.train.feed import Feed
@@ -40,6 +43,7 @@ def order_of(recipe: Recipe, stage: StageSpec, data: Data, *, by_length: bool) -
         kind=stage.mixture.kind,
         shares=shares(stage.mixture, sizes, stage.tasks),
         keys=keys,
+        strata=_strata(rows),
     )
     return EpochOrder(
         mixture=mixture,
@@ -48,6 +52,14 @@ def order_of(recipe: Recipe, stage: StageSpec, data: Data, *, by_length: bool) -
         homogeneous=stage.mixture.batches == "homogeneous",
         by_length=by_length,
     )
+
+
+def _strata(rows: Mapping[str, Sequence[Encoded]]) -> dict[str, Ints]:
+    """Return the stratum of each row, for tasks with more than one stratum."""
+    found = {
+        name: np.fromiter((one.stratum for one in own), np.int64, len(own)) for name, own in rows.items()
+    }
+    return {name: strata for name, strata in found.items() if len(np.unique(strata)) > 1}
 
 
 def feed_of(stage: StageSpec, order: EpochOrder, data: Data, network: Network, *, pad: int) -> Feed:

@@ -72,6 +72,7 @@ class Encoded(Text):
         where: the row's ``file:line``.
         num_cut: tokens lost to truncation.
         more: further texts, which are rows of the same batch.
+        stratum: number of the group of training rows that it belongs to; all groups of a task are drawn equally often.
     """
 
     target: Any
@@ -79,6 +80,7 @@ class Encoded(Text):
     where: str
     num_cut: int = 0
     more: tuple[Text, ...] = ()
+    stratum: int = 0
 
     @property
     def texts(self) -> tuple[Text, ...]:

@@ -1,6 +1,6 @@
 """Which task is drawn when, and which of its rows: pure functions of the seed and the epoch, without any state.
 
-Legend: N draws of an epoch, Q draws of one task in an epoch, R training rows of one task.
+Legend: N draws of an epoch, Q draws of one task in an epoch, R training rows of one task or of one stratum of it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -97,12 +97,16 @@ class Mixture:
     are spread evenly over the epoch with a random jitter, so that tasks which walk the same source stay side by side.
     A task with share 0 has no influence on any draw.
 
+    A task draws from its strata strictly in turn, and walks through the rows of each in passes: with one stratum every
+    pass holds every row once; with one a class, rows of all classes are drawn equally often.
+
     Args:
         seed: the recipe's seed.
         stage: the stage's name.
         kind: ``round_robin`` draws strictly in turn within an epoch; all others are jittered.
         shares: of the draws by task, as ``shares()`` returns them.
         keys: ``row_keys`` of each task's training rows.
+        strata: number of each row's stratum, int64, shape (R,), for tasks that have more than one.
 
     Raises:
         DataError: a share is so small that an epoch would hold no draw of the task at all.
@@ -113,6 +117,7 @@ class Mixture:
     kind: MixtureKind
     shares: Mapping[str, float]
     keys: Mapping[str, Keys]
+    strata: Mapping[str, Ints] = field(default_factory=dict[str, Ints])
 
     def __post_init__(self) -> None:
         for name, quota in self.quotas().items():
@@ -171,15 +176,33 @@ class Mixture:
         return self._rows(task, epoch * quota, (epoch + 1) * quota)
 
     def _rows(self, task: str, start: int, stop: int) -> Ints:
-        size = len(self.keys[task])
+        members = self._members(task)
+        rows = np.empty(stop - start, dtype=np.int64)
+        for turn, own in enumerate(members):
+            first, last = (-((turn - draw) // len(members)) for draw in (start, stop))
+            if last > first:
+                walked = self._walk(self.keys[task][own], first, last)
+                rows[first * len(members) + turn - start :: len(members)] = own[walked]
+        return rows
+
+    def _members(self, task: str) -> list[Ints]:
+        """Return the rows of each stratum of ``task``."""
+        if task not in self.strata:
+            return [np.arange(len(self.keys[task]), dtype=np.int64)]
+        numbers = self.strata[task]
+        return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+
+    def _walk(self, keys: Keys, start: int, stop: int) -> Ints:
+        """Return the draws ``start`` to ``stop`` of passes over rows with ``keys``."""
+        size = len(keys)
         passes = range(start // size, (stop - 1) // size + 1)
-        order = np.concatenate([self._pass(task, number) for number in passes])
+        order = np.concatenate([self._pass(keys, number) for number in passes])
         return order[start - passes.start * size : stop - passes.start * size]
 
-    def _pass(self, task: str, number: int) -> Ints:
-        """Return the order of one pass over the task's rows: sorted by a hash of pass and key, shape (R,)."""
+    def _pass(self, keys: Keys, number: int) -> Ints:
+        """Return the order of one pass over rows: sorted by a hash of pass and key, shape (R,)."""
         salt = np.uint64(fold(self.seed, self.stage, "rows", number))
-        return np.argsort(mixed(self.keys[task] ^ salt), kind="stable").astype(np.int64)
+        return np.argsort(mixed(keys ^ salt), kind="stable").astype(np.int64)
 
 
 def mixed(values: Keys) -> Keys:

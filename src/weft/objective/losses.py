@@ -5,18 +5,32 @@ Legend: R rows, M tokens, N rows or tokens, C classes.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weft.core.loss import Loss
 
+_LEAST = 1e-12  # of 1 - p: its power has a gradient where p is 1, too
 
-def cross_entropy(logits_NC: Tensor, labels_N: Tensor) -> Loss:
+
+def cross_entropy(
+    logits_NC: Tensor,
+    labels_N: Tensor,
+    weights_N: Tensor | None = None,
+    *,
+    gamma: float = 0.0,
+    smoothing: float = 0.0,
+) -> Loss:
     """Return the summed negative log-likelihood of ``labels_N`` in nats; the weight is N.
 
     Args:
         logits_NC: any float dtype; N may be 0.
         labels_N: class numbers, int64.
+        weights_N: what each counts; None for 1.
+        gamma: of the focal loss, ``(1 - p) ** gamma`` times as much (Lin et al. 2017, arXiv:1708.02002, equation 4);
+            not together with ``smoothing``.
+        smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, section 7).
 
     Example:
         >>> import torch
@@ -24,11 +38,22 @@ def cross_entropy(logits_NC: Tensor, labels_N: Tensor) -> Loss:
         >>> loss.weight, round(loss.total.item() / loss.weight, 4)
         (3.0, 0.6931)
     """
-    total = F.cross_entropy(logits_NC.float(), labels_N, reduction="sum")
-    return Loss(total, weight=float(labels_N.shape[0]))
+    num = float(labels_N.shape[0])
+    if weights_N is None and not gamma:  # one kernel
+        total = F.cross_entropy(logits_NC.float(), labels_N, reduction="sum", label_smoothing=smoothing)
+        return Loss(total, weight=num)
+    losses_N = F.cross_entropy(logits_NC.float(), labels_N, reduction="none", label_smoothing=smoothing)
+    return Loss(_weighed(losses_N, weights_N, gamma).sum(), weight=num)
 
 
-def binary_cross_entropy(logits_RC: Tensor, labels_RC: Tensor) -> Loss:
+def binary_cross_entropy(
+    logits_RC: Tensor,
+    labels_RC: Tensor,
+    weights_RC: Tensor | None = None,
+    *,
+    gamma: float = 0.0,
+    smoothing: float = 0.0,
+) -> Loss:
     """Return the sum over rows of the mean over classes of independent yes/no losses; the weight is R.
 
     The mean over classes keeps a row's share of the step's denominator the same for any number of classes.
@@ -36,9 +61,20 @@ def binary_cross_entropy(logits_RC: Tensor, labels_RC: Tensor) -> Loss:
     Args:
         logits_RC: any float dtype.
         labels_RC: 1.0 where a row has the class, else 0.0.
+        weights_RC: what each yes or no counts; None for 1.
+        gamma: of the focal loss, as for ``cross_entropy``.
+        smoothing: yes is ``1 - smoothing / 2``, no is ``smoothing / 2``.
     """
-    losses_RC = F.binary_cross_entropy_with_logits(logits_RC.float(), labels_RC.float(), reduction="none")
-    return Loss(losses_RC.mean(1).sum(), weight=float(labels_RC.shape[0]))
+    targets_RC = labels_RC.float() * (1 - smoothing) + smoothing / 2 if smoothing else labels_RC.float()
+    losses_RC = F.binary_cross_entropy_with_logits(logits_RC.float(), targets_RC, reduction="none")
+    return Loss(_weighed(losses_RC, weights_RC, gamma).mean(1).sum(), weight=float(labels_RC.shape[0]))
+
+
+def _weighed(losses: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
+    """Return each loss times its weight and its focal factor; a loss is ``-log p``, so ``p`` needs no second softmax."""
+    if gamma:
+        losses = losses * (-torch.expm1(-losses)).clamp_min(_LEAST) ** gamma
+    return losses if weights is None else losses * weights
 
 
 def squared_error(values_R: Tensor, golds_R: Tensor, *, scale: float = 1.0) -> Loss:

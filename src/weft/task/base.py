@@ -193,3 +193,12 @@ class Calibrates(Protocol):
             answers: what this very task answered.
         """
         ...
+
+
+@runtime_checkable
+class Warns(Protocol):
+    """A task that sees in its training rows what people should know before they learn from them; others lack this."""
+
+    def warnings(self, golds: Sequence[Any], /) -> tuple[str, ...]:
+        """Return a sentence each on the right answers of the training rows, none where all is well."""
+        ...

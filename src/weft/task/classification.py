@@ -27,15 +27,15 @@ from weft.data.columns import Role, resolve
 from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.classification import multi_label_metrics, single_label_metrics
-from weft.objective.losses import binary_cross_entropy, cross_entropy
 from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
+from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
 from weft.task.heads import SequenceHead, choose_pooling, new_linear
 from weft.task.labels import difference, given_labels, in_order, label_set, label_text
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
 
 
-class ClassificationSpec(TaskSpec):
+class ClassificationSpec(CriterionSpec):
     """A recipe's classification task."""
 
     kind: Literal["classification"]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -48,6 +48,16 @@ class ClassificationSpec(TaskSpec):
     """Only for multi_label: a label is answered when its probability is above this."""
     pooling: Pooling | None = None
     """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
+    balance: Literal["none", "weights", "effective", "sampling"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Small classes count more: weights (inverse frequency), effective (arXiv:1901.05555), or sampling: drawn more often."""
+
+    @model_validator(mode="after")
+    def _sampling_needs_one_label(self) -> Self:
+        if self.balance == "sampling" and self.multi_label:
+            raise ValueError(
+                "balance: sampling needs one label a row, but multi_label is true; use weights or effective"
+            )
+        return self
 
     @model_validator(mode="after")
     def _threshold_needs_multi_label(self) -> Self:
@@ -60,7 +70,18 @@ class ClassificationSpec(TaskSpec):
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """A fitted classification task."""
+    """A fitted classification task.
+
+    Attributes:
+        name: of the task.
+        columns: by role.
+        labels: in the order of the outputs.
+        multi_label: whether a row may have any number of them.
+        threshold: above which a label is answered, of several.
+        pooling: asked for; None for the architecture's own.
+        criterion: how the loss is summed.
+        draws_evenly: whether training rows of all labels are drawn equally often.
+    """
 
     kind: ClassVar[str] = "classification"
     spec_type: ClassVar[type[TaskSpec]] = ClassificationSpec
@@ -72,6 +93,8 @@ class Classification:
     multi_label: bool = False
     threshold: float = 0.5
     pooling: Pooling | None = None
+    criterion: Criterion = PLAIN
+    draws_evenly: bool = False
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -93,14 +116,34 @@ class Classification:
                 f"tasks.{name}.labels: must name labels of column {columns['label']!r}, but {list(labels)} has none of "
                 f"them. Choices: {', '.join(seen[:20])}."
             )
-        return cls(name, columns, labels, spec.multi_label, spec.threshold, spec.pooling)
+        criterion = Criterion.of(spec, _weights([one for one in sets if one is not None], labels, spec))
+        evenly = spec.balance == "sampling"
+        return cls(
+            name,
+            columns,
+            labels,
+            spec.multi_label,
+            spec.threshold,
+            spec.pooling,
+            criterion,
+            draws_evenly=evenly,
+        )
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
         pooling = None if config["pooling"] is None else Pooling(config["pooling"])
-        labels = tuple(config["labels"])
-        return cls(name, dict(config["columns"]), labels, config["multi_label"], config["threshold"], pooling)
+        criterion = Criterion.from_config(config["criterion"]) if "criterion" in config else PLAIN
+        return cls(
+            name,
+            dict(config["columns"]),
+            tuple(config["labels"]),
+            config["multi_label"],
+            config["threshold"],
+            pooling,
+            criterion,
+            config.get("draws_evenly", False),
+        )
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -110,6 +153,8 @@ class Classification:
             "multi_label": self.multi_label,
             "threshold": self.threshold,
             "pooling": None if self.pooling is None else str(self.pooling),
+            "criterion": self.criterion.config(),
+            "draws_evenly": self.draws_evenly,
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -132,13 +177,15 @@ class Classification:
         if not set(labels) <= set(self.labels):
             return Dropped(row.where, "label not in the list")
         if not self.multi_label:
-            return Judged(self.labels.index(labels[0]), labels[0])
+            number = self.labels.index(labels[0])
+            return Judged(number, labels[0], stratum=number if self.draws_evenly else 0)
         hot = tuple(float(label in labels) for label in self.labels)
         return Judged(hot, tuple(label for label in self.labels if label in labels))
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:  # noqa: ARG002
         """Return the target: ``labels`` is (R,) class numbers, or (R, C) yes and no when multi-label."""
-        return collate_rows(encoded, rows, name="labels", values=float32 if self.multi_label else int64)
+        values = float32 if self.multi_label else int64
+        return self.criterion.weigh(collate_rows(encoded, rows, name="labels", values=values))
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
         """Return a new head with one output a label."""
@@ -147,9 +194,8 @@ class Classification:
         return SequenceHead(out, pooling=pooling, dropout=dropout)
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
-        """Return cross entropy, or for multi-label independent yes/no losses averaged over labels; the weight is R."""
-        leaf = binary_cross_entropy if self.multi_label else cross_entropy
-        return leaf(outputs, target.values["labels"])
+        """Return cross entropy, or for multi-label independent yes/no losses averaged over labels."""
+        return self.criterion.loss(outputs, target)
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
         """Return label and probabilities of each row."""
@@ -183,6 +229,11 @@ class Classification:
         counts = Counter(label for gold in golds for label in (gold if self.multi_label else (gold,)))
         return {label: counts[label] for label in self.labels}
 
+    def warnings(self, golds: Sequence[Any]) -> tuple[str, ...]:
+        """Return a warning where labels differ much in size and nothing is done about it."""
+        is_answered = self.multi_label or self.draws_evenly or self.criterion.weights
+        return () if is_answered else imbalance(self.name, self.describe(golds))
+
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
         problem = "multi_label_classification" if self.multi_label else "single_label_classification"
@@ -199,6 +250,16 @@ class Classification:
 
 def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(-1)
+
+
+def _weights(
+    rows: Sequence[Sequence[str]], labels: Sequence[str], spec: ClassificationSpec
+) -> tuple[float, ...]:
+    """Return what each of ``labels`` counts, from those of the training rows that can be used."""
+    usable = [own for own in rows if set(own) <= set(labels)]
+    found = Counter(label for own in usable for label in own)
+    counts = [found[label] for label in labels]
+    return yes_weights(counts, len(usable), spec) if spec.multi_label else class_weights(counts, spec)
 
 
 def _labels_of(row: Row, columns: Columns, *, multi_label: bool) -> tuple[str, ...] | None:

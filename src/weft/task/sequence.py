@@ -20,10 +20,11 @@ Columns = Mapping[str, str | None]
 
 
 class Judged(NamedTuple):
-    """What a row asks for: the task's own target and the gold answer, both None where it has no label."""
+    """What a row asks for: the task's own target and the gold answer, both None where it has no label, and its stratum."""
 
     target: Any
     gold: Any
+    stratum: int = 0
 
 
 def text_roles() -> tuple[Role, ...]:
@@ -63,7 +64,13 @@ def encode_texts(
         piece = next(pieces)
         encoded.append(
             Encoded(
-                piece.tokens, piece.segments, result.target, result.gold, row.where, num_cut=piece.num_cut
+                piece.tokens,
+                piece.segments,
+                result.target,
+                result.gold,
+                row.where,
+                num_cut=piece.num_cut,
+                stratum=result.stratum,
             )
         )
     return encoded

@@ -25,9 +25,9 @@ from weft.data.columns import Role, resolve
 from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.tagging import OUTSIDE, spans, tagging_metrics, word_metrics
-from weft.objective.losses import cross_entropy
 from weft.recipe.spec import TaskSpec
 from weft.task.base import Pieces, Tokenizer
+from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights
 from weft.task.heads import TokenHead, new_linear
 from weft.task.labels import difference, given_labels
 from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled
@@ -35,7 +35,7 @@ from weft.task.sequence import Columns
 from weft.task.words import listed, text_of, words_like, words_of
 
 
-class TaggingSpec(TaskSpec):
+class TaggingSpec(CriterionSpec):
     """A recipe's tagging task."""
 
     kind: Literal["tagging"]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -77,6 +77,7 @@ class Tagging:
         repair: whether tags that break the scheme are repaired, or their rows dropped.
         has_ids: whether data holds numbers of ``labels`` instead of tags.
         num_repaired: tags of the training rows that were repaired.
+        criterion: how the loss over words is summed.
     """
 
     kind: ClassVar[str] = "tagging"
@@ -90,6 +91,7 @@ class Tagging:
     repair: bool = True
     has_ids: bool = False
     num_repaired: int = 0
+    criterion: Criterion = PLAIN
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -115,14 +117,16 @@ class Tagging:
             )
         _refuse_ids(name, seen, scheme, columns)
         broken = sum(num_broken(tags, scheme) for tags in read) if spec.repair else 0
-        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken)
+        criterion = Criterion.of(spec, _weights(read, labels, scheme, spec))
+        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken, criterion)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
         labels, scheme = tuple(config["labels"]), Scheme(config["scheme"])
         options = (config["repair"], config["has_ids"], config["num_repaired"])
-        return cls(name, dict(config["columns"]), labels, scheme, *options)
+        criterion = Criterion.from_config(config["criterion"]) if "criterion" in config else PLAIN
+        return cls(name, dict(config["columns"]), labels, scheme, *options, criterion)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -133,6 +137,7 @@ class Tagging:
             "repair": self.repair,
             "has_ids": self.has_ids,
             "num_repaired": self.num_repaired,
+            "criterion": self.criterion.config(),
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -193,7 +198,7 @@ class Tagging:
         return Encoded(pieces.tokens, pieces.segments, target, gold, row.where, num_cut=pieces.num_cut)
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
-        """Return the target: ``positions`` is (M,) in flat order, ``labels`` (M,); the weight is M words."""
+        """Return the target: ``positions`` is (M,) in flat order, ``labels`` (M,); the weight is M words, or what they count."""
         targets = [cast(Words, example.target) for example in encoded]
         starts = layout.starts_B.tolist()
         positions = [
@@ -205,7 +210,7 @@ class Tagging:
             labels = [label for target in targets for label in target.labels or ()]
             values["labels"] = int64(labels)
         weight = float(len(positions)) if has_gold else 0.0
-        return Target(int64(rows), values, weight, num_examples=len(encoded))
+        return self.criterion.weigh(Target(int64(rows), values, weight, num_examples=len(encoded)))
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> TokenHead:
         """Return a new head with one output a tag."""
@@ -214,7 +219,7 @@ class Tagging:
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return the cross entropy over words."""
-        return cross_entropy(outputs, target.values["labels"])
+        return self.criterion.loss(outputs, target)
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
         """Return a tag for every word; words cut off or without pieces are ``O``."""
@@ -271,6 +276,16 @@ class Tagging:
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: the tags or their order changed."""
         return difference(config.get("labels", ()), self.labels)
+
+
+def _weights(
+    rows: Sequence[Sequence[str]], labels: Sequence[str], scheme: Scheme, spec: TaggingSpec
+) -> tuple[float, ...]:
+    """Return what a word of each tag counts."""
+    if spec.balance == "none":
+        return ()
+    found = Counter(tag for row in rows for tag in repaired(row, scheme))
+    return class_weights([found[label] for label in labels], spec)
 
 
 def _tags_of(row: Row, columns: Columns) -> tuple[str, ...] | None:

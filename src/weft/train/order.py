@@ -67,7 +67,8 @@ class EpochOrder:
 
     The draws of ``window`` steps are put in random order, or sorted by length where batches are padded, and cut into
     steps of ``batch`` draws; the steps of the whole epoch are shuffled, a step that is short comes last. Rows of one
-    text in a window come into one step, where they cost one trunk pass, as far as full steps allow it.
+    text in a window come into one step, where they cost one trunk pass, as far as full steps allow it; but a row of a
+    stratum that is drawn again and again is spread over the steps, or a step would hold little else.
 
     Args:
         mixture: the draws.
@@ -127,8 +128,12 @@ class EpochOrder:
             numbers_N[tasks_N == index] = self.mixture.rows(name, epoch) + first
             first += len(self.mixture.keys[name])
         lengths = np.concatenate([self.texts[name].lengths_R for name in names])
-        keys = np.concatenate([self.texts[name].keys_R for name in names])
-        return _Drawn(tasks_N, numbers_N, lengths[numbers_N], keys[numbers_N])
+        keys_N = np.concatenate([self.texts[name].keys_R for name in names])[numbers_N]
+        for index in (at for at, name in enumerate(names) if name in self.mixture.strata):
+            own_N = tasks_N == index
+            times = repeats(numbers_N[own_N]).astype(np.uint64)
+            keys_N[own_N] = np.where(times > 0, mixed(keys_N[own_N] ^ times), keys_N[own_N])
+        return _Drawn(tasks_N, numbers_N, lengths[numbers_N], keys_N)
 
     def _steps(self, drawn: _Drawn, epoch: int, task: str) -> list[Step]:
         """Return ``drawn`` cut into steps, the full ones in random order, then the short one."""
@@ -209,6 +214,21 @@ class _Drawn:
         """Return the draws of one task."""
         own = self.tasks_N == task
         return _Drawn(self.tasks_N[own], self.numbers_N[own], self.lengths_N[own], self.keys_N[own])
+
+
+def repeats(numbers_N: Ints) -> Ints:
+    """Return how often each number occurs before its place, shape (N,).
+
+    Example:
+        >>> repeats(np.array([7, 3, 7, 7])).tolist()
+        [0, 0, 1, 2]
+    """
+    order_N = np.argsort(numbers_N, kind="stable")
+    places_N = np.arange(len(numbers_N))
+    is_first_N = np.diff(numbers_N[order_N], prepend=-1) != 0
+    found_N = np.empty_like(numbers_N)
+    found_N[order_N] = places_N - np.maximum.accumulate(np.where(is_first_N, places_N, 0))
+    return found_N
 
 
 def _filled(units: list[list[int]], sizes: Sequence[int]) -> list[int]:
