@@ -9,7 +9,7 @@ from itertools import chain
 
 from weft.core.caches import cache_home, limit_bytes
 from weft.data.tokens import TokenStore
-from weft.model.tokenizer import HFTokenizer, Pieces
+from weft.model.tokenizer import HFTokenizer, Pieces, Windows
 from weft.task.base import Tokenizer
 
 ENCODING = 1  # of texts as pieces; raise it whenever the same text may give other pieces
@@ -51,6 +51,12 @@ class RememberingTokenizer:
     def words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
         """Return each pre-split sentence with special tokens, cut to ``max_tokens``."""
         return self._recalled("words", sentences, lambda: self._tokenizer.words(sentences))
+
+    def windows(
+        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int
+    ) -> list[Windows]:
+        """Return each text as strided windows. They are made anew: to keep every piece's place takes more than the text."""
+        return self._tokenizer.windows(texts, before, overlap=overlap)
 
     def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return each text's token ids without special tokens and without cutting."""

@@ -121,6 +121,14 @@ OUTPUT: Final = (
     *("targets", "输出", "回答", "答案", "回复", "译文", "摘要"),
 )
 MESSAGES: Final = ("messages", "conversations", "conversation", "dialogue", "dialog", "对话", "消息")
+CONTEXT: Final = (
+    *("context", "context_text", "passage", "paragraph", "document", "article", "story", "text"),
+    *("上下文", "文章", "段落", "原文", "材料", "篇章"),
+)
+QUESTION: Final = ("question", "query_text", "query", "问题", "提问", "问句")
+ANSWERS: Final = ("answers", "answer", "gold_answers", "答案", "回答", "参考答案")
+ANSWER_START: Final = ("answer_start", "answer_starts", "start", "答案起点", "答案位置", "起始位置")
+IMPOSSIBLE: Final = ("is_impossible", "impossible", "不可回答", "无答案")
 SYSTEM: Final = ("system", "system_prompt", "系统", "系统提示")
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from weft.data import squad
 from weft.data.encoding import TextFile
 from weft.data.table import Record
 from weft.errors import DataError
@@ -28,6 +29,8 @@ _KINDS: dict[type, str] = {
 def read(file: TextFile, *, is_lines: bool) -> Iterator[Record]:
     """Yield the objects of ``file``: one a line, the elements of a list, or those of ``{"data": [...]}``.
 
+    Objects that nest questions in paragraphs become a row a question (``weft.data.squad``).
+
     Args:
         file: the file.
         is_lines: its name says JSON Lines: a single object is then a row, whatever it holds.
@@ -37,10 +40,12 @@ def read(file: TextFile, *, is_lines: bool) -> Iterator[Record]:
     """
     first, second = _first_lines(file)
     if first.lstrip().startswith("["):
-        return _elements(file)
-    if is_lines or (second and _is_object(first)):
-        return _lines(file)
-    return _document(file)
+        records = _elements(file)
+    elif is_lines or (second and _is_object(first)):
+        records = _lines(file)
+    else:
+        records = _document(file)
+    return squad.flattened(records, name=file.name)
 
 
 def looks_like_lines(file: TextFile) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from weft.core.example import Row
 
-Record = tuple[dict[str, Any], int]
-"""Values of one record and where it begins: the line, or the row where a format has no lines; both from 1."""
+Record = tuple[dict[str, Any], int | str]
+"""Values of one record and where it begins: the line, or the row where a format has no lines, both from 1; or its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Table:
 
     Attributes:
         rows: in the order of the source; never empty. ``Row.where`` is ``<file>:<line>``, or ``<file>:<row>`` for
-            Parquet, Arrow, a ``{"data": [...]}`` document and the Hub.
+            Parquet, Arrow, a ``{"data": [...]}`` document and the Hub, ``<file>:<id>`` for a nested question.
         name: file, ``folder:split`` or hub id, as the reference has it, without the slice.
         digest: SHA-256 of the source's bytes (unpacked, where they were packed) and the slice.
         encoding: of the text, or the format's own; several joined by a comma.

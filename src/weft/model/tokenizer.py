@@ -7,6 +7,7 @@ them, which makes truncation and the count of cut tokens exact for texts, pairs 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from weft.model.quiet import quiet
 
 _MAX_CHARACTERS = 1_000_000  # of one text; all beyond is far outside of any row, and would only cost memory
 _MAX_CHAT_GROWTH = 100_000  # characters that a chat template may add to a conversation
+_LOCATED_AT_ONCE = 1000  # texts whose pieces and places the Rust tokenizer holds at a time
 _PROBE = "a"
 _BEHIND_PADDING = frozenset(
     {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"}
@@ -34,6 +36,26 @@ class Pieces:
     segments: tuple[int, ...] | None
     num_cut: int
     first: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """One text as windows; see ``weft.task.base.Windows``."""
+
+    pieces: tuple[Pieces, ...]
+    at: int
+    bounds: tuple[tuple[int, int], ...]
+    starts: array[int]
+    ends: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """All pieces of a text, and the characters that each stands for."""
+
+    tokens: tuple[int, ...]
+    starts: array[int]
+    ends: array[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +164,26 @@ class HFTokenizer:
             for encoding, sentence in zip(encodings, sentences, strict=True)
         ]
 
+    def windows(
+        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int
+    ) -> list[Windows]:
+        """Return each text as strided windows with special tokens, each window with the text's own ``before`` first.
+
+        All of a text is in one window or another (up to a million characters); what is longer than half of the room
+        of ``before`` is cut, and ``num_cut`` of the first window says so.
+
+        Args:
+            texts: to be windowed.
+            before: one for each text, repeated in each of its windows.
+            overlap: tokens that two neighbouring windows share; at most half of what a window has of the text.
+        """
+        located = self._located(texts)
+        fronts = None if before is None else self._encode([text[:_MAX_CHARACTERS] for text in before])
+        return [
+            self._windows(located[text], None if fronts is None else fronts[number], overlap=overlap)
+            for number, text in enumerate(texts)
+        ]
+
     def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return each text's token ids without special tokens and without cutting."""
         return [tuple(ids) for ids in self._encode(list(texts))]
@@ -168,6 +210,36 @@ class HFTokenizer:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _located(self, texts: Sequence[str]) -> dict[str, _Located]:
+        """Return the pieces of each distinct text; the places are characters, also where pieces are bytes."""
+        found: dict[str, _Located] = {}
+        distinct = list(dict.fromkeys(texts))
+        for first in range(0, len(distinct), _LOCATED_AT_ONCE):
+            some = distinct[first : first + _LOCATED_AT_ONCE]
+            encodings = self._backend.encode_batch(
+                [text[:_MAX_CHARACTERS] for text in some], add_special_tokens=False
+            )
+            for text, encoding in zip(some, encodings, strict=True):
+                places = encoding.offsets
+                starts, ends = (array("i", [place[side] for place in places]) for side in (0, 1))
+                found[text] = _Located(tuple(encoding.ids), starts, ends)
+        return found
+
+    def _windows(self, text: _Located, front: list[int] | None, *, overlap: int) -> Windows:
+        frame = self._single if front is None else self._pair
+        room = self.max_tokens - frame.num_special
+        fixed = [] if front is None else [front[: room // 2]]
+        num_cut = 0 if front is None else len(front) - len(fixed[0])
+        room -= sum(map(len, fixed))
+        bounds = strided(len(text.tokens), room, overlap=min(overlap, room // 2))
+        pieces: list[Pieces] = []
+        for first, end in bounds:
+            tokens = frame.tokens(*fixed, text.tokens[first:end]) or (self.stop,)
+            segments = self._segments_of(*map(len, fixed), end - first) if self._has_segments else None
+            pieces.append(Pieces(tokens, segments, 0 if pieces else num_cut))
+        at = sum(map(len, (*frame.parts[:-1], *fixed)))
+        return Windows(tuple(pieces), at, bounds, text.starts, text.ends)
 
     def _word(self, word: str) -> str:
         word = word[:_MAX_CHARACTERS]
@@ -288,6 +360,24 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
         return first, second
     shorter = min(first, second, room // 2)
     return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
+
+
+def strided(length: int, room: int, *, overlap: int) -> tuple[tuple[int, int], ...]:
+    """Return the bounds of the windows that ``length`` tokens make, neighbours sharing ``overlap`` tokens.
+
+    The last one ends with the text and may be shorter (as in ``tokenizers``); no tokens are one empty window.
+
+    Args:
+        length: of the text, in tokens.
+        room: tokens of a window, more than ``overlap``.
+        overlap: shared with the next window.
+
+    Example:
+        >>> strided(10, 6, overlap=2), strided(6, 6, overlap=2), strided(0, 6, overlap=2)
+        (((0, 6), (4, 10)), ((0, 6),), ((0, 0),))
+    """
+    firsts = range(0, max(length - overlap, 1), room - overlap)
+    return tuple((first, min(first + room, length)) for first in firsts)
 
 
 def _frame(backend: Any, *, pair: bool) -> Frame:

@@ -36,6 +36,16 @@ class Tokenizer(Protocol):
         """Return each pre-split sentence with special tokens, cut to ``max_tokens``; ``Pieces.first`` is set."""
         ...
 
+    def windows(
+        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int
+    ) -> Sequence[Windows]:
+        """Return each text as one window or several, each with special tokens and the text's own ``before`` first.
+
+        Nothing of a text is cut, and of ``before`` what is longer than half of a row. Neighbouring windows share
+        ``overlap`` tokens of the text, at most half of what a window has of it.
+        """
+        ...
+
     def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return each text's token ids without special tokens and without cutting."""
         ...
@@ -78,6 +88,35 @@ class Pieces(Protocol):
 
         Words cut off have no entry, so there may be fewer entries than words.
         """
+        ...
+
+
+class Windows(Protocol):
+    """One text as strided windows, and where in the text each of its pieces stands."""
+
+    @property
+    def pieces(self) -> tuple[Pieces, ...]:
+        """The windows, each a row for the trunk."""
+        ...
+
+    @property
+    def at(self) -> int:
+        """Position in each row of the window's first piece of the text."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """Pieces of the text that each window has: the first and the end, counted in the whole text."""
+        ...
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """First character of each piece of the whole text."""
+        ...
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """End of the characters of each piece of the whole text."""
         ...
 
 
