@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 import torch
@@ -107,6 +108,32 @@ def test_blocks_cover_every_position_with_its_adapter_once(
             covered[at] = 1 if block.first <= index[at] < block.last else covered[at]
     assert [at for at, place in enumerate(index) if place != NONE and covered[at] == NONE] == []
     assert len(blocks) <= 1 or overhead < 10**9
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 9)), min_size=1, max_size=20),
+    extra=st.sampled_from([0, 5]),
+)
+def test_runs_are_the_positions_of_one_adapter_each(rows: list[tuple[int, int]], extra: int) -> None:
+    names = tuple("abcd")
+    routing = Routing((("a",), ("b",), ("c",), ("d",)), *zip(*rows, strict=True), is_packed=True)
+    leading = (
+        (2, (sum(routing.lengths) + extra + 1) // 2) if len(rows) > 2 else (1, sum(routing.lengths) + extra)
+    )
+    total = leading[0] * leading[1]
+    found = [NONE] * total
+    runs = routing.runs(leading, names)
+    for run in runs:
+        assert 0 <= run.start < run.stop <= total
+        assert run.last == run.first + 1
+        assert set(found[run.start : run.stop]) == {NONE}
+        found[run.start : run.stop] = [run.first] * (run.stop - run.start)
+    assert found == routing.index_N(leading, names, CPU).tolist()
+    assert all(one.stop < two.start or one.first != two.first for one, two in itertools.pairwise(runs))
+    for name in names:
+        positions = routing.positions(leading, name, CPU)
+        assert positions.tolist() == [at for at, place in enumerate(found) if place == names.index(name)]
+        assert routing.positions(leading, name, CPU) is positions
 
 
 def test_few_adapters_are_one_block_and_many_in_order_are_cut() -> None:

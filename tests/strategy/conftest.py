@@ -324,3 +324,14 @@ def real() -> SimpleNamespace:
         llama=describe_with(by_table(LLAMA_NAMES), "llama", {"": 2}),
         gpt2=describe_with(by_table(GPT2_NAMES), "gpt2", {"": 2}),
     )
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """Return ``choose(native)``: whether low-rank updates may go through the compiled kernels."""
+
+    def use(native: bool) -> None:
+        if not native:
+            monkeypatch.setattr("weft.native.low_rank.thin", lambda *_: None)
+
+    return use

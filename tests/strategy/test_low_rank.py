@@ -38,15 +38,6 @@ def made(kind: str, width_in: int, width_out: int) -> nn.Module:
 KINDS = ("linear", "bare", "conv1d")
 
 
-@pytest.fixture
-def choose(monkeypatch):
-    def use(native: bool) -> None:
-        if not native:
-            monkeypatch.setattr(THIN, lambda *_: None)
-
-    return use
-
-
 @hands
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.strategy.test_low_rank import drawn, made
+from tests.strategy.test_low_rank import drawn, hands, made
 from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
@@ -47,7 +47,8 @@ def rowwise(layer: LoraSite, inputs: Tensor, routing: Routing, shared: Sequence[
     return torch.cat([alone(layer, piece, (*shared, *names)) for piece, names in zip(pieces, own, strict=True)])[None]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40)
+@hands
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(st.integers(-1, 6), st.integers(1, 80)), min_size=1, max_size=20),
     kind=st.sampled_from(["linear", "conv1d"]),
@@ -55,8 +56,14 @@ def rowwise(layer: LoraSite, inputs: Tensor, routing: Routing, shared: Sequence[
     is_sorted=st.booleans(),
 )
 def test_every_row_passes_through_its_own_adapter(
-    rows: list[tuple[int, int]], kind: str, grad: bool, is_sorted: bool
+    choose,
+    native: bool,
+    rows: list[tuple[int, int]],
+    kind: str,
+    grad: bool,
+    is_sorted: bool,
 ) -> None:
+    choose(native)
     names = tuple("abcdefg")
     layer = site(kind, names=names[:-1])  # of the seventh there is nothing here
     rows = sorted(rows) if is_sorted else rows
@@ -68,7 +75,8 @@ def test_every_row_passes_through_its_own_adapter(
     assert torch.allclose(outputs, rowwise(layer, inputs, routing), atol=1e-4, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@hands
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(st.integers(-1, 4), st.integers(1, 80)), min_size=1, max_size=12),
     kind=st.sampled_from(["linear", "conv1d"]),
@@ -76,8 +84,14 @@ def test_every_row_passes_through_its_own_adapter(
     is_plain=st.booleans(),
 )
 def test_a_row_may_take_several_adapters_of_a_site(
-    rows: list[tuple[int, int]], kind: str, grad: bool, is_plain: bool
+    choose,
+    native: bool,
+    rows: list[tuple[int, int]],
+    kind: str,
+    grad: bool,
+    is_plain: bool,
 ) -> None:
+    choose(native)
     layer = site(kind, names=tuple("abcdef"), dropout=0.5 if is_plain else 0.0)
     layer.train(mode=False)
     groups = (("a",), ("b", "a"), ("c", "d", "e"), ("e", "b"), ("d",))  # f is shared
@@ -88,7 +102,9 @@ def test_a_row_may_take_several_adapters_of_a_site(
     assert torch.allclose(outputs, rowwise(layer, inputs, routing, shared=["f"]), atol=1e-4, rtol=1e-5)
 
 
-def test_gradients_of_rows_with_several_adapters() -> None:
+@hands
+def test_gradients_of_rows_with_several_adapters(choose, native: bool) -> None:
+    choose(native)
     layer, twin = site(names=tuple("abcd")), site(names=tuple("abcd"))
     routing = Routing.of((("a", "b"), ("c", "b"), ("d",)), [0, 1, 0], Layout.packed([70, 90, 40]))
     inputs, seen = drawn(1, 200, 8, seed=1), drawn(1, 200, 6, seed=2)
@@ -122,7 +138,9 @@ def test_adapters_that_are_not_routed_act_on_every_row() -> None:
         assert torch.allclose(outputs, rowwise(layer, inputs, routing, shared=["p"]), atol=1e-5)
 
 
-def test_gradients_are_those_of_rows_apart_and_land_in_present_adapters_only() -> None:
+@hands
+def test_gradients_are_those_of_rows_apart_and_land_in_present_adapters_only(choose, native: bool) -> None:
+    choose(native)
     layer, twin = site(), site()
     routing = Routing.of(NAMES, [2, 0, 2], Layout.packed([70, 90, 40]))
     inputs = drawn(1, 200, 8, seed=1).requires_grad_()
@@ -138,7 +156,9 @@ def test_gradients_are_those_of_rows_apart_and_land_in_present_adapters_only() -
             assert torch.allclose(ours[name].grad, theirs[name].grad, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_over_many_blocks() -> None:
+@hands
+def test_gradients_over_many_blocks(choose, native: bool) -> None:
+    choose(native)
     names = tuple(f"x{index}" for index in range(40))
     layer, twin = site(names=names), site(names=names)
     routing = Routing.of(names, list(range(40)), Layout.packed([16] * 40))
@@ -175,7 +195,8 @@ def mixed(layer: LoraSite, inputs: Tensor) -> Tensor:
     return vars(layer)["_stack"].A_RI
 
 
-def test_factors_are_stacked_once_and_anew_when_one_changes() -> None:
+def test_factors_are_stacked_once_and_anew_when_one_changes(choose) -> None:
+    choose(native=False)  # the kernels take each by itself
     layer, inputs = site(), drawn(2, 4, 8, seed=1)
     first = mixed(layer, inputs)
     assert mixed(layer, inputs) is first
@@ -195,7 +216,8 @@ def test_factors_are_stacked_once_and_anew_when_one_changes() -> None:
     assert mixed(layer, inputs) is not third
 
 
-def test_half_precision_twins_get_a_stack_of_their_own() -> None:
+def test_half_precision_twins_get_a_stack_of_their_own(choose) -> None:
+    choose(native=False)  # the kernels take each by itself
     layer, inputs = site(), drawn(2, 4, 8, seed=1)
     first = mixed(layer, inputs)
     layer.bfloat16()

@@ -159,6 +159,28 @@ class Routing:
         index_N = torch.tensor([*places, NONE]).repeat_interleave(torch.tensor(sizes))
         return index_N.to(device, non_blocking=True)
 
+    def positions(self, leading: Sequence[int], name: str, device: torch.device) -> Tensor:
+        """Return the flat positions that adapter ``name`` acts on, int64: made once for all modules of one shape."""
+
+        def make() -> Tensor:
+            index_N = self.index_N(leading, [name], torch.device("cpu"))
+            return (index_N == 0).nonzero()[:, 0].to(device, non_blocking=True)
+
+        return self.once(("positions", tuple(leading), name, device), make)
+
+    def runs(self, leading: Sequence[int], names: Sequence[str]) -> tuple[Block, ...]:
+        """Return blocks of one adapter each: the positions of neighbouring rows that take the same one."""
+        runs: list[Block] = []
+        stop = 0
+        for place, size in zip(self._places(names), self._sizes(tuple(leading)), strict=False):
+            start, stop = stop, stop + size
+            if place == NONE or not size:
+                continue
+            if runs and (runs[-1].stop, runs[-1].first) == (start, place):
+                start = runs.pop().start
+            runs.append(Block(start, stop, place, place + 1))
+        return tuple(runs)
+
     def blocks(self, leading: Sequence[int], names: Sequence[str], *, overhead: int) -> tuple[Block, ...]:
         """Return a cut of the positions into blocks such that little is multiplied in vain.
 

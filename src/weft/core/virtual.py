@@ -236,7 +236,7 @@ def positions_of(
     """Return the flat positions of an input of dimensions ``leading`` that adapter ``name`` acts on; None for all."""
     if routing is None or name not in routing.named:
         return None
-    return (routing.index_N(leading, [name], device) == 0).nonzero()[:, 0]
+    return routing.positions(leading, name, device)
 
 
 @contextmanager

@@ -83,18 +83,14 @@ class Edit(Routable):
             edit: the method's class.
             leading: dimensions of this module's input but the last.
         """
-        names = tuple(name for name in options_at(self, edit) if name not in self.taken)
         routing = self.routing
-        own = () if routing is None else tuple(name for name in routing.present if name in names)
-        for name in names:
+        for name in options_at(self, edit):
+            if name in self.taken:
+                continue
             if routing is None or name not in routing.named:
                 yield name, None
-        if routing is None:
-            return
-        for lane in routing.lanes(own):
-            index_N = routing.index_N(leading, lane, _device(self))
-            for place, name in enumerate(lane):
-                yield name, (index_N == place).nonzero()[:, 0]
+            elif name in routing.present:
+                yield name, routing.positions(leading, name, _device(self))
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from weft.core import linear
 from weft.core.routing import Routing
 from weft.core.view import SiteKind
+from weft.native import low_rank as native
 from weft.strategy.edit import Edit, Factors, edited
 from weft.strategy.low_rank import Part, is_uniform, low_rank, routed_parts
+from weft.strategy.low_rank_runs import routed_runs, with_runs
 
 STARTS = (
     "lora_starts"  # attribute of a module: what its adapters began with, by name, where the weight gave it up
@@ -84,12 +86,35 @@ class LoraSite(Edit):
     def _routed(self, inputs: Tensor, routing: Routing) -> Tensor:
         """Return outputs of which each row has the update of its own adapter and of those that are not routed."""
         shared = tuple(name for name in self.lora_options if name not in routing.named)
+        lanes = routing.lanes(tuple(name for name in routing.present if name in self.lora_options))
+        names, leading = (*shared, *chain(*lanes)), inputs.shape[:-1]
+        if not self._is_fused(inputs, names):
+            return self._routed_plainly(inputs, routing, shared, lanes)
+        updates = self._thin(names)
+        if updates is not None:
+            runs = routing.once(
+                ("runs", leading, len(shared), names),
+                lambda: routed_runs(routing, leading, num_shared=len(shared), lanes=lanes),
+            )
+            return with_runs(self, inputs, updates, runs)
+        return self._routed_side_by_side(inputs, routing, shared)
+
+    def _thin(self, names: Sequence[str]) -> list[native.Thin] | None:
+        """Return the updates of ``names`` for the compiled kernels, None where one is not for them."""
+        updates: list[native.Thin] = []
+        for name in names:
+            update = native.thin(self.lora_A[name], self.lora_B[name], self.scale(name))
+            if update is None:
+                return None
+            updates.append(update)
+        return updates
+
+    def _routed_side_by_side(self, inputs: Tensor, routing: Routing, shared: tuple[str, ...]) -> Tensor:
+        """Return outputs from one pair of thin products a block of tokens, with all adapters in it and a mask."""
         # Gradients are for the adapters of this batch's rows; without gradients one stack serves all batches.
         choice = routing.present if torch.is_grad_enabled() else routing.adapters
         lanes = routing.lanes(tuple(name for name in choice if name in self.lora_options))
         names = (*shared, *chain(*lanes))
-        if not self._is_fused(inputs, names):
-            return self._routed_plainly(inputs, routing, shared, lanes)
         grad = torch.is_grad_enabled()
         A_RI, B_OR = self._stacked(names) if grad else self._kept(names, (*shared, *routing.present))
         leading, shape = inputs.shape[:-1], self._shape(names)

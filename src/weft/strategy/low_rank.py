@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from weft.core import linear
 from weft.core.routing import Routing
 from weft.native import low_rank as native
+from weft.strategy.low_rank_runs import WHOLE, input_gradient, with_runs
 
 _ONE_BLOCK = 10**12
 Gate = float | Tensor
@@ -50,7 +51,7 @@ def low_rank(
     """
     update = _thin(A_RI, B_OR, parts)
     if update is not None:
-        return _compiled(module, inputs, update)
+        return with_runs(module, inputs, (update,), WHOLE)
     if not torch.is_grad_enabled():
         outputs, _ = _forward(module, inputs, A_RI, B_OR, parts)
         return outputs
@@ -130,57 +131,6 @@ def _thin(A_RI: Tensor, B_OR: Tensor, parts: Sequence[Part]) -> native.Thin | No
     return native.thin(A_RI, B_OR, part.gate)
 
 
-def _compiled(module: nn.Module, inputs: Tensor, update: native.Thin) -> Tensor:
-    """Return what ``low_rank`` does for one update that acts on all tokens alike."""
-    if torch.is_grad_enabled():
-        weight, bias = linear.values(module)
-        return cast(Any, _Compiled.apply)(module, update, inputs, weight, bias, update.A_RI, update.B_OR)
-    outputs = linear.forward(module, inputs)
-    native.add(update, inputs.contiguous(), outputs)
-    return outputs
-
-
-class _Compiled(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        module: nn.Module,
-        update: native.Thin,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,  # noqa: ARG004 (named so that autograd asks for its gradient)
-        A_RI: Tensor,
-        B_OR: Tensor,
-    ) -> Tensor:
-        inputs = inputs.contiguous()
-        outputs = linear.forward(module, inputs)
-        _, _, _, for_weight, _, for_A, for_B = ctx.needs_input_grad
-        narrow = native.new_narrow(update, inputs) if for_B else None
-        native.add(update, inputs, outputs, narrow=narrow)
-        ctx.module, ctx.update, ctx.packed, ctx.narrow = module, update, linear.packed(module), narrow
-        # The factors are kept for the check that nobody has changed them since.
-        ctx.save_for_backward(inputs if for_weight or for_A else None, weight, A_RI, B_OR)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        inputs, weight, _, _ = ctx.saved_tensors
-        _, _, for_inputs, for_weight, for_bias, for_A, _ = ctx.needs_input_grad
-        grads = gradients.contiguous()
-        d_inputs = _input_gradient(ctx, grads, weight) if for_inputs else None
-        d_A, d_B = native.gradients(
-            ctx.update, grads, inputs=inputs if for_A else None, narrow=ctx.narrow, d_inputs=d_inputs
-        )
-        d_weight = d_bias = None
-        if for_weight or for_bias:
-            grads_TO = grads.view(-1, grads.shape[-1])
-            d_bias = grads_TO.sum(0) if for_bias else None
-            if for_weight:
-                d_weight = linear.backward_weight(ctx.module, grads_TO, inputs.view(-1, inputs.shape[-1]))
-        return None, None, d_inputs, d_weight, d_bias, d_A, d_B
-
-
 class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -214,7 +164,7 @@ class _LowRank(torch.autograd.Function):
                 grads_SR.append(_narrow(_tokens(grads_TO, part), up_RO, part.gate))
         d_inputs = None
         if for_inputs:
-            d_inputs_TI = _input_gradient(ctx, grads_TO, weight)
+            d_inputs_TI = input_gradient(ctx, grads_TO, weight)
             for part, grad_SR in zip(parts, grads_SR, strict=True):
                 _tokens(d_inputs_TI, part).addmm_(grad_SR, _ranks(A_RI, part))
             d_inputs = d_inputs_TI.view(ctx.shape)
@@ -266,9 +216,3 @@ def _factor_gradient(
     for part, narrow_SR in zip(parts, narrow, strict=True):
         _ranks(grads_RI, part).addmm_(narrow_SR.t(), _tokens(wide_TI, part))
     return grads_RI
-
-
-def _input_gradient(ctx: Any, grads: Tensor, weight: Tensor) -> Tensor:
-    if ctx.packed is not None:
-        return ctx.packed.backward(grads)
-    return linear.backward_input(ctx.module, grads, weight=weight)
