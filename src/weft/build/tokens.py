@@ -65,6 +65,14 @@ class RememberingTokenizer:
         )
         return [pieces.tokens for pieces in found]
 
+    def room(self, *, is_pair: bool) -> int:
+        """Return how many tokens of a text, or of both texts of a pair, a row holds beside its special tokens."""
+        return self._tokenizer.room(is_pair=is_pair)
+
+    def frame(self, first: Sequence[int], second: Sequence[int] | None = None) -> Pieces:
+        """Return one text's (or pair's) token ids with special tokens around them."""
+        return self._tokenizer.frame(first, second)
+
     def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
         """Return each conversation through the tokenizer's own chat template; None without one."""
         return self._tokenizer.chat(messages)

@@ -40,6 +40,7 @@ def run(
     if is_json:
         values = [
             {"folder": str(one.folder), "loads_with": one.loads_with, "difference": one.difference}
+            | ({"windows": dict(one.windows)} if one.windows else {})
             | ({"rounding": moved[one.folder.name.removesuffix("-adapter")]} if moved else {})
             for one in results
         ]
@@ -50,5 +51,9 @@ def run(
         console.print(
             say("export.done", folder=one.folder, loader=one.loads_with, difference=f"{one.difference:.1e}")
         )
+        if one.windows:
+            console.print(
+                say("export.windows", tokens=opened.tokenizer.max_tokens, pooling=one.windows["pooling"])
+            )
     for name, share in moved.items():
         console.print(say("export.rounding", task=name, format=few.base.quantize, difference=f"{share:.1e}"))

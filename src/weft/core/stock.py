@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -26,9 +27,12 @@ class Stock:
         labels: names of the outputs in their order; empty for causal models.
         problem_type: what sequence classification means here; None for the other forms.
         pipeline: the Hub's name for what such models do.
+        windows: how a text beyond the model's limit is divided and its windows' logits become one (the recipe's keys):
+            a stock model answers one window. None where such a text is cut.
     """
 
     form: StockForm
     labels: tuple[str, ...]
     problem_type: ProblemType | None
     pipeline: str
+    windows: Mapping[str, Any] | None = None

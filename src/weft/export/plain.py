@@ -51,11 +51,14 @@ class Exported:
         folder: where.
         loads_with: the class of transformers or peft that loads it.
         difference: largest difference of a logit on the probe rows.
+        windows: how the windows of a long text have one answer in the bundle; the folder answers one window (its
+            ``config.json`` says this too). None where the bundle cuts such a text as well.
     """
 
     folder: Path
     loads_with: str
     difference: float
+    windows: Mapping[str, Any] | None = None
 
 
 def export_plain(
@@ -124,7 +127,7 @@ class _Writer:
         home = self.home / check_name(name)
         self._save(stock_model(self.bundle, name, _merged(self.bundle, name)), home)
         difference = prove(self.bundle, name, _load(auto_class, home), tolerance=self.tolerance)
-        return Exported(home, auto_class, difference)
+        return Exported(home, auto_class, difference, self.bundle.tasks[name].stock().windows)
 
     def adapter(self, name: str, adapter: AdapterState, base: Path) -> Exported:
         """Write ``adapter`` and one task's last layer, to stand on ``base``."""
@@ -150,7 +153,7 @@ class _Writer:
         with quiet():
             loaded = PeftModel.from_pretrained(_load(auto_class, base, config=model.config), str(home))
         difference = prove(bundle, name, loaded, tolerance=self.tolerance)
-        return Exported(home, f"PeftModel on {auto_class}", difference)
+        return Exported(home, f"PeftModel on {auto_class}", difference, bundle.tasks[name].stock().windows)
 
     def adapter_base(self) -> Path:
         """Return the model that adapters stand on: the base itself, or a copy where earlier stages changed it."""
@@ -196,6 +199,8 @@ def _config(bundle: Bundle, stock: Stock) -> Any:
         config.label2id = {label: index for index, label in enumerate(stock.labels)}
     if stock.problem_type is not None:
         config.problem_type = stock.problem_type
+    if stock.windows is not None:
+        config.windows = dict(stock.windows)
     return config
 
 

@@ -188,6 +188,14 @@ class HFTokenizer:
         """Return each text's token ids without special tokens and without cutting."""
         return [tuple(ids) for ids in self._encode(list(texts))]
 
+    def room(self, *, is_pair: bool) -> int:
+        """Return how many tokens of a text, or of both texts of a pair, a row holds beside its special tokens."""
+        return self.max_tokens - (self._pair if is_pair else self._single).num_special
+
+    def frame(self, first: Sequence[int], second: Sequence[int] | None = None) -> Pieces:
+        """Return one text's (or pair's) token ids with special tokens around them, cut to ``max_tokens``."""
+        return self._framed(first) if second is None else self._framed_pair(first, second)
+
     def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
         """Return each conversation through the tokenizer's own chat template, ready for the answer; None without one.
 
@@ -258,7 +266,7 @@ class HFTokenizer:
         segments = self._segments_of(len(kept)) if self._has_segments else None
         return Pieces(tokens, segments, len(body) - len(kept), first)
 
-    def _framed_pair(self, first: list[int], second: list[int]) -> Pieces:
+    def _framed_pair(self, first: Sequence[int], second: Sequence[int]) -> Pieces:
         room = self.max_tokens - self._pair.num_special
         len_first, len_second = longest_first(len(first), len(second), room)
         tokens = self._pair.tokens(first[:len_first], second[:len_second]) or (self.stop,)

@@ -50,6 +50,14 @@ class Tokenizer(Protocol):
         """Return each text's token ids without special tokens and without cutting."""
         ...
 
+    def room(self, *, is_pair: bool) -> int:
+        """Return how many tokens of a text, or of both texts of a pair, a row holds beside its special tokens."""
+        ...
+
+    def frame(self, first: Sequence[int], second: Sequence[int] | None = None) -> Pieces:
+        """Return one text's (or pair's) token ids with special tokens around them, cut to ``max_tokens``."""
+        ...
+
     def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
         """Return each conversation through the tokenizer's own chat template, ready for the answer; None without one."""
         ...

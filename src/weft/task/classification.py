@@ -30,6 +30,7 @@ from weft.metric.classification import multi_label_metrics, single_label_metrics
 from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
+from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
 from weft.task.heads import SequenceHead, choose_pooling, new_linear
 from weft.task.labels import difference, given_labels, in_order, label_set, label_text
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
@@ -48,6 +49,8 @@ class ClassificationSpec(CriterionSpec):
     """Only for multi_label: a label is answered when its probability is above this."""
     pooling: Pooling | None = None
     """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
+    windows: AnyWindows | None = None
+    """How a text beyond max_tokens is read whole: mean or max (of the outputs of its windows); default: it is cut."""
     balance: Literal["none", "weights", "effective", "sampling"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Small classes count more: weights (inverse frequency), effective (arXiv:1901.05555), or sampling: drawn more often."""
 
@@ -95,6 +98,7 @@ class Classification:
     pooling: Pooling | None = None
     criterion: Criterion = PLAIN
     draws_evenly: bool = False
+    windows: Windows | None = None
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -127,6 +131,7 @@ class Classification:
             spec.pooling,
             criterion,
             draws_evenly=evenly,
+            windows=spec.windows,
         )
 
     @classmethod
@@ -143,6 +148,7 @@ class Classification:
             pooling,
             criterion,
             config.get("draws_evenly", False),
+            from_config(config),
         )
 
     def config(self) -> dict[str, Any]:
@@ -155,6 +161,7 @@ class Classification:
             "pooling": None if self.pooling is None else str(self.pooling),
             "criterion": self.criterion.config(),
             "draws_evenly": self.draws_evenly,
+            "windows": to_config(self.windows),
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -168,7 +175,9 @@ class Classification:
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
-        return encode_texts(rows, self.columns, tokenizer, lambda row: self._judge(row, purpose))
+        return encode_texts(
+            rows, self.columns, tokenizer, lambda row: self._judge(row, purpose), windows=self.windows
+        )
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
         labels = _labels_of(row, self.columns, multi_label=self.multi_label)
@@ -191,7 +200,7 @@ class Classification:
         """Return a new head with one output a label."""
         pooling = choose_pooling(info, self.pooling, task=self.name)
         out = new_linear(info, len(self.labels), has_bias=info.has_bias, seed=seed)
-        return SequenceHead(out, pooling=pooling, dropout=dropout)
+        return SequenceHead(out, pooling=pooling, dropout=dropout, windows=pooling_of(self.windows))
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return cross entropy, or for multi-label independent yes/no losses averaged over labels."""
@@ -237,7 +246,7 @@ class Classification:
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
         problem = "multi_label_classification" if self.multi_label else "single_label_classification"
-        return Stock(StockForm.SEQUENCE, self.labels, problem, "text-classification")
+        return Stock(StockForm.SEQUENCE, self.labels, problem, "text-classification", to_config(self.windows))
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: labels, their order or kind, or pooling changed."""

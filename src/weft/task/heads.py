@@ -1,6 +1,7 @@
 """The heads of the supervised families. Their ``out`` layers fit the last layer of the stock transformers models.
 
-Legend: B rows of the batch, R rows addressed, M tokens addressed, D width, C outputs, V vocabulary.
+Legend: B rows of the batch, R rows addressed, E examples, M tokens addressed, D width, C outputs, V vocabulary. There are
+as many rows as examples, but for those of several windows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from weft.core.layout import Layout
 from weft.core.network import TrunkInfo
 from weft.core.outputs import Projection
 from weft.errors import ModelError
+from weft.task.documents import WindowPooling, pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +39,30 @@ class SequenceHead(nn.Module):
         pooling: how a row's tokens become one vector.
         dropout: on that vector while training.
         units: None for outputs as they are (logits).
+        windows: how those of an example's windows become one, where it has several.
     """
 
     def __init__(
-        self, out: nn.Linear, *, pooling: Pooling, dropout: float, units: Units | None = None
+        self,
+        out: nn.Linear,
+        *,
+        pooling: Pooling,
+        dropout: float,
+        units: Units | None = None,
+        windows: WindowPooling = WindowPooling.MEAN,
     ) -> None:
         super().__init__()
         self.out = out
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.units = units
+        self.windows = windows
         self._kind = (pooling, _bias(out) is None)
 
     def forward(self, features: Features, target: Target) -> Tensor:
-        """Return (R, C) outputs for the rows of ``target``."""
+        """Return (E, C) outputs for the examples of ``target``."""
         pooled_RD = features.pooled_BD(self.pooling).index_select(0, target.rows_R)
-        return self._in_units(in_fp32(self.out, self.dropout(pooled_RD)))
+        return self._whole(in_fp32(self.out, self.dropout(pooled_RD)), target)
 
     @property
     def kind(self) -> tuple[Pooling, bool] | None:
@@ -63,7 +73,7 @@ class SequenceHead(nn.Module):
     def together(
         heads: Sequence[SequenceHead], features: Features, targets: Sequence[Target]
     ) -> list[Tensor]:
-        """Return the outputs of several heads of one ``kind``, (R, C) each for its target: one product for all."""
+        """Return the outputs of several heads of one ``kind``, (E, C) each for its target: one product for all."""
         pooled_BD = features.pooled_BD(heads[0].pooling).float()
         own = [_own(head.__dict__["_modules"]["out"]) for head in heads]
         weights = [weight for weight, _ in own]
@@ -71,16 +81,18 @@ class SequenceHead(nn.Module):
         bias_C = torch.cat(biases) if biases else None
         outputs_BC = functional.linear(pooled_BD, torch.cat(weights), bias_C)
         parts = outputs_BC.split([len(weight) for weight in weights], 1)
-        is_one = len(pooled_BD) == 1 and all(target.num_examples == 1 for target in targets)
+        is_one = len(pooled_BD) == 1 and all(len(target.rows_R) == 1 for target in targets)
         return [
-            head._in_units(part_BC if is_one else part_BC.index_select(0, target.rows_R))
+            head._whole(part_BC if is_one else part_BC.index_select(0, target.rows_R), target)
             for head, part_BC, target in zip(heads, parts, targets, strict=True)
         ]
 
-    def _in_units(self, outputs_RC: Tensor) -> Tensor:
-        if self.units is None:
-            return outputs_RC
-        return self.units.shift + self.units.scale * outputs_RC.float()
+    def _whole(self, outputs_RC: Tensor, target: Target) -> Tensor:
+        """Return the outputs in their units, those of the windows of one example as one."""
+        if self.units is not None:
+            outputs_RC = self.units.shift + self.units.scale * outputs_RC.float()
+        places_ES = target.values.get("windows")
+        return outputs_RC if places_ES is None else pool(outputs_RC, places_ES, self.windows)
 
     def reads(self, _target: Target, layout: Layout) -> Tensor | None:
         """Return the token of each row that its vector is made from, None where all are."""

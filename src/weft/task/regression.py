@@ -29,6 +29,7 @@ from weft.metric.regression import regression_metrics
 from weft.objective.losses import squared_error
 from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
+from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
 from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
 from weft.task.labels import label_text
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
@@ -43,6 +44,8 @@ class RegressionSpec(TaskSpec):
     """Task family."""
     pooling: Pooling | None = None
     """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
+    windows: AnyWindows | None = None
+    """How a text beyond max_tokens is read whole: mean or max (of the outputs of its windows); default: it is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Regression:
     mean: float
     std: float
     pooling: Pooling | None = None
+    windows: Windows | None = None
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -71,13 +75,13 @@ class Regression:
                 f"tasks.{name}: column {columns['score']!r} must hold at least two different numbers, but holds "
                 f"{sorted(set(numbers))} in {len(rows)} rows. Give the right column under columns: {{score: ...}}."
             )
-        return cls(name, columns, fmean(numbers), pstdev(numbers), spec.pooling)
+        return cls(name, columns, fmean(numbers), pstdev(numbers), spec.pooling, spec.windows)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
         pooling = None if config["pooling"] is None else Pooling(config["pooling"])
-        return cls(name, dict(config["columns"]), config["mean"], config["std"], pooling)
+        return cls(name, dict(config["columns"]), config["mean"], config["std"], pooling, from_config(config))
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -86,6 +90,7 @@ class Regression:
             "mean": self.mean,
             "std": self.std,
             "pooling": None if self.pooling is None else str(self.pooling),
+            "windows": to_config(self.windows),
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -99,7 +104,9 @@ class Regression:
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
-        return encode_texts(rows, self.columns, tokenizer, lambda row: self._judge(row, purpose))
+        return encode_texts(
+            rows, self.columns, tokenizer, lambda row: self._judge(row, purpose), windows=self.windows
+        )
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
         score = _score_of(row, self.columns)
@@ -122,7 +129,9 @@ class Regression:
         pooling = choose_pooling(info, self.pooling, task=self.name)
         units = Units(self.mean, self.std) if info.has_bias else Units(scale=math.hypot(self.mean, self.std))
         out = new_linear(info, 1, has_bias=info.has_bias, seed=seed)
-        return SequenceHead(out, pooling=pooling, dropout=dropout, units=units)
+        return SequenceHead(
+            out, pooling=pooling, dropout=dropout, units=units, windows=pooling_of(self.windows)
+        )
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return the squared error in units of the training scores' standard deviation."""
@@ -155,7 +164,9 @@ class Regression:
 
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
-        return Stock(StockForm.SEQUENCE, (self.name,), "regression", "text-classification")
+        return Stock(
+            StockForm.SEQUENCE, (self.name,), "regression", "text-classification", to_config(self.windows)
+        )
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: pooling or units changed."""

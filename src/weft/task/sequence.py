@@ -1,4 +1,7 @@
-"""What classification and regression share: a text or a pair of texts in, one target a row out."""
+"""What classification and regression share: a text or a pair of texts in, one target a row out.
+
+Legend: E examples, S most windows of a text.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from weft.core.batch import Target
-from weft.core.example import Dropped, Encoded, Row
+from weft.core.example import Dropped, Encoded, Row, Text
 from weft.core.tensors import int64
 from weft.data import columns as known
 from weft.data.columns import Role
 from weft.errors import DataError
-from weft.task.base import Tokenizer
+from weft.task.base import Pieces, Tokenizer
+from weft.task.documents import Windows, read
 from weft.task.labels import plain
+from weft.task.several import places
 
 Columns = Mapping[str, str | None]
 
@@ -45,9 +50,22 @@ def text_columns(columns: Columns) -> tuple[str, ...]:
 
 
 def encode_texts(
-    rows: Sequence[Row], columns: Columns, tokenizer: Tokenizer, judge: Callable[[Row], Judged | Dropped]
+    rows: Sequence[Row],
+    columns: Columns,
+    tokenizer: Tokenizer,
+    judge: Callable[[Row], Judged | Dropped],
+    *,
+    windows: Windows | None = None,
 ) -> list[Encoded | Dropped]:
-    """Return each row's text or pair as tokens with the target that ``judge`` gives, or why it is not used."""
+    """Return each row's text or pair as tokens with the target that ``judge`` gives, or why it is not used.
+
+    Args:
+        rows: as read.
+        columns: by role.
+        tokenizer: of the trunk.
+        judge: reads what a row asks for.
+        windows: into which a text that is too long is divided; None to cut it.
+    """
     results: list[Judged | Dropped] = []
     for row in rows:
         empty = not text_in(row, columns["text"]) or (columns["pair"] and not text_in(row, columns["pair"]))
@@ -55,31 +73,31 @@ def encode_texts(
     kept = [index for index, result in enumerate(results) if isinstance(result, Judged)]
     texts = [text_in(rows[index], columns["text"]) for index in kept]
     pairs = [text_in(rows[index], columns["pair"]) for index in kept] if columns["pair"] else None
-    pieces = iter(tokenizer.texts(texts, pairs) if kept else ())
+    readings = iter(read(texts, pairs, tokenizer, windows) if kept else ())
     encoded: list[Encoded | Dropped] = []
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, Dropped):
             encoded.append(result)
-            continue
-        piece = next(pieces)
-        encoded.append(
-            Encoded(
-                piece.tokens,
-                piece.segments,
-                result.target,
-                result.gold,
-                row.where,
-                num_cut=piece.num_cut,
-                stratum=result.stratum,
-            )
-        )
+        else:
+            pieces, num_cut = next(readings)
+            encoded.append(example_of(pieces, result, row.where, num_cut=num_cut))
     return encoded
+
+
+def example_of(pieces: Sequence[Pieces], judged: Judged, where: str, *, num_cut: int) -> Encoded:
+    """Return the example of one text or several, the first of ``pieces`` first."""
+    first, *rest = pieces
+    more = tuple(Text(piece.tokens, piece.segments) for piece in rest)
+    target, gold, stratum = judged
+    return Encoded(first.tokens, first.segments, target, gold, where, num_cut, more, stratum)
 
 
 def collate_rows(
     encoded: Sequence[Encoded], rows: Sequence[int], *, name: str, values: Callable[[Sequence[Any]], Tensor]
 ) -> Target:
-    """Return the target of one value a row under ``name``; without gold there are rows to answer, and no value.
+    """Return the target of one value an example under ``name``; without gold there are rows to answer, and no value.
+
+    Where an example has several windows, ``windows`` says whose each row is: (E, S), see ``weft.task.several``.
 
     Args:
         encoded: whose targets are the values.
@@ -89,9 +107,10 @@ def collate_rows(
     """
     targets = [example.target for example in encoded if example.target is not None]
     has_gold = len(targets) == len(encoded)
+    own = {"windows": places(encoded)} if len(rows) > len(encoded) else {}
     return Target(
         rows_R=int64(rows),
-        values={name: values(targets)} if has_gold else {},
+        values=own | {name: values(targets)} if has_gold else own,
         weight=float(len(encoded)) if has_gold else 0.0,
         num_examples=len(encoded),
     )
