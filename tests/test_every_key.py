@@ -36,6 +36,7 @@ from weft.recipe.spec import Carry, Combine, MixtureSpec, ModelSpec, Recipe, Sta
 from weft.run.events import Evaluated, Finished, Saved
 from weft.run.folder import RunFolder
 from weft.run.session import train as run
+from weft.task.documents import Windows
 from weft.train.loop import Course, train
 from weft.train.progress import Progress
 
@@ -54,7 +55,7 @@ def all_keys() -> set[str]:
     """Return every key of every part of a recipe as ``<part>.<key>``."""
     members = catalogue()
     parts = {"recipe": Recipe, "model": ModelSpec, "mixture": MixtureSpec, "stage": StageSpec, "carry": Carry}
-    parts |= {"combine": Combine}
+    parts |= {"combine": Combine, "windows": Windows}
     parts |= {**members.tasks, **members.methods}
     return {f"{part}.{key}" for part, kind in parts.items() for key in kind.model_fields}
 
@@ -94,7 +95,14 @@ def rows(lab: Lab, values: Values) -> Any:
     """What every task learns from and is judged on: tokens, targets and right answers."""
     return {
         name: [
-            [(one.tokens, repr(getattr(one.target, "labels", one.target)), one.gold) for one in split]
+            [
+                (
+                    [text.tokens for text in one.texts],
+                    repr(getattr(one.target, "labels", one.target)),
+                    one.gold,
+                )
+                for one in split
+            ]
             for split in (data.train, data.dev, data.test)
         ]
         for name, data in lab.open(dict(values)).data.tasks.items()
@@ -273,6 +281,11 @@ def uneven(**keys: Any) -> Values:
     return recipe_of(train="all.jsonl[:11]", **keys)
 
 
+def short_rows(kind: str = "classification") -> Values:
+    """Return a recipe whose texts are longer than the rows of its trunk."""
+    return put(recipe_of(kind, columns={"text": "other_text"}), "model/max_tokens", 8)
+
+
 def two_stages(**carry: str) -> Values:
     second = {"name": "two", "strategy": "lora", "length": "2 steps", "batch": 6, "carry": carry}
     values = recipe_of()
@@ -415,6 +428,11 @@ FAMILIES = {
     "tagging.gamma": change(weights, "tasks/main/gamma", 1.0, 4.0, recipe_of("tagging", loss="focal")),
     "tagging.smoothing": change(weights, "tasks/main/smoothing", 0.0, 0.2, recipe_of("tagging")),
     "classification.pooling": change(weights, "tasks/main/pooling", "cls", "mean"),
+    "classification.windows": change(rows, "tasks/main/windows", None, "mean", short_rows()),
+    "regression.windows": change(rows, "tasks/main/windows", None, "mean", short_rows("regression")),
+    "windows.pooling": change(weights, "tasks/main/windows/pooling", "mean", "max", short_rows()),
+    "windows.stride": change(rows, "tasks/main/windows/stride", 0, 3, short_rows()),
+    "windows.most": change(rows, "tasks/main/windows/most", 1, 2, short_rows()),
     "regression.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("regression")),
     "tagging.labels": change(
         rows, "tasks/main/labels", ["O", "B-X", "I-X"], ["B-X", "I-X", "O"], recipe_of("tagging")

@@ -84,6 +84,7 @@ class Classification:
         pooling: asked for; None for the architecture's own.
         criterion: how the loss is summed.
         draws_evenly: whether training rows of all labels are drawn equally often.
+        windows: into which a text that is too long is divided; None where it is cut.
     """
 
     kind: ClassVar[str] = "classification"
