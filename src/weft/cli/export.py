@@ -53,7 +53,8 @@ def run(
         )
         if one.windows:
             console.print(
-                say("export.windows", tokens=opened.tokenizer.max_tokens, pooling=one.windows["pooling"])
+                "  "
+                + say("export.windows", tokens=opened.tokenizer.max_tokens, pooling=one.windows["pooling"])
             )
     for name, share in moved.items():
         console.print(say("export.rounding", task=name, format=few.base.quantize, difference=f"{share:.1e}"))
