@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weft.build.estimate import PROCESS_BYTES, Machine, measure, plan_stage, stage_plans
+from weft.build.estimate import Machine, measure, plan_stage, stage_plans
+from weft.build.memory import PROCESS_BYTES
 from weft.report.records import StagePlan
 
 MACHINE = Machine(flops=1e9, dtype=torch.float32)
@@ -143,6 +144,40 @@ def test_time_is_that_of_the_matrices(kit, open_kit):
     assert seconds_of(only(opened)) == pytest.approx(2 * (2 * layer + 32 * 32) * tokens / 1e9)
     faster = Machine(flops=2e9, dtype=torch.bfloat16)
     assert seconds_of(only(opened, faster)) == pytest.approx(seconds_of(only(opened)) / 2)
+
+
+LAYER = 4 * 32 * 32 + 2 * 32 * 64
+
+
+def test_virtual_tokens_pass_every_layer(kit, open_kit):
+    rule = {"train": "prompt", "tokens": 5}
+    opened = open_kit([{"name": "one", "strategy": [rule], "length": "1 epoch"}], {"mood": kit.MOOD})
+    rows = opened.data.tasks["mood"].train
+    tokens = sum(len(row.tokens) for row in rows) + 5 * len(rows)
+    assert seconds_of(only(opened)) == pytest.approx(4 * (2 * LAYER + 32 * 32) * tokens / 1e9)
+
+
+def test_virtual_keys_are_products_with_each_token_and_their_projection_is_made_once_a_pass(kit, open_kit):
+    def seconds(**keys):
+        rule = {"train": "prefix", "tokens": 5, **keys}
+        opened = open_kit([{"name": "one", "strategy": [rule], "length": "1 epoch"}], {"mood": kit.MOOD})
+        return seconds_of(only(opened)), sum(len(row.tokens) for row in opened.data.tasks["mood"].train)
+
+    found, tokens = seconds()
+    matrices = (
+        4 * (2 * LAYER + 32 * 32) - 2 * 32 * 32
+    )  # no gradient comes as far as the first layer's queries
+    assert found == pytest.approx((matrices + 6 * 2 * 2 * 5 * 32) * tokens / 1e9)
+    assert seconds(projection=16)[0] == found
+
+
+def test_of_adapters_that_rows_choose_tokens_pass_through_their_own(open_kit):
+    def seconds(method, **keys):
+        rule = {"train": method, "sites": "attention", "rank": 2, **keys}
+        return seconds_of(only(open_kit([{"name": "one", "strategy": [rule]}])))
+
+    assert seconds("lora", per_task=True) == pytest.approx(seconds("lora"))
+    assert seconds("lora") < seconds("mtl-lora") < 1.2 * seconds("lora"), "which holds both tasks' parts"
 
 
 def test_memory_follows_the_pass_not_the_step(open_kit):

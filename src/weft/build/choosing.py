@@ -72,8 +72,9 @@ class ByGradients:
 
 
 def _gradient(weight: Tensor) -> Tensor:
-    """Return the gradient of ``weight``: zeros where nothing that is learnt depends on it."""
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad.detach().clone()
+    """Return the gradient of ``weight``, which gives it up: zeros where nothing that is learnt depends on it."""
+    gradient, weight.grad = weight.grad, None
+    return torch.zeros_like(weight) if gradient is None else gradient
 
 
 @contextmanager

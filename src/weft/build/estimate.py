@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -13,30 +13,24 @@ import torch
 
 from weft.build.activations import choose
 from weft.build.data import Data
+from weft.build.memory import Memory, sites_of
 from weft.build.order import foresee, order_of
 from weft.build.reuse import depth
+from weft.build.rows import Rows, adapter_shares, rows_of, virtual_share
 from weft.build.stage import Entered
 from weft.core.network import Trunk
-from weft.core.sites import HEAD_PREFIX
 from weft.core.table import ParamTable
-from weft.core.view import Site, SiteKind
+from weft.core.view import ParamInfo, Site, SiteKind
 from weft.errors import ModelError
 from weft.model import cut
 from weft.model.device import memory_of
-from weft.recipe.spec import Activations, Moments, Recipe, StageSpec
+from weft.recipe.spec import Activations, Recipe, StageSpec
 from weft.report.records import PARENTS, StagePlan
 from weft.report.tables import condense
+from weft.strategy.edit import Edit
 from weft.train.order import EpochOrder
 from weft.train.progress import Progress
 
-# Bytes of activations kept for the backward pass per token, layer and unit of width, in fp32 and bf16 eager mode:
-# inputs of the linear, norm and activation functions of one transformer layer (arXiv 2205.05198, section 4, gives 34
-# bytes at 2 bytes a value without attention scores; fp32 residuals under autocast add about half of that again).
-_ACTIVATION_BYTES = {torch.float32: 80, torch.bfloat16: 56}
-# The same source, per pair of tokens and attention head: scores and their softmax.
-_SCORE_BYTES = {torch.float32: 8, torch.bfloat16: 6}
-_HEAD_WIDTH = 64  # of nearly all pretrained models
-PROCESS_BYTES = 480 * 2**20  # interpreter, torch, transformers and a tokenizer, on Linux x86
 _UTILISATION = 0.3  # share of the matrix rate that a whole step reaches (docs/experiments.md)
 _MEASURED = (1024, 384, 1536)  # rows, inputs, outputs: a feed-forward layer of a small encoder
 
@@ -92,10 +86,11 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
     _check_compile(stage, entered, machine)
     order = order_of(recipe, stage, data, by_length=not cast(Trunk, entered.network.trunk).packs)
     end = foresee(stage.length, order)
-    needed = partial(_memory, entered, stage, order, machine.dtype)
+    rows = rows_of(entered, order, data)
+    memory = Memory(entered, stage, order, rows, machine.dtype)
     activations = choose(
         stage.activations,
-        needed,
+        memory.step,
         memory_bytes=machine.memory_bytes,
         is_gpu=machine.is_gpu,
         recomputes=cast(Trunk, entered.network.trunk).recomputes,
@@ -114,9 +109,9 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         steps=None if end is None else end.step,
         examples=None if end is None else end.num_examples,
         tokens=None if end is None else end.tokens,
-        memory_bytes=needed(activations),
+        memory_bytes=max(memory.step(activations), memory.choosing()),
         activations=activations,
-        seconds=None if end is None else _flops(stage, entered, order, end.tokens) / machine.flops,
+        seconds=None if end is None else _flops(stage, entered, order, rows, end) / machine.flops,
         notes=_notes(entered.table, recipe, stage),
         ways=(*entered.choices, *_ways(stage, entered, activations)),
         defaults=entered.plan.defaults,
@@ -140,25 +135,40 @@ def _strategy_words(stage: StageSpec) -> str:
     return " + ".join(f"{rule.train} on {rule.sites}" for rule in stage.strategy)
 
 
-def _flops(stage: StageSpec, entered: Entered, order: EpochOrder, tokens: int) -> float:
+def _flops(
+    stage: StageSpec, entered: Entered, order: EpochOrder, rows: Mapping[str, Rows], end: Progress
+) -> float:
     """Forward, plus the gradient of inputs above the lowest trained site, plus the gradient of trained weights.
 
-    Layers behind a store run once for the tokens of distinct texts.
+    Layers behind a store run once for the tokens of distinct texts. Virtual tokens are tokens; a virtual key is a
+    product with each token, as its table is read here. Of adapters that rows choose, tokens pass through their own.
     """
     trained = {row.path for row in entered.table.trained()}
+    shares = adapter_shares(entered, rows, end)
+    owners = {row.path: shares.get(row.owner.removeprefix("adapter:"), 1.0) for row in entered.table}
     place = partial(cut.place, num_layers=entered.sites.view.num_layers.get("", 0))
     at, once, always = depth(stage, entered), 0.0, 0.0
-    for site, has_gradient in _trunk_sites(entered):
+    for site, has_gradient in sites_of(entered, trained):
         if site.kind is SiteKind.EMBEDDING:
             continue  # a look-up
-        matrices = [info for info in site.params if len(info.shape) == 2]
-        count = (4 if has_gradient else 2) * sum(info.size for info in matrices)
-        count += 2 * sum(info.size for info in matrices if info.path in trained)
+        count = 0.0
+        for info in _matrices(entered, site):
+            products = (4 if has_gradient else 2) + (2 if info.path in trained else 0)
+            count += products * info.size * owners.get(info.path, 1.0)
         if at > 0 and place(site.path) < at:
             once += count
         else:
             always += count
-    return always * tokens + once * min(tokens, _distinct_tokens(order))
+    tokens = end.tokens * (1.0 + virtual_share(rows, end))
+    return always * tokens + once * min(end.tokens, _distinct_tokens(order))
+
+
+def _matrices(entered: Entered, site: Site) -> list[ParamInfo]:
+    """Return what each token is multiplied with at ``site``."""
+    edits: Sequence[type[Edit]] = getattr(type(entered.sites.module(site.path)), "edits", ())
+    once = {table for edit in edits for table in edit.once_a_pass}
+    matrices = (info for info in site.params if len(info.shape) == 2)
+    return [info for info in matrices if info.path.split(".")[-2] not in once]
 
 
 def _distinct_tokens(order: EpochOrder) -> int:
@@ -166,48 +176,6 @@ def _distinct_tokens(order: EpochOrder) -> int:
     for texts in order.texts.values():
         found.update(zip(texts.keys_R.tolist(), texts.lengths_R.tolist(), strict=True))
     return sum(found.values())
-
-
-def _trunk_sites(entered: Entered) -> Iterator[tuple[Site, bool]]:
-    """Yield the trunk's sites in forward order, and whether a gradient reaches them."""
-    trained = {row.path for row in entered.table.trained()}
-    has_gradient = False
-    for site in entered.sites.view.sites:
-        if not site.path.startswith(HEAD_PREFIX):
-            has_gradient = has_gradient or any(info.path in trained for info in site.params)
-            yield site, has_gradient
-
-
-def _memory(
-    entered: Entered, stage: StageSpec, order: EpochOrder, dtype: torch.dtype, activations: Activations
-) -> int:
-    """Return the bytes at the peak of a step: weights, optimizer, and activations of one micro-batch of long rows."""
-    table, info = entered.table, cast(Trunk, entered.network.trunk).info
-    few = sum(info.size for site in entered.sites.view.sites for info in site.params if info.is_fixed)
-    weights = 4 * (table.num_values() - few)
-    if (
-        dtype is not torch.float32
-    ):  # a twin of each, and what is frozen laid out for products and their gradients
-        weights += 6 * (table.num_values() - few) - 4 * table.num_trained()
-    weights += few  # at most a byte a value
-    state = (
-        6 if stage.moments is Moments.EIGHT_BIT else 12
-    ) * table.num_trained()  # gradient and two moments
-    longest = max(int(texts.lengths_R.max()) for texts in order.texts.values())
-    tokens = min(max(stage.budget, longest), stage.batch * longest)
-    a_layer = _ACTIVATION_BYTES[dtype] * info.width
-    if not cast(Trunk, entered.network.trunk).packs:  # else scores are computed again rather than kept
-        a_layer += _SCORE_BYTES[dtype] * longest * max(1, info.width // _HEAD_WIDTH)
-    kept = {_layer_of(site.path) for site, has_gradient in _trunk_sites(entered) if has_gradient}
-    layers = max(1, len(kept - {None}))  # without a gradient, one at a time
-    match activations:
-        case Activations.RECOMPUTE:
-            kept_bytes = a_layer + layers * info.width * dtype.itemsize
-        case Activations.OFFLOAD:
-            kept_bytes = a_layer
-        case _:
-            kept_bytes = layers * a_layer
-    return round(PROCESS_BYTES + weights + state + tokens * (kept_bytes + 8 * info.vocabulary))
 
 
 def _check_compile(stage: StageSpec, entered: Entered, machine: Machine) -> None:
@@ -222,12 +190,6 @@ def _check_compile(stage: StageSpec, entered: Entered, machine: Machine) -> None
             f"stage {stage.name}: compile must be false on a CPU in bf16, whose products have layouts of their own, but is "
             f"true. Remove it, or set precision: fp32."
         )
-
-
-def _layer_of(path: str) -> str | None:
-    parts = path.split(".")
-    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return None if number is None else ".".join(parts[: number + 1])
 
 
 def _ways(stage: StageSpec, entered: Entered, activations: Activations) -> Iterator[str]:

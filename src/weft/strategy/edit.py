@@ -36,12 +36,14 @@ class Edit(Routable):
         key: the method's name; the options of its adapters by name lie in the attribute ``<key>_options``.
         place: larger is further away from the module.
         tables: attributes that hold its parameters by adapter, each a ``Factors``.
+        once_a_pass: those of ``tables`` that virtual positions are multiplied with, and not each token.
         reads_weight: whether it reads the module's weight, which must then stand there and not in the machine's order.
     """
 
     key: ClassVar[str]
     place: ClassVar[int]
     tables: ClassVar[tuple[str, ...]]
+    once_a_pass: ClassVar[frozenset[str]] = frozenset()
     reads_weight: ClassVar[bool] = False
     edits: ClassVar[tuple[type[Edit], ...]] = ()  # of the class that was made, outermost first
     taken: frozenset[str] = frozenset()

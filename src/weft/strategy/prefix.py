@@ -62,6 +62,9 @@ class PrefixSite(Edit, VirtualKeys):
         *(f"prefix_{side}{end}" for side in (KEY, VALUE) for end in ("", *(f"_{part}" for part in _LAYERS))),
         GATE,
     )
+    once_a_pass: ClassVar[frozenset[str]] = frozenset(
+        f"prefix_{side}_{part}" for side in (KEY, VALUE) for part in _LAYERS
+    )
     prefix_gate: Factors
     prefix_options: dict[str, dict[str, Any]]
 
