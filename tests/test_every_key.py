@@ -304,9 +304,9 @@ def soup() -> Values:
     return values
 
 
-def short_run() -> Values:
+def short_run(kind: str = "regression") -> Values:
     """Return a recipe whose run is quick: only a head moves, and it is judged after every step."""
-    values = recipe_of("regression", dev="all.jsonl")
+    values = recipe_of(kind, dev="all.jsonl")
     del values["tasks"]["beside"]
     stage = {"strategy": "head", "length": "4 steps", "evaluate": "2 steps", "save": "1 steps", "lr": 1e-9}
     values["stages"] = [{"name": "one", "batch": 6, **stage}]
@@ -419,6 +419,13 @@ FAMILIES = {
     ),
     "classification.balance": change(draws, "tasks/main/balance", "none", "sampling", uneven()),
     "classification.beta": change(weights, "tasks/main/beta", 0.1, 0.99, uneven(balance="effective")),
+    "classification.calibration": change(
+        whole_run,
+        "tasks/main/calibration",
+        "temperature",
+        "none",
+        put(short_run("classification"), "stages/0/lr", 0.5),
+    ),
     "classification.loss": change(weights, "tasks/main/loss", "cross_entropy", "focal"),
     "classification.gamma": change(weights, "tasks/main/gamma", 1.0, 4.0, recipe_of(loss="focal")),
     "classification.smoothing": change(weights, "tasks/main/smoothing", 0.0, 0.2),

@@ -18,12 +18,18 @@ def test_single_label_values():
     golds, answers = ["p", "p", "p", "n"], [Answer(label=x) for x in ("p", "p", "n", "n")]
     values = _values(single_label_metrics(), golds, answers)
     # p: 2 right of 2 answered and 3 gold; n: 1 right of 2 answered and 1 gold
-    assert values == pytest.approx({"accuracy": 0.75, "macro_f1": (0.8 + 2 / 3) / 2, "mcc": 1 / math.sqrt(3)})
+    by_hand = {"accuracy": 0.75, "macro_f1": (0.8 + 2 / 3) / 2, "mcc": 1 / math.sqrt(3), "ece": 0.25}
+    assert values == pytest.approx(by_hand)
 
 
 def test_accuracy_leads():
-    assert [metric.name for metric in single_label_metrics()] == ["accuracy", "macro_f1", "mcc"]
-    assert [metric.name for metric in multi_label_metrics()] == ["micro_f1", "macro_f1", "subset_accuracy"]
+    assert [metric.name for metric in single_label_metrics()] == ["accuracy", "macro_f1", "mcc", "ece"]
+    assert [metric.name for metric in multi_label_metrics()] == [
+        "micro_f1",
+        "macro_f1",
+        "subset_accuracy",
+        "ece",
+    ]
 
 
 def test_macro_f1_averages_over_classes_that_occur():
@@ -46,10 +52,15 @@ def test_multi_label_values():
     answers = [Answer(label=["a"]), Answer(label=["b", "c"]), Answer(label=[])]
     values = _values(multi_label_metrics(), golds, answers)
     # a: 1 of 1 and 1; b: 1 of 1 and 2; c: 0 of 1 and 0
-    by_hand = {"micro_f1": 2 * 2 / (3 + 3), "macro_f1": (1 + 2 / 3 + 0) / 3, "subset_accuracy": 1 / 3}
+    by_hand = {
+        "micro_f1": 2 * 2 / (3 + 3),
+        "macro_f1": (1 + 2 / 3 + 0) / 3,
+        "subset_accuracy": 1 / 3,
+        "ece": 2 / 4,
+    }
     assert values == pytest.approx(by_hand)
 
 
 def test_rows_without_any_label_are_right_as_sets_and_nothing_as_f1():
     values = _values(multi_label_metrics(), [(), ()], [Answer(label=[]), Answer(label=[])])
-    assert values == {"micro_f1": 0.0, "macro_f1": 0.0, "subset_accuracy": 1.0}
+    assert values == {"micro_f1": 0.0, "macro_f1": 0.0, "subset_accuracy": 1.0, "ece": 0.0}

@@ -165,7 +165,7 @@ def test_gold_is_judged_and_the_baseline_is_an_answer(kit, name):
     assert len({metric.name for metric in bench.task.metrics}) == len(bench.task.metrics)
     for metric in bench.task.metrics:
         value = metric.value(golds, baseline)
-        assert value != metric.best
+        assert value != metric.best or metric.name == "ece"  # shares of the training rows come true on them
         assert metric.finish(metric.statistics(golds, baseline).sum(0)) == pytest.approx(value)
     assert all(isinstance(key, str) and count >= 0 for key, count in bench.task.describe(golds).items())
 

@@ -12,25 +12,28 @@ import numpy as np
 
 from weft.core.example import Answer
 from weft.metric.base import FloatArray, Metric, f1, mean_metric, ratio
+from weft.metric.calibration import label_calibration, yes_calibration
 
 
 def single_label_metrics() -> tuple[Metric, ...]:
-    """Return accuracy, macro F1 and Matthews correlation; golds are label strings, answers carry ``label``."""
+    """Return accuracy, macro F1, Matthews correlation and calibration error; golds are labels, answers carry ``label``."""
     return (
         mean_metric("accuracy", _accuracy, lambda gold, answer: float(answer.label == gold)),
         Metric("macro_f1", _macro_f1, _class_counts, _finish_macro_f1),
         Metric("mcc", _mcc, _agreement, _finish_mcc),
+        label_calibration(),
     )
 
 
 def multi_label_metrics() -> tuple[Metric, ...]:
-    """Return micro F1, macro F1 and exact-set accuracy; golds are tuples of labels, answers carry lists of them."""
+    """Return micro F1, macro F1, exact-set accuracy and calibration error; golds are tuples of labels, answers lists."""
     return (
         Metric("micro_f1", _multi_micro_f1, _multi_counts, _finish_micro_f1),
         Metric("macro_f1", _multi_macro_f1, _multi_counts, _finish_macro_f1),
         mean_metric(
             "subset_accuracy", _subset_accuracy, lambda gold, answer: float(_labels(answer) == set(gold))
         ),
+        yes_calibration(),
     )
 
 

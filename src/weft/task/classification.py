@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
@@ -31,9 +32,10 @@ from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
-from weft.task.heads import SequenceHead, choose_pooling, new_linear
+from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
 from weft.task.labels import difference, given_labels, in_order, label_set, label_text
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.temperature import fit_choice, fit_yes, tempered_choice, tempered_yes
 
 
 class ClassificationSpec(CriterionSpec):
@@ -53,6 +55,9 @@ class ClassificationSpec(CriterionSpec):
     """How a text beyond max_tokens is read whole: mean or max (of the outputs of its windows); default: it is cut."""
     balance: Literal["none", "weights", "effective", "sampling"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Small classes count more: weights (inverse frequency), effective (arXiv:1901.05555), or sampling: drawn more often."""
+
+    calibration: Literal["temperature", "none"] = "temperature"
+    """Whether logits are divided by a temperature that is fitted to dev rows, so that probabilities come true (arXiv:1706.04599)."""
 
     @model_validator(mode="after")
     def _sampling_needs_one_label(self) -> Self:
@@ -85,6 +90,8 @@ class Classification:
         criterion: how the loss is summed.
         draws_evenly: whether training rows of all labels are drawn equally often.
         windows: into which a text that is too long is divided; None where it is cut.
+        calibrates: whether a temperature is fitted to dev rows.
+        temperature: of the head's outputs: what they are divided by.
     """
 
     kind: ClassVar[str] = "classification"
@@ -100,6 +107,8 @@ class Classification:
     criterion: Criterion = PLAIN
     draws_evenly: bool = False
     windows: Windows | None = None
+    calibrates: bool = True
+    temperature: float = 1.0
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -122,7 +131,6 @@ class Classification:
                 f"them. Choices: {', '.join(seen[:20])}."
             )
         criterion = Criterion.of(spec, _weights([one for one in sets if one is not None], labels, spec))
-        evenly = spec.balance == "sampling"
         return cls(
             name,
             columns,
@@ -131,7 +139,8 @@ class Classification:
             spec.threshold,
             spec.pooling,
             criterion,
-            draws_evenly=evenly,
+            draws_evenly=spec.balance == "sampling",
+            calibrates=spec.calibration == "temperature",
             windows=spec.windows,
         )
 
@@ -148,8 +157,10 @@ class Classification:
             config["threshold"],
             pooling,
             criterion,
-            config.get("draws_evenly", False),
-            from_config(config),
+            draws_evenly=config.get("draws_evenly", False),
+            calibrates=config.get("calibrates", False),
+            temperature=config.get("temperature", 1.0),
+            windows=from_config(config),
         )
 
     def config(self) -> dict[str, Any]:
@@ -163,6 +174,8 @@ class Classification:
             "criterion": self.criterion.config(),
             "draws_evenly": self.draws_evenly,
             "windows": to_config(self.windows),
+            "calibrates": self.calibrates,
+            "temperature": self.temperature,
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -198,10 +211,13 @@ class Classification:
         return self.criterion.weigh(collate_rows(encoded, rows, name="labels", values=values))
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
-        """Return a new head with one output a label."""
+        """Return a new head with one output a label; a temperature is its unit, so stock models have it in their weights."""
         pooling = choose_pooling(info, self.pooling, task=self.name)
         out = new_linear(info, len(self.labels), has_bias=info.has_bias, seed=seed)
-        return SequenceHead(out, pooling=pooling, dropout=dropout, windows=pooling_of(self.windows))
+        units = None if self.temperature == 1 else Units(scale=1 / self.temperature)
+        return SequenceHead(
+            out, pooling=pooling, dropout=dropout, units=units, windows=pooling_of(self.windows)
+        )
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return cross entropy, or for multi-label independent yes/no losses averaged over labels."""
@@ -219,6 +235,24 @@ class Classification:
             chosen = [label for label, probability in by_label.items() if probability > self.threshold]
             return Answer(label=chosen, probabilities=by_label)
         return Answer(self.labels[probabilities.index(max(probabilities))], by_label)
+
+    def calibrated(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Self, list[Answer]]:
+        """Return the task with the temperature that fits these dev rows, and its answers to them at that temperature.
+
+        The most probable label stays what it was.
+        """
+        if not self.calibrates or not golds:
+            return self, list(answers)
+        given_NC = np.array([list((answer.probabilities or {}).values()) for answer in answers])
+        if self.multi_label:
+            yes_NC = np.array([[float(label in gold) for label in self.labels] for gold in golds])
+            temperature = fit_yes(given_NC, yes_NC)
+            tempered_NC = tempered_yes(given_NC, temperature)
+        else:
+            temperature = fit_choice(given_NC, np.array([self.labels.index(gold) for gold in golds]))
+            tempered_NC = tempered_choice(given_NC, temperature)
+        task = replace(self, temperature=temperature)
+        return task, [task._answer(row) for row in tempered_NC.tolist()]
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent label (or set of labels) for every row; of equals the first in label order."""
