@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,26 +59,80 @@ def stories260k() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a random BERT (2 layers, width 32, 4 heads) with tokenizer; treat it as read-only."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
+    from transformers import BertConfig, BertModel
 
-    folder = tmp_path_factory.mktemp("tiny_bert")
-    signs = (*string.ascii_lowercase, *string.digits, *string.punctuation)
-    pieces = (f"##{sign}" for sign in (*string.ascii_lowercase, *string.digits, "ing", "ed", "s"))
-    tokens = dict.fromkeys((*SPECIAL, *signs, *WORDS, *CHINESE, *pieces))  # keeps order, drops repeats
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=128)
+    folder, tokenizer = tmp_path_factory.mktemp("tiny_bert"), _tokenizer()
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=128,
-        pad_token_id=vocabulary["[PAD]"],
+        pad_token_id=tokenizer.pad_token_id,
     )
+    return _saved(BertModel, config, tokenizer, folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random T5 (2 + 2 layers, width 32) with tokenizer; treat it as read-only."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    folder, tokenizer = tmp_path_factory.mktemp("tiny_t5"), _tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    return _saved(T5ForConditionalGeneration, config, tokenizer, folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random BART (2 + 2 layers, width 32) with tokenizer; treat it as read-only."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    folder, tokenizer = tmp_path_factory.mktemp("tiny_bart"), _tokenizer()
+    sides = ("encoder", "decoder")
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.sep_token_id,
+        **{f"{side}_layers": 2 for side in sides},
+        **{f"{side}_attention_heads": 4 for side in sides},
+        **{f"{side}_ffn_dim": 64 for side in sides},
+    )
+    return _saved(BartForConditionalGeneration, config, tokenizer, folder)
+
+
+def _tokenizer() -> Any:
+    """Return a WordPiece tokenizer of English and Chinese."""
+    from transformers import BertTokenizer
+
+    signs = (*string.ascii_lowercase, *string.digits, *string.punctuation)
+    pieces = (f"##{sign}" for sign in (*string.ascii_lowercase, *string.digits, "ing", "ed", "s"))
+    tokens = dict.fromkeys((*SPECIAL, *signs, *WORDS, *CHINESE, *pieces))  # keeps order, drops repeats
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=128)
+
+
+def _saved(model_class: Any, config: Any, tokenizer: Any, folder: Path) -> Path:
+    """Write a random model with its tokenizer into ``folder``; return the folder."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
+        model_class(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -20,6 +20,15 @@ SIZES = {
     "max_position_embeddings": 40,
 }
 MARKS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 60} | {
+    "decoder_start_token_id": 0
+}
+BART = (
+    {"d_model": 16, "vocab_size": 60, "max_position_embeddings": 40}
+    | {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    | {f"{side}_ffn_dim": 32 for side in ("encoder", "decoder")}
+    | MARKS
+)
 OPTIONS: dict[str, dict[str, Any]] = {
     "bert": SIZES,
     "roberta": SIZES | {"pad_token_id": 1, "type_vocab_size": 1},
@@ -37,17 +46,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "llama": SIZES | MARKS | {"num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True},
     "qwen3": SIZES | MARKS | {"num_key_value_heads": 1, "head_dim": 8},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60, "n_positions": 40} | MARKS,
-    "bart": {
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 16,
-        "decoder_ffn_dim": 16,
-        "vocab_size": 60,
-        "max_position_embeddings": 40,
-    },
+    "t5": T5,
+    "mt5": T5,
+    "umt5": T5,
+    "bart": BART,
+    "mbart": BART,
+    "m2m_100": BART | {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5},
+    "marian": BART | {"decoder_start_token_id": 0},
+    "pegasus": BART | {"decoder_start_token_id": 0},
 }
 
 MakeFolder = Callable[..., ModelFolder]

@@ -52,7 +52,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": DECODER | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": DECODER | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
 }
-TWO_STACKS = {"t5", "mt5", "bart", "mbart"}
+TWO_STACKS = {"t5", "mt5", "umt5", "bart", "mbart", "blenderbot", "m2m_100", "marian", "pegasus", "plbart"}
 CASES = [
     (kind, packed) for kind in KINDS for packed in (False, True) if not packed or kind in attention.PACKS
 ]

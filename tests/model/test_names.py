@@ -53,6 +53,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mt5": T5,
     "bart": STACKS | MARKS,
     "mbart": STACKS | MARKS,
+    "umt5": T5,
+    "blenderbot": STACKS | MARKS,
+    "m2m_100": STACKS | MARKS,
+    "marian": STACKS | MARKS | {"decoder_start_token_id": 0},
+    "pegasus": STACKS | MARKS,
+    "plbart": STACKS | MARKS,
 }
 GATED_T5 = T5 | {"feed_forward_proj": "gated-gelu"}
 CASES = [*CONFIGS.items(), ("t5", GATED_T5)]

@@ -202,11 +202,6 @@ def test_size_may_be_twice_what_is_stored_and_tables_come_free(saved):
         check_size(2 * stored + 64_000_001, folder)
 
 
-def test_an_encoder_decoder_is_refused(saved):
-    with pytest.raises(ModelError, match="must be an encoder or a decoder, but bart is both"):
-        load(saved("bart"))
-
-
 def test_a_model_that_changes_its_logits_is_refused_where_they_matter(saved, tmp_path):
     shutil.copytree(saved("llama", "AutoModelForCausalLM").path, tmp_path / "capped")
     config = tmp_path / "capped" / "config.json"

@@ -35,6 +35,7 @@ class RememberingTokenizer:
         self.max_tokens = tokenizer.max_tokens
         self.pad = tokenizer.pad
         self.stop = tokenizer.stop
+        self.reply_start = tokenizer.reply_start
 
     @property
     def start(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """One trunk pass worth of rows, and what each task wants to know about some of them.
 
-Legend: B rows, L padded length, T real tokens, R the rows a task has targets for, M addressed tokens.
+Legend: B rows, L padded length, T real tokens, R the rows a task has targets for or the replies, M addressed tokens.
 """
 
 from __future__ import annotations
@@ -39,6 +39,26 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Replies:
+    """What the decoder of an encoder-decoder reads: each reply has the row that it replies to behind it.
+
+    Attributes:
+        tokens_RL: token ids, int64, padded on the right.
+        layout: where the real ones are; padded.
+        rows: for each reply its row of the batch; a row may have several.
+    """
+
+    tokens_RL: Tensor
+    layout: Layout
+    rows: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Replies:
+        """Return the same replies on ``device``; copies are asynchronous where the memory allows."""
+        tokens_RL = self.tokens_RL.to(device, non_blocking=True)
+        return replace(self, tokens_RL=tokens_RL, layout=self.layout.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows of tokens for one trunk pass that serves every task in ``targets``.
 
@@ -51,6 +71,8 @@ class Batch:
         digests: of each row's tokens and segments as ``Encoded`` has them; empty where nobody made them.
         reads_M: flat positions whose states anybody will ask for, ascending and distinct, int64; None for all. A trunk
             may compute more than these.
+        replies: what a decoder reads behind these rows; None where no target is a reply. Targets of tasks whose examples
+            have replies address the tokens of these, in their flat order.
     """
 
     tokens: Tensor
@@ -60,6 +82,17 @@ class Batch:
     ids: tuple[str, ...]
     digests: tuple[bytes, ...] = ()
     reads_M: Tensor | None = None
+    replies: Replies | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens of rows and replies."""
+        return self.layout.num_tokens + (0 if self.replies is None else self.replies.layout.num_tokens)
+
+    @property
+    def num_padded_tokens(self) -> int:
+        """Tokens of rows and replies, padding included."""
+        return self.tokens.numel() + (0 if self.replies is None else self.replies.tokens_RL.numel())
 
     def to(self, device: torch.device) -> Batch:
         """Return the same batch on ``device``; copies are asynchronous where the memory allows."""
@@ -72,4 +105,5 @@ class Batch:
             layout=self.layout.to(device),
             reads_M=None if self.reads_M is None else self.reads_M.to(device, non_blocking=True),
             targets={name: target.to(device) for name, target in self.targets.items()},
+            replies=None if self.replies is None else self.replies.to(device),
         )

@@ -73,6 +73,7 @@ class Encoded(Text):
         num_cut: tokens lost to truncation.
         more: further texts, which are rows of the same batch.
         stratum: number of the group of training rows that it belongs to; all groups of a task are drawn equally often.
+        reply: what the decoder of an encoder-decoder is given for this text: its start token and the answer to learn.
     """
 
     target: Any
@@ -81,6 +82,7 @@ class Encoded(Text):
     num_cut: int = 0
     more: tuple[Text, ...] = ()
     stratum: int = 0
+    reply: Text | None = None
 
     @property
     def texts(self) -> tuple[Text, ...]:
@@ -89,17 +91,22 @@ class Encoded(Text):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all its texts."""
-        return len(self.tokens) + sum(len(text.tokens) for text in self.more)
+        """Tokens of all its texts and of its reply."""
+        return len(self.tokens) + sum(len(text.tokens) for text in self.more) + self._num_replied
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest text."""
-        return (
+        """Tokens of its longest text, together with those of its reply."""
+        longest = (
             max(len(self.tokens), *(len(text.tokens) for text in self.more))
             if self.more
             else len(self.tokens)
         )
+        return longest + self._num_replied
+
+    @property
+    def _num_replied(self) -> int:
+        return 0 if self.reply is None else len(self.reply.tokens)
 
     @property
     def identity(self) -> int:

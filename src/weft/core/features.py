@@ -46,6 +46,7 @@ class Features:
         memory: of pooled vectors, where the trunk is frozen.
         places_T: where the state of each flat position lies among M of them, beyond the end where it was not computed;
             None where all were.
+        decoder: what the decoder of an encoder-decoder makes of the batch's replies; None without one, or without replies.
     """
 
     states: Tensor | Callable[[], Tensor]
@@ -54,6 +55,7 @@ class Features:
     project: nn.Module | None = None
     memory: PoolMemory | None = None
     places_T: Tensor | None = None
+    decoder: Features | None = None
     _pooled: dict[Pooling, Tensor] = field(default_factory=dict[Pooling, Tensor], init=False, repr=False)
 
     @property

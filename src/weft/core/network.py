@@ -38,6 +38,7 @@ class TrunkInfo:
         is_causal: whether tokens see only earlier ones.
         max_positions: longest row in tokens that the trunk takes.
         init_range: standard deviation of the architecture's weight initialisation.
+        is_encoder_decoder: whether a decoder of its own writes what it is asked to; heads read the encoder's states.
     """
 
     width: int
@@ -48,6 +49,7 @@ class TrunkInfo:
     is_causal: bool
     max_positions: int
     init_range: float
+    is_encoder_decoder: bool = False
 
 
 class Trunk(Protocol):
@@ -181,14 +183,14 @@ class Network(nn.Module):
             perturb: added to the input embeddings.
         """
         trunk = cast(Trunk, self.trunk)
-        if tasks is not None and batch.layout.is_packed:
+        if tasks is not None and batch.layout.is_packed and batch.replies is None:
             batch = replace(batch, reads_M=self._reads(batch, tasks))
         if not self.routes:
             return trunk(batch, perturb=perturb)
         routing = routing_of(batch, self.routes)
         with routed(self.trunk, routing):
             features = trunk(batch, perturb=perturb)
-        if isinstance(features.project, Routable):
+        if any(isinstance(part, Routable) for project in _projects(features) for part in project.modules()):
             raise StrategyError(
                 "lm_head: must have no adapter where rows have adapters of their own, but has one. Leave it out of sites."
             )
@@ -293,6 +295,12 @@ class Inference:
             for name, found in zip(mates, activation(stacked).tolist(), strict=True):
                 self._lists[name, activation] = found
         return self._lists[task, activation]
+
+
+def _projects(features: Features) -> list[nn.Module]:
+    """Return the output embedding where there is one."""
+    found = (features.project, None if features.decoder is None else features.decoder.project)
+    return [project for project in found if project is not None]
 
 
 def _mates(which: type, kind: Any, heads: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:

@@ -336,3 +336,28 @@ def standing(sites: Sequence[Routable], routing: Routing | None) -> Generator[No
     finally:
         for site, old in zip(sites, before, strict=True):
             vars(site)["routing"] = old
+
+
+@contextmanager
+def routed_as(modules: nn.Module, rows: Sequence[int], *, width: int) -> Generator[None]:
+    """Let modules that are routed compute within the block for other rows, each with the adapters of one of the batch's.
+
+    Args:
+        modules: a module with all its parts.
+        rows: for each row of the block the row of the batch whose adapters it takes.
+        width: of the grid that the rows of the block stand on.
+    """
+    sites = [part for part in modules.modules() if isinstance(part, Routable)]
+    routing = next((site.routing for site in sites if site.routing is not None), None)
+    if routing is None or not routing.lengths:
+        yield
+        return
+    places = tuple(routing.rows[row] for row in rows)
+    other = Routing(routing.groups, places, (width,) * len(places), is_packed=False)
+    try:
+        for site in sites:
+            vars(site)["routing"] = other
+        yield
+    finally:
+        for site in sites:
+            vars(site)["routing"] = routing

@@ -133,8 +133,8 @@ def answer_all(
             _add_answers(answers, tasks, inference, rows)
             _add_losses(sums, tasks, inference, names=judged)
             num_texts += batch.layout.num_rows
-            num_tokens += batch.layout.num_tokens
-            num_padded += batch.tokens.numel()
+            num_tokens += batch.num_tokens
+            num_padded += batch.num_padded_tokens
             num_done += len(rows)
             watch.progress(num_done, num_rows)
     return Predictions(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -26,6 +26,7 @@ from weft.errors import ModelError
 from weft.model import attention, prefixed
 from weft.model.compiled import compiled
 from weft.model.cut import evaluating, layers_of, obstacle
+from weft.model.decoder import decoder_of, has_encoder, written
 from weft.model.frozen import Frozen
 from weft.model.generate import continued
 from weft.model.names import name_table
@@ -45,7 +46,7 @@ class HFTrunk(nn.Module):
     """A transformers model that satisfies ``weft.core.network.Trunk``.
 
     Args:
-        model: a plain backbone (``AutoModel``), or a causal LM where ``info.vocabulary`` is not 0.
+        model: a plain backbone (``AutoModel``), or a causal LM or an encoder-decoder where ``info.vocabulary`` is not 0.
         info: what heads need to know of it.
     """
 
@@ -54,7 +55,7 @@ class HFTrunk(nn.Module):
         self.model = model
         self.info = info
         backbone = self.backbone
-        self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
+        self._accepted = frozenset(inspect.signature(self.reader.forward).parameters)
         self._first_position = first_position(backbone)
         self.frozen: Frozen | None = None
         self.activations = Activations.KEEP
@@ -63,12 +64,19 @@ class HFTrunk(nn.Module):
         table = name_table(backbone.config.to_dict())
         self._layers: tuple[nn.Module, ...] = () if obstacle(backbone) else layers_of(backbone, table)
         self._attentions = attentions_of(backbone, table) if self.packs else ()
+        self._decoder = decoder_of(model) if info.is_encoder_decoder else None
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
     @property
     def backbone(self) -> Any:
         """The transformers model without an output embedding."""
         return cast(Any, self.model).base_model if self.info.vocabulary else self.model
+
+    @property
+    def reader(self) -> Any:
+        """What rows pass: the encoder of an encoder-decoder, else the backbone."""
+        backbone = self.backbone
+        return backbone.get_encoder() if has_encoder(backbone) else backbone
 
     @property
     def packs(self) -> bool:
@@ -104,7 +112,7 @@ class HFTrunk(nn.Module):
     @property
     def virtual(self) -> Virtual:
         """What methods have put in front of rows."""
-        words = getattr(self.backbone, "get_input_embeddings", None)
+        words = getattr(self.reader, "get_input_embeddings", None)
         return Virtual(None if words is None else words(), self._attentions)
 
     def num_virtual(self, groups: Iterable[Sequence[str]]) -> int:
@@ -119,10 +127,8 @@ class HFTrunk(nn.Module):
             return self._features(
                 partial(self._packed_TD, batch, None), layout, memory=self.frozen.memory(batch)
             )
-        if not layout.is_packed:
-            return self._features(self._padded_BLD(batch, perturb), layout)
-        if not self.packs:
-            return self._features(self._unpacked_TD(batch, perturb), layout)
+        if not layout.is_packed or not self.packs:
+            return self._on_grid(batch, perturb)
         reads_M = self._read(batch)
         hidden = self._packed_TD(batch, perturb, reads_M=reads_M)
         features = self._features(hidden, layout)
@@ -144,7 +150,9 @@ class HFTrunk(nn.Module):
             hidden,
             layout,
             pooler=self._pool if self.info.has_pooler else None,
-            project=cast(Any, self.model).get_output_embeddings() if self.info.vocabulary else None,
+            project=cast(Any, self.model).get_output_embeddings()
+            if self.info.is_causal and self.info.vocabulary
+            else None,
             memory=memory,
         )
 
@@ -212,16 +220,24 @@ class HFTrunk(nn.Module):
         extra = self._even(len(reads_M), steps=_PACKED_STEPS) - len(reads_M)
         return Narrow(self._layers[-1], reads_M, extra).applied()
 
-    def _unpacked_TD(self, batch: Batch, perturb_TD: Tensor | None) -> Tensor:
-        """Return states (T, D) of packed rows from a padded grid: attention of this backbone knows nothing else."""
+    def _on_grid(self, batch: Batch, perturb: Tensor | None) -> Features:
+        """Return the features of rows computed on a padded grid, and of the replies to them.
+
+        Where attention knows nothing else, packed rows are too.
+        """
         layout = batch.layout
-        grid = replace(
-            batch,
-            tokens=to_grid(batch.tokens, layout),
-            segments=None if batch.segments is None else to_grid(batch.segments, layout),
-        )
-        hidden_BLD = self._padded_BLD(grid, None if perturb_TD is None else to_grid(perturb_TD, layout))
-        return hidden_BLD.flatten(0, 1).index_select(0, grid_positions(layout))
+        if layout.is_packed:
+            batch, perturb = _on_grid(batch), None if perturb is None else to_grid(perturb, layout)
+        hidden_BLD = self._padded_BLD(batch, perturb)
+        flat = partial(hidden_BLD.flatten(0, 1).index_select, 0)
+        features = self._features(flat(grid_positions(layout)) if layout.is_packed else hidden_BLD, layout)
+        if batch.replies is not None:
+            self._check_length(batch.replies.layout.max_length, virtual=0)
+            even = partial(self._even, steps=_PADDED_STEPS)
+            features.decoder = written(
+                self._decoder, hidden_BLD, batch, even=even, most=self.info.max_positions
+            )
+        return features
 
     def generate(
         self, prompts: Sequence[Sequence[int]], how: Decoding, *, heard: Heard | None = None
@@ -235,23 +251,18 @@ class HFTrunk(nn.Module):
         Raises:
             ModelError: the trunk has no output embedding, or a prompt is empty.
         """
-        if not self.info.vocabulary:
-            raise ModelError(
-                "trunk: must be loaded with its output embedding to generate, but was loaded without."
-            )
-        if any(not prompt for prompt in prompts):
-            raise ModelError(
-                "prompts: every prompt needs at least one token, but one is empty. Start it with BOS."
-            )
+        _check_prompts(self.info, prompts)
         hidden = self.virtual.ids()
-        room = self.info.max_positions - max(self.virtual.shifts(1), default=0) - len(hidden)
-        limits = [min(how.max_new_tokens, room - len(prompt)) for prompt in prompts]
+        room = self.info.max_positions - max(self.virtual.shifts(1), default=0)
+        # A decoder of its own has all positions for itself, but for the one that it begins from.
+        taken = [1 if self.info.is_encoder_decoder else len(hidden) + len(prompt) for prompt in prompts]
+        limits = [min(how.max_new_tokens, room - count) for count in taken]
         answers: list[list[int]] = [[] for _ in prompts]
         for limit in sorted({limit for limit in limits if limit > 0}):
             rows = [row for row, own in enumerate(limits) if own == limit]
             lengths = [(len(hidden) + len(prompts[row]) + limit) * how.beams for row in rows]
             for group in _groups(rows, lengths):
-                with self._generating():
+                with _generating(self, self.virtual.shifts(1)):
                     grown = continued(
                         self.model,
                         [[*hidden, *prompts[row]] for row in group],
@@ -263,18 +274,6 @@ class HFTrunk(nn.Module):
                 for row, answer in zip(group, grown, strict=True):
                     answers[row] = answer
         return answers
-
-    @contextmanager
-    def _generating(self) -> Generator[None]:
-        """Let the stock model generate within the block, behind virtual keys where there are some."""
-        # Without gradients SDPA is good everywhere; plain products would leave primitives behind for every length.
-        supports = cast(Any, self.model)._supports_sdpa
-        how = "sdpa" if supports else self.backbone.config._attn_implementation
-        shifts, later = self.virtual.shifts(1), nullcontext()
-        if shifts:
-            how, later = attention.register_virtual(), prefixed.shifted(self.backbone, shifts[0])
-        with evaluating(self), attention.used(self.backbone, how), later:
-            yield
 
     def _padded_BLD(self, batch: Batch, perturb_BLD: Tensor | None) -> Tensor:
         """Return states (B, L, D) of a padded batch."""
@@ -301,7 +300,7 @@ class HFTrunk(nn.Module):
         )
         compiling = nullcontext() if shifts else self._compiled(None)
         with attending(), compiling, kept(self.activations, self._layers, again=attending):
-            return self.backbone(**inputs).last_hidden_state[:, :width]
+            return self.reader(**inputs).last_hidden_state[:, :width]
 
     def _inputs(
         self, tokens_BL: Tensor, segments: Tensor | None, perturb: Tensor | None, extra: int
@@ -311,7 +310,7 @@ class HFTrunk(nn.Module):
         if perturb is None:
             inputs["input_ids"] = tokens_BL
         else:
-            words = self.backbone.get_input_embeddings()(tokens_BL)
+            words = self.reader.get_input_embeddings()(tokens_BL)
             inputs["inputs_embeds"] = words + functional.pad(perturb, (0, 0, 0, extra)).to(words.dtype)
         if segments is not None and "token_type_ids" in self._accepted:
             inputs["token_type_ids"] = _longer(segments, extra).view_as(tokens_BL)
@@ -343,6 +342,34 @@ class HFTrunk(nn.Module):
                 f"batch: rows must have at most {most} tokens{taken} for this trunk, but one has {length}. "
                 f"Lower model.max_tokens."
             )
+
+
+def _check_prompts(info: TrunkInfo, prompts: Sequence[Sequence[int]]) -> None:
+    if not info.vocabulary:
+        raise ModelError(
+            "trunk: must be loaded with its output embedding to generate, but was loaded without."
+        )
+    if any(not prompt for prompt in prompts):
+        raise ModelError(
+            "prompts: every prompt needs at least one token, but one is empty. Start it with BOS."
+        )
+
+
+@contextmanager
+def _generating(trunk: HFTrunk, shifts: Sequence[int]) -> Generator[None]:
+    """Let the stock model generate within the block, behind virtual keys where there are some."""
+    # Without gradients SDPA is good everywhere; plain products would leave primitives behind for every length.
+    stock, backbone = cast(Any, trunk.model), trunk.backbone
+    how = "sdpa" if stock._supports_sdpa else backbone.config._attn_implementation
+    halves = (trunk.reader, stock.get_decoder()) if trunk.info.is_encoder_decoder else ()
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(trunk))
+        if shifts:
+            how = attention.register_virtual()
+            stack.enter_context(prefixed.shifted(backbone, shifts[0]))
+        for part in (backbone, *halves):  # each may have a configuration of its own
+            stack.enter_context(attention.used(part, how))
+        yield
 
 
 def _groups(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -388,6 +415,12 @@ def first_position(backbone: nn.Module) -> int:
     positions = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding = getattr(positions, "padding_idx", None)
     return 0 if padding is None else padding + 1
+
+
+def _on_grid(batch: Batch) -> Batch:
+    """Return packed rows on a padded grid; the layout stays."""
+    segments = None if batch.segments is None else to_grid(batch.segments, batch.layout)
+    return replace(batch, tokens=to_grid(batch.tokens, batch.layout), segments=segments)
 
 
 def grid_positions(layout: Layout) -> Tensor:

@@ -13,6 +13,7 @@ from weft.core.quantized import is_quantized
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import ModelError
 from weft.model.attention import PACKS
+from weft.model.decoder import has_encoder
 from weft.model.names import NameTable, name_table
 from weft.model.prefixed import unprefixed
 
@@ -55,8 +56,9 @@ def describe(network: Network) -> ModelView:
 
 
 def _words(model: nn.Module, table: NameTable) -> str:
-    """Return the path of the table that token ids are looked up in."""
-    words = cast(Any, model).get_input_embeddings()
+    """Return the path of the table that rows' token ids are looked up in: the encoder's, where there is one."""
+    stock = cast(Any, model)
+    words = (stock.get_encoder() if has_encoder(stock) else stock).get_input_embeddings()
     raw = next((name for name, module in model.named_modules() if module is words), "")
     return table.canonical(raw) or raw
 

@@ -202,6 +202,17 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def stored_values(path: Path, name: str) -> list[Any]:
+    """Return the stored tensor called ``name`` in folder ``path``, in a list; an empty one where there is none."""
+    from safetensors import safe_open
+
+    for file in weight_files(path):
+        with safe_open(file, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118
+                return [tensors.get_tensor(name)]
+    return []
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()

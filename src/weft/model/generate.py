@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weft.core.decoding import Decoding, Stops
 from weft.core.network import Heard
+from weft.model.decoder import reply_start
 from weft.model.quiet import quiet
 
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -35,19 +36,21 @@ def continued(
     """Return what ``model`` says next to each prompt, without prompt and stop token.
 
     Args:
-        model: a causal LM of transformers, in evaluation mode.
-        prompts: token ids; shorter ones are padded on the left.
+        model: a causal LM or an encoder-decoder of transformers, in evaluation mode.
+        prompts: token ids; shorter ones are padded on the left, those of an encoder-decoder on the right.
         how: decodes; the length, the stops, ...
         seeds: of each row's draws.
         num_hidden: tokens in front of each prompt that stand for no text: penalties do not see them.
         heard: listens to a single prompt that is not searched with beams.
     """
+    is_behind = reply_start(cast(Any, model).config) is None  # an answer stands behind its prompt
     width = max(len(prompt) for prompt in prompts)
     fill = how.stop_tokens[0]
-    padded = [[fill] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    padded = [_padded(prompt, width, fill=fill, on_left=is_behind) for prompt in prompts]
+    real = [_padded([1] * len(prompt), width, fill=0, on_left=is_behind) for prompt in prompts]
     device = next(model.parameters()).device
-    skipped = [width - len(prompt) + num_hidden for prompt in prompts]
+    before = width if is_behind else 1
+    skipped = [width - len(prompt) + num_hidden if is_behind else 0 for prompt in prompts]
     grown = grow(
         model,
         {
@@ -55,8 +58,8 @@ def continued(
             "attention_mask": torch.tensor(real, device=device),
         },
         how,
-        processors=processors(how, width=width, skipped=skipped, seeds=seeds),
-        width=width,
+        processors=processors(how, width=before, skipped=skipped, seeds=seeds),
+        width=before,
         heard=heard,
     )
     return [how.answer(row) for row in grown]
@@ -91,6 +94,7 @@ def grow(
         eos_token_id=list(how.stop_tokens),
         pad_token_id=how.stop_tokens[0],
         use_cache=True,
+        decoder_start_token_id=reply_start(cast(Any, model).config),
     )
     endings: list[Any] = [_Hear(heard)] if heard is not None else []
     endings += [_End(how.stops, width)] if how.stops is not None else []
@@ -217,3 +221,8 @@ class _Hear:
     def __call__(self, input_ids: Tensor, _scores: Any, **_others: Any) -> Tensor:
         self._heard(int(input_ids[0, -1]))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _padded(values: Sequence[int], width: int, *, fill: int, on_left: bool) -> list[int]:
+    padding = [fill] * (width - len(values))
+    return [*padding, *values] if on_left else [*values, *padding]

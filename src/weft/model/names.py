@@ -210,7 +210,7 @@ def _t5(ffn: Pairs) -> Pairs:
 
 T5 = _t5(_T5_PLAIN_FFN)
 T5_GATED = _t5(_T5_GATED_FFN)
-_T5_LIKE = frozenset({"t5", "mt5"})
+_T5_LIKE = frozenset({"t5", "mt5", "umt5"})
 
 _BART_ATTENTION: Pairs = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "output"))
 _BART_STACK: Pairs = (
@@ -247,6 +247,12 @@ TABLES: Mapping[str, Pairs] = {
     "gpt2": GPT2,
     "t5": T5,
     "mt5": T5_GATED,
+    "umt5": T5_GATED,
     "bart": BART,
     "mbart": BART,
+    "blenderbot": BART,
+    "m2m_100": BART,
+    "marian": BART,
+    "pegasus": BART,
+    "plbart": BART,
 }

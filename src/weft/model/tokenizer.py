@@ -16,6 +16,7 @@ from typing import Any
 
 from weft.errors import ModelError
 from weft.model.backbone import UNLIMITED
+from weft.model.decoder import reply_start
 from weft.model.folder import VOCABULARY_FILES, ModelFolder
 from weft.model.quiet import quiet
 
@@ -98,13 +99,16 @@ class HFTokenizer:
         tokenizer: a ``PreTrainedTokenizerFast``; its own truncation and padding are switched off.
         max_tokens: longest row, special tokens included.
         has_segments: whether the trunk tells segments apart.
+        reply_start: token that the model's decoder begins to write from; None for a model of one stack.
 
     Attributes:
         pad: id of the padding token, else of the end token, else 0.
         stop: id of the end token, else of the separator, else ``pad``.
     """
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int, has_segments: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, *, max_tokens: int, has_segments: bool, reply_start: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
@@ -115,6 +119,7 @@ class HFTokenizer:
         self._segments: dict[tuple[int, ...], tuple[int, ...]] = {}  # by the lengths of the texts
         self._is_spaced = _needs_space(self._backend)
         self.max_tokens = max_tokens
+        self.reply_start = reply_start
         self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.stop = _first_set(tokenizer.eos_token_id, tokenizer.sep_token_id, self.pad)
         if max_tokens <= self._pair.num_special:
@@ -341,7 +346,8 @@ def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
         "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
     )
     limit = min(max_tokens, int(tokenizer.model_max_length), max_positions(config))
-    loaded = HFTokenizer(tokenizer, max_tokens=limit, has_segments=has_segments)
+    start = reply_start(config)
+    loaded = HFTokenizer(tokenizer, max_tokens=limit, has_segments=has_segments, reply_start=start)
     vocabulary = int(getattr(config, "vocab_size", 0))
     if max(loaded.pad, loaded.stop) >= vocabulary:
         raise ModelError(

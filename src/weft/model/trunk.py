@@ -7,6 +7,7 @@ pooling by the first token), never one with random values. Every other missing w
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from weft.core.network import TrunkInfo
 from weft.errors import ModelError
 from weft.model.backbone import UNLIMITED, HFTrunk, first_position
 from weft.model.dropout import count_dropout
-from weft.model.folder import CONFIG, ModelFolder, check_size, weight_shapes
+from weft.model.folder import CONFIG, ModelFolder, check_size, stored_values, weight_shapes
 from weft.model.quiet import quiet
 
 __all__ = ["HFTrunk", "empty_trunk", "is_causal", "load_trunk"]
@@ -49,8 +50,10 @@ def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, devi
 
     Args:
         folder: as ``locate`` returned it.
-        wants_lm_head: whether a task needs logits over the vocabulary; only causal models have them.
-        dropout: probability for hidden states while training; attention weights are never dropped.
+        wants_lm_head: whether a task needs logits over the vocabulary; causal models and encoder-decoders have them. Of
+            an encoder-decoder only the encoder is there without.
+        dropout: probability for hidden states while training; attention weights are never dropped, but by the T5 family,
+            which has one rate for both.
         device: where to put it; decides the attention implementation (eager on CPU, SDPA elsewhere).
 
     Raises:
@@ -76,14 +79,14 @@ def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, devi
         raise ModelError(
             f"{folder.path}: must load as {model_class.__name__}, but {_first_line(error)}."
         ) from error
-    missing = sorted(report["missing_keys"])
+    missing = sorted(name for name in report["missing_keys"] if not _is_computed(model, name))
     if missing:
         raise ModelError(
             f"{folder.path}: must hold every weight of {model_class.__name__}, but {len(missing)} are missing: "
             f"{', '.join(missing[:5])}. Choose a complete checkpoint of this architecture."
         )
     _own_memory(model)
-    return _trunk(_fused(model.to(device), device), wants_lm_head=wants_lm_head)
+    return _trunk(_fused(_read_only(model).to(device), device), wants_lm_head=wants_lm_head)
 
 
 def empty_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, device: torch.device) -> HFTrunk:
@@ -95,7 +98,7 @@ def empty_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, dev
     config = _config(folder, dropout=dropout)
     model_class, options = _model_class(folder, config, wants_lm_head=wants_lm_head)
     config._attn_implementation = _attention(model_class, device)
-    return _trunk(_on_meta(config, model_class, options), wants_lm_head=wants_lm_head)
+    return _trunk(_on_meta(folder, config, model_class, options), wants_lm_head=wants_lm_head)
 
 
 def _fused(model: Any, device: torch.device) -> Any:
@@ -141,10 +144,8 @@ def _model_class(folder: ModelFolder, config: Any, *, wants_lm_head: bool) -> tu
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
     where, kind = folder.path / CONFIG, config.model_type
-    if config.is_encoder_decoder:
-        raise ModelError(
-            f"{where}: must be an encoder or a decoder, but {kind} is both. Choose another model."
-        )
+    if is_encoder_decoder(kind):
+        return _two_stacks(config, wants_lm_head=wants_lm_head, where=where), {}
     mapping: Any = MODEL_FOR_CAUSAL_LM_MAPPING if wants_lm_head else MODEL_MAPPING
     if (wants_lm_head and not is_causal(kind)) or type(config) not in mapping:
         wanted = "a causal language model for a task that generates" if wants_lm_head else "a text backbone"
@@ -165,6 +166,39 @@ def _model_class(folder: ModelFolder, config: Any, *, wants_lm_head: bool) -> tu
     return model_class, {"add_pooling_layer": any("pooler." in name for name in stored)}
 
 
+def _two_stacks(config: Any, *, wants_lm_head: bool, where: Path) -> Any:
+    """Return the class of an encoder-decoder, or of what holds its encoder where nothing is to be written."""
+    from transformers import (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        MODEL_FOR_TEXT_ENCODING_MAPPING,
+        MODEL_MAPPING,
+    )
+
+    order: Any = (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING)
+    mappings: Any = (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,) if wants_lm_head else order
+    found = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+    if found is None or not all(hasattr(config, name) for name in ("vocab_size", "hidden_size")):
+        raise ModelError(
+            f"{where}: must be an encoder-decoder of one width for text, but {config.model_type} is none. Choose another "
+            f"model, e.g. a T5 or BART."
+        )
+    return found
+
+
+def _read_only(model: Any) -> Any:
+    """Return ``model`` without the decoder, which nothing asks of a plain backbone: it would only be trained in vain."""
+    if model.config.is_encoder_decoder and model.get_output_embeddings() is None:
+        model.decoder = None
+    return model
+
+
+def is_encoder_decoder(model_type: str) -> bool:
+    """Return whether an architecture has an encoder and a decoder of its own."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as BOTH
+
+    return model_type in BOTH
+
+
 def is_causal(model_type: str) -> bool:
     """Return whether an architecture sees earlier tokens only: there is a causal LM of it and no masked LM."""
     from transformers.models.auto.modeling_auto import (
@@ -174,19 +208,36 @@ def is_causal(model_type: str) -> bool:
         MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
     )
 
-    return model_type in CAUSAL and model_type not in MASKED
+    return model_type in CAUSAL and model_type not in MASKED and not is_encoder_decoder(model_type)
 
 
-def _on_meta(config: Any, model_class: Any, options: dict[str, Any]) -> Any:
+def _on_meta(folder: ModelFolder, config: Any, model_class: Any, options: dict[str, Any]) -> Any:
     with quiet(), torch.device("meta"):
         model = model_class(config, **options)
         model.tie_weights()
-    return model.float()
+        _untie(model, folder)
+    return _read_only(model.float())
+
+
+def _untie(model: Any, folder: ModelFolder) -> None:
+    """Give the output embedding a weight of its own where the files hold one, as loading does, whatever the config says.
+
+    Checkpoints of T5's later versions say that it is tied, and hold another.
+    """
+    output, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if output is None or output.weight is not words.weight:
+        return
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    pair = [
+        value for name in (names[id(output)], names[id(words)]) for value in stored_values(folder.path, name)
+    ]
+    if len(pair) == 2 and not torch.equal(*pair):
+        output.weight = torch.nn.Parameter(torch.empty_like(output.weight))
 
 
 def _check_allocation(folder: ModelFolder, config: Any, model_class: Any, options: dict[str, Any]) -> None:
     """Count what would be allocated on a model that allocates nothing."""
-    model = _on_meta(config, model_class, options)
+    model = _on_meta(folder, config, model_class, options)
     values = [*model.parameters(), *model.buffers()]
     check_size(sum(value.numel() for value in values), folder)
 
@@ -202,8 +253,11 @@ def _trunk(model: Any, *, wants_lm_head: bool) -> HFTrunk:
         model.generation_config = (
             GenerationConfig()
         )  # what a folder sets for sampling is no part of greedy decoding
+    writes = wants_lm_head and config.is_encoder_decoder
     if causal:
         pooling = Pooling.LAST
+    elif is_encoder_decoder(config.model_type):
+        pooling = Pooling.MEAN  # stock classifiers read the decoder, which here only writes
     elif has_pooler and config.model_type == "bert":
         pooling = Pooling.POOLER
     else:
@@ -218,9 +272,15 @@ def _trunk(model: Any, *, wants_lm_head: bool) -> HFTrunk:
         is_causal=causal,
         max_positions=int(getattr(config, "max_position_embeddings", UNLIMITED)) - first_position(backbone),
         init_range=float(getattr(config, "initializer_range", 0.02)),
+        is_encoder_decoder=writes,
     )
     count_dropout(model)
     return HFTrunk(model, info).eval()
+
+
+def _is_computed(model: Any, name: str) -> bool:
+    """Return whether the weight ``name`` follows from its shape alone, so that some checkpoints leave it out."""
+    return "Sinusoidal" in type(model.get_submodule(name.rpartition(".")[0])).__name__
 
 
 def _own_memory(model: torch.nn.Module) -> None:

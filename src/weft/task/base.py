@@ -27,6 +27,9 @@ class Tokenizer(Protocol):
     max_tokens: int
     pad: int
     stop: int  # token that ends a generated answer
+    reply_start: (
+        int | None
+    )  # token that a decoder of its own begins to write from; None without such a decoder
 
     def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Pieces]:
         """Return each text (or text pair) with special tokens, cut to ``max_tokens`` (pairs: longest first)."""
@@ -184,6 +187,9 @@ class Task(Protocol):
 
         There are as many rows as the examples have texts, in their order: one each, unless the task gave some ``more``.
         Every one of them must be among the target's rows.
+
+        Where examples have a ``reply``, the target addresses those: ``rows`` are their places among all replies, and
+        ``layout`` is that of the replies. The target's rows are set by the caller.
 
         Values that address tokens address them in the layout's flat order (``layout.starts_B[row] + position``).
         Where one of ``encoded`` has no gold, the target has rows to answer, no labels, and weight 0.

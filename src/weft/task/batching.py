@@ -1,6 +1,7 @@
 """From examples of any tasks to one batch: equal texts share a row, so that they cost one trunk pass.
 
-An example has one text or several; ``Task.collate`` is told the row of each, in the order of the examples.
+An example has one text or several; ``Task.collate`` is told the row of each, in the order of the examples. Examples with
+a reply address what the decoder reads: for them ``Task.collate`` is told the place of each reply among the replies.
 
 Legend: B rows, L padded length, T real tokens.
 """
@@ -9,15 +10,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from weft.core.batch import Batch, Target
+from weft.core.batch import Batch, Replies, Target
 from weft.core.example import Encoded, Text
 from weft.core.layout import Layout
 from weft.core.routing import Routes
+from weft.core.tensors import int64
 from weft.task.base import Task
 
 NO_ROUTES: Routes = MappingProxyType({})
@@ -59,9 +62,8 @@ def make_batch(
                 texts.append(text)
                 ids.append(example.where)
             own_rows.append(row)
-    layout = _layout(texts, packed=packed)
-    targets = {name: task.collate(*owned[name], layout) for name, task in tasks.items() if name in owned}
-    return _batch(texts, ids, layout, targets, pad=pad)
+    ordered = {name: owned[name] for name in tasks if name in owned}
+    return _batch(texts, ids, tasks, ordered, pad=pad, packed=packed)
 
 
 def are_distinct(examples: Sequence[Encoded]) -> bool:
@@ -90,10 +92,9 @@ def make_plain_batch(
         packed: rows laid end to end instead of padded to the longest.
     """
     texts = all_texts(examples)
-    layout = _layout(texts, packed=packed)
-    target = task.collate(examples, list(range(len(texts))), layout)
     ids = [example.where for example in examples for _ in range(1 + len(example.more))]
-    return _batch(texts, ids, layout, {name: target}, pad=pad)
+    owned = {name: (examples, list(range(len(texts))))}
+    return _batch(texts, ids, {name: task}, owned, pad=pad, packed=packed)
 
 
 def group_by_length(
@@ -130,14 +131,33 @@ def group_by_length(
     return groups
 
 
+Owned = Mapping[str, tuple[Sequence[Encoded], Sequence[int]]]
+"""Examples by task, and the rows of their texts."""
+
+
 def _layout(texts: Sequence[Text], *, packed: bool) -> Layout:
     lengths = [len(text.tokens) for text in texts]
     return Layout.packed(lengths) if packed else Layout.padded(lengths)
 
 
 def _batch(
-    texts: Sequence[Text], ids: Sequence[str], layout: Layout, targets: Mapping[str, Target], *, pad: int
+    texts: Sequence[Text],
+    ids: Sequence[str],
+    tasks: Mapping[str, Task],
+    owned: Owned,
+    *,
+    pad: int,
+    packed: bool,
 ) -> Batch:
+    layout = _layout(texts, packed=packed)
+    replies, places = _replies(owned, pad=pad)
+    targets: dict[str, Target] = {}
+    for name, (examples, rows) in owned.items():
+        if replies is None or name not in places:
+            targets[name] = tasks[name].collate(examples, rows, layout)
+        else:
+            target = tasks[name].collate(examples, places[name], replies.layout)
+            targets[name] = replace(target, rows_R=int64(rows))
     return Batch(
         tokens=_laid_out([text.token_bytes for text in texts], layout, fill=pad),
         segments=_segments(texts, layout),
@@ -145,7 +165,30 @@ def _batch(
         targets=targets,
         ids=tuple(ids),
         digests=tuple([text.digest for text in texts]),
+        replies=replies,
     )
+
+
+def _replies(owned: Owned, *, pad: int) -> tuple[Replies | None, dict[str, list[int]]]:
+    """Return what the decoder reads, and by task the place of each example's reply in it; equal ones to a row share it."""
+    places: dict[str, list[int]] = {}
+    place_of: dict[tuple[int, bytes], int] = {}
+    texts: list[Text] = []
+    for name, (examples, rows) in owned.items():
+        if examples[0].reply is None:
+            continue
+        places[name] = []
+        for example, row in zip(examples, rows, strict=True):
+            assert example.reply is not None, "the examples of a task all have a reply, or none has"
+            place = place_of.setdefault((row, example.reply.digest), len(texts))
+            if place == len(texts):
+                texts.append(example.reply)
+            places[name].append(place)
+    if not texts:
+        return None, places
+    layout = _layout(texts, packed=False)
+    tokens_RL = _laid_out([text.token_bytes for text in texts], layout, fill=pad)
+    return Replies(tokens_RL, layout, tuple(row for row, _ in place_of)), places
 
 
 def _segments(texts: Sequence[Text], layout: Layout) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Generation: causal instruction tuning. The loss is on the answer alone, answers are decoded greedily.
+"""Generation: instruction tuning of decoders and encoder-decoders. The loss is on the answer alone, answers are greedy.
 
 Legend: M answer tokens, V vocabulary.
 """
@@ -31,6 +31,7 @@ from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
 from weft.task.heads import VocabularyHead
 from weft.task.prompts import DEFAULT_TEMPLATE, Exchange, as_chat, check_template, exchange, fill
+from weft.task.replies import pairs_of
 from weft.task.sequence import Columns
 
 
@@ -42,7 +43,7 @@ class GenerationSpec(TaskSpec):
     max_new_tokens: int = Field(128, ge=1, le=100_000)
     """Longest answer, in tokens; prompts are cut so that it has room, up to half of the model's max_tokens."""
     template: Annotated[str, AfterValidator(check_template)] | None = None
-    """Prompt with {instruction}, {input} and {system}; default: the tokenizer's chat template, else a plain one."""
+    """Prompt with {instruction}, {input} and {system}; default: the chat template, else a plain one, else the bare text (T5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ class Generation:
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
         read = [self._read(row, purpose) for row in rows]
+        if tokenizer.reply_start is not None:
+            return self._encode_replies(rows, read, tokenizer, purpose)
         asked = [result for result in read if isinstance(result, Exchange)]
         prompts = iter(self._prompts(asked, tokenizer))
         answers = iter(tokenizer.plain([one.answer or "" for one in asked]) if asked else ())
@@ -135,6 +138,27 @@ class Generation:
             tokens = (*prompt, *answer)[: tokenizer.max_tokens]
             num_cut += len(prompt) + len(answer) - len(tokens)
             results.append(Encoded(tokens, None, Supervised(len(prompt)), result.answer, row.where, num_cut))
+        return results
+
+    def _encode_replies(
+        self, rows: Sequence[Row], read: Sequence[Exchange | Dropped], tokenizer: Tokenizer, purpose: Purpose
+    ) -> list[Encoded | Dropped]:
+        """Return each row for an encoder-decoder: the prompt is read, the answer is a reply of its own."""
+        asked = [result for result in read if isinstance(result, Exchange)]
+        pairs = iter(pairs_of(asked, tokenizer, template=self.template))
+        learns = purpose is Purpose.LEARN
+        target = Supervised(1) if learns else Prompt(tokenizer.stop, tokenizer.decode)
+        results: list[Encoded | Dropped] = []
+        for row, result in zip(rows, read, strict=True):
+            if isinstance(result, Dropped):
+                results.append(result)
+                continue
+            pair = next(pairs)
+            source, cut = pair.source, pair.num_cut if learns else pair.source.num_cut
+            reply = pair.reply if learns else None
+            results.append(
+                Encoded(source.tokens, source.segments, target, result.answer, row.where, cut, reply=reply)
+            )
         return results
 
     def _read(self, row: Row, purpose: Purpose) -> Exchange | Dropped:
@@ -168,9 +192,10 @@ class Generation:
         positions: list[int] = []
         labels: list[int] = []
         for row, example in zip(rows, encoded, strict=True):
+            tokens = (example.reply or example).tokens
             first = max(1, example.target.start)  # no state predicts a row's first token
-            positions += range(starts[row] + first - 1, starts[row] + len(example.tokens) - 1)
-            labels += example.tokens[first:]
+            positions += range(starts[row] + first - 1, starts[row] + len(tokens) - 1)
+            labels += tokens[first:]
         values = {
             "positions": int64(positions),
             "labels": int64(labels),
@@ -181,12 +206,12 @@ class Generation:
         """Return the head on the trunk's own output embedding.
 
         Raises:
-            ModelError: a trunk that is not causal or has no output embedding.
+            ModelError: a trunk that neither is causal nor has a decoder, or has no output embedding.
         """
-        if not info.is_causal or not info.vocabulary:
+        if not (info.is_causal or info.is_encoder_decoder) or not info.vocabulary:
             raise ModelError(
-                f"tasks.{self.name}: generation needs a causal model with an output embedding, but this trunk is not "
-                f"one. Choose a decoder model such as a Llama."
+                f"tasks.{self.name}: generation needs a causal model or an encoder-decoder with an output embedding, but "
+                f"this trunk is neither. Choose a decoder such as a Llama, or a T5 or BART."
             )
         return VocabularyHead()
 

@@ -130,7 +130,10 @@ class TokenHead(nn.Module):
 
 
 class VocabularyHead(nn.Module):
-    """The trunk's own output embedding on the tokens that the target's ``positions`` name; owns no parameters."""
+    """The trunk's own output embedding on the tokens that the target's ``positions`` name; owns no parameters.
+
+    Of an encoder-decoder these are tokens of replies.
+    """
 
     def forward(self, features: Features, target: Target) -> Projection:
         """Return the addressed states (M, D) and what projects them.
@@ -138,11 +141,13 @@ class VocabularyHead(nn.Module):
         Raises:
             ModelError: the trunk has no output embedding.
         """
-        if features.project is None:
+        written = features if features.decoder is None else features.decoder
+        if written.project is None:
             raise ModelError(
-                "trunk: generation needs an output embedding, but this trunk has none. Use a causal model."
+                "trunk: generation needs an output embedding, but this trunk has none. Use a causal model or an "
+                "encoder-decoder."
             )
-        return Projection(states_at(features, target), features.project)
+        return Projection(states_at(written, target), written.project)
 
     def reads(self, target: Target, _layout: Layout) -> Tensor:
         """Return the positions of the addressed tokens; a target that asks for new text addresses none."""

@@ -153,8 +153,8 @@ class Engine:
             grad_norm=grad_norm,
             skipped=skipped,
             examples=_examples(micro_batches),
-            tokens=sum(batch.layout.num_tokens for batch in micro_batches),
-            padded_tokens=sum(batch.tokens.numel() for batch in micro_batches),
+            tokens=sum(batch.num_tokens for batch in micro_batches),
+            padded_tokens=sum(batch.num_padded_tokens for batch in micro_batches),
             ids=tuple(row for batch in micro_batches for row in batch.ids),
         )
 
