@@ -410,6 +410,8 @@ ONE_RULE = [{"sites": "layers[0].ffn", "train": "full"}]
 FAMILIES = {
     **of_family("classification", "regression", {"text": "other_text"}),
     **of_family("regression", "classification", {"score": "other_score"}),
+    **of_family("ordinal", "classification", {"label": "label"}),
+    **of_family("choice", "classification", {"choices": "other_choices"}),
     **of_family("tagging", "classification", {"tokens": "other_tokens"}),
     **of_family("generation", "classification", {"output": "other_output"}),
     "classification.labels": change(rows, "tasks/main/labels", ["1", "2"], ["2", "1"]),
@@ -437,6 +439,12 @@ FAMILIES = {
     "classification.pooling": change(weights, "tasks/main/pooling", "cls", "mean"),
     "classification.windows": change(rows, "tasks/main/windows", None, "mean", short_rows()),
     "regression.windows": change(rows, "tasks/main/windows", None, "mean", short_rows("regression")),
+    "ordinal.labels": change(
+        rows, "tasks/main/labels", ["1", "2", "3"], ["3", "2", "1"], recipe_of("ordinal")
+    ),
+    "ordinal.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("ordinal")),
+    "ordinal.windows": change(rows, "tasks/main/windows", None, "mean", short_rows("ordinal")),
+    "choice.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("choice")),
     "windows.pooling": change(weights, "tasks/main/windows/pooling", "mean", "max", short_rows()),
     "windows.stride": change(rows, "tasks/main/windows/stride", 0, 3, short_rows()),
     "windows.most": change(rows, "tasks/main/windows/most", 1, 2, short_rows()),
@@ -666,6 +674,9 @@ def records() -> list[Values]:
                 "label": 1 + number % 2,
                 "score": number / 2,
                 "other_score": number / 3,
+                "stars": 1 + number % 3,
+                "choices": text[:2],
+                "other_choices": text[1:3],
                 "tokens": text,
                 "other_tokens": text[::-1],
                 "tags": (["B-X", "I-X", "O"] if number % 4 else ["I-X", "O", "O"]) * (1 + number % 3),

@@ -48,6 +48,7 @@ def write_data(folder: Path) -> None:
         "grade": [{"text": s, "score": i % 7 / 2} for i, s in enumerate(sentences)],
         "match": [{"text1": s, "text2": sentences[-i], "score": i % 5 / 4} for i, s in enumerate(sentences)],
     }
+    tables["stars"] = [{"text": s, "stars": 1 + i % 4} for i, s in enumerate(sentences)]
     for name, rows in tables.items():
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -58,7 +59,11 @@ def write_data(folder: Path) -> None:
         {"tokens": row, "tags": ["B-X", *["I-X", "O", "O", "O", "O", "O"][: len(row) - 1]]} for row in words
     ]
     replies = [{"instruction": f"who is {s}?", "output": s.split()[0]} for s in sentences]
-    for name, lines in (("names", tagged), ("reply", replies)):
+    picks = [
+        {"premise": s, "choices": [sentences[-i], s[:9], OBJECTS[i % 8]][: 2 + i % 2], "label": i % 2}
+        for i, s in enumerate(sentences)
+    ]
+    for name, lines in (("names", tagged), ("reply", replies), ("pick", picks)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 

@@ -141,6 +141,47 @@ SAMPLES = {
         ],
         {"pooling": "mean"},
     ),
+    "ordinal": Sample(
+        [
+            {"text": "a very bad film", "stars": 1},
+            {"text": "not a good film", "stars": 2},
+            {"text": "a film", "stars": "3"},
+            {"text": "a good film", "stars": 4.0},
+            {"text": "很好的电影", "stars": 5},
+            {"text": "very very good", "stars": 5},
+        ],
+        {"pooling": "mean"},
+    ),
+    "choice": Sample(
+        [
+            {
+                "premise": "the cat is sad",
+                "question": "cause",
+                "choices": ["it eats", "it is old"],
+                "label": 1,
+            },
+            {
+                "premise": "a dog runs",
+                "question": "effect",
+                "choices": ["it is happy", "it sleeps"],
+                "label": 0,
+            },
+            {
+                "premise": "一本书",
+                "question": "cause",
+                "choices": ["我在上海", "小说很好", "电影很坏"],
+                "label": 2,
+            },
+            {
+                "premise": "mary eats",
+                "question": "what",
+                "choices": ["one", "two", "three", "red"],
+                "label": 3,
+            },
+            {"premise": "who is in london", "choices": ["john smith", "the old man"], "label": 1},
+        ],
+        {"pooling": "mean"},
+    ),
     "tagging": Sample(
         [
             {

@@ -18,7 +18,12 @@ from weft.recipe.spec import TaskSpec
 from weft.task.batching import make_batch
 from weft.task.registry import FAMILIES
 
-NAMES = ("classification", "multi_label", "pairs", "regression", "tagging", "generation")
+NAMES = ("classification", "multi_label", "pairs", "regression", "ordinal", "choice", "tagging", "generation")
+SECOND = {
+    "pairs": "a movie",
+    "regression": "a movie",
+    "choice": "a movie | a book",
+}  # texts of a plain question
 
 
 def test_every_family_has_a_sample(kit):
@@ -140,7 +145,10 @@ def test_dropout_acts_while_training_only(kit, name):
 def test_an_unlabelled_row_is_dropped_to_learn_and_answered_when_asked(kit, name):
     bench = kit.bench(name)
     bare = [
-        Row({k: v for k, v in row.values.items() if k not in ("label", "score", "tags", "output")}, row.where)
+        Row(
+            {k: v for k, v in row.values.items() if k not in ("label", "score", "stars", "tags", "output")},
+            row.where,
+        )
         for row in bench.rows
     ]
     dropped = bench.task.encode(bare, bench.tokenizer, Purpose.LEARN)
@@ -181,11 +189,7 @@ def test_nothing_in_gives_nothing_out(kit, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plain_question_is_a_row(kit, name):
     bench = kit.bench(name)
-    row = (
-        bench.task.ask("a good film", "a movie")
-        if name in ("pairs", "regression")
-        else bench.task.ask("a good film")
-    )
+    row = bench.task.ask("a good film", SECOND.get(name))
     (encoded,) = bench.task.encode([row], bench.tokenizer, Purpose.ANSWER)
     assert isinstance(encoded, Encoded)
     assert encoded.gold is None
@@ -225,12 +229,14 @@ def test_a_stock_model_would_have_as_many_outputs_as_the_head(kit, name):
     stock = bench.task.stock()
     network = kit.network(bench.task)
     batch = make_batch([(name, one) for one in bench.learn], {name: bench.task}, pad=0)
-    if stock.form is StockForm.CAUSAL:
-        assert (stock.labels, stock.problem_type) == ((), None)
+    if not stock.labels:
+        assert stock.form in (StockForm.CAUSAL, StockForm.CHOICE)
+        assert stock.problem_type is None
         return
     assert len(stock.labels) == network(batch)[name].shape[1]
     problems = {
         "multi_label": "multi_label_classification",
+        "ordinal": "multi_label_classification",
         "regression": "regression",
         "tagging": None,
     }

@@ -250,15 +250,16 @@ def _words(answer: Answer | Dropped) -> str:
     """Return an answer as one line for people."""
     if isinstance(answer, Dropped):
         return say("predict.dropped", reason=answer.reason)
+    if answer.label is not None:
+        labels = _label_words(answer)
+        return labels if answer.text is None else f"{labels}: {answer.text}"
     if answer.text is not None:
         return answer.text.replace("\n", "\n    ")
     if answer.spans is not None:
         return ", ".join(f"{span['text']} [{span['type']}]" for span in answer.spans) or say("env.none")
     if answer.tags is not None:
         return " ".join(answer.tags)
-    if answer.value is not None:
-        return f"{answer.value:.3f}"
-    return _label_words(answer)
+    return say("env.none") if answer.value is None else f"{answer.value:.3f}"
 
 
 def _label_words(answer: Answer) -> str:

@@ -126,12 +126,12 @@ class Answer:
     """One answer of one task, for files, servers and metrics alike; unused fields stay None.
 
     Attributes:
-        label: the chosen class (classification), or a list of classes (multi-label).
+        label: the chosen class (classification), a list of classes (multi-label), or the place of a choice (A, B, ...).
         probabilities: by class.
         value: a number (regression).
         tags: one tag a word (tagging).
         spans: entities as ``{"type", "start", "end", "text"}``; word positions, end exclusive (tagging).
-        text: generated text.
+        text: generated text, or what the chosen one of several choices says.
     """
 
     label: str | list[str] | None = None

@@ -15,6 +15,7 @@ class StockForm(StrEnum):
 
     SEQUENCE = "sequence"  # AutoModelForSequenceClassification: one vector of logits a row
     TOKENS = "tokens"  # AutoModelForTokenClassification: one vector of logits a token
+    CHOICE = "choice"  # AutoModelForMultipleChoice: one logit a row, some rows to choose from
     CAUSAL = "causal"  # AutoModelForCausalLM: the trunk with its own output embedding
 
 
@@ -24,7 +25,7 @@ class Stock:
 
     Attributes:
         form: the family of classes.
-        labels: names of the outputs in their order; empty for causal models.
+        labels: names of the outputs in their order; empty where outputs have none: causal models, choices.
         problem_type: what sequence classification means here; None for the other forms.
         pipeline: the Hub's name for what such models do.
         windows: how a text beyond the model's limit is divided and its windows' logits become one (the recipe's keys):

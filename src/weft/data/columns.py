@@ -86,6 +86,22 @@ SCORE: Final = (
     ),
     *("labels", "分数", "得分", "评分", "相似度", "标签"),
 )
+RATING: Final = (
+    *(
+        "rating",
+        "stars",
+        "star_rating",
+        "star",
+        "score",
+        "grade",
+        "level",
+        "label",
+        "labels",
+        "target",
+        "overall",
+    ),
+    *("评分", "星级", "等级", "评级", "分数", "得分", "打分", "标签"),
+)
 TOKENS: Final = ("tokens", "words", "token", "word", "词", "词语", "分词", "字")
 TAGS: Final = (
     "tags",

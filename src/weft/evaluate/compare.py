@@ -98,7 +98,7 @@ def distance(gold: Any, answer: Answer) -> float:
 
     Numbers: absolute error. Tags: words with another tag. Everything else (label, labels, text): 0 or 1.
     """
-    if answer.value is not None:
+    if answer.value is not None and answer.label is None:
         return abs(answer.value - float(gold))
     if answer.tags is not None:
         wrong = sum(given != wanted for given, wanted in zip(answer.tags, gold, strict=False))

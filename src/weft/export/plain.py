@@ -37,6 +37,10 @@ TOLERANCE = 1e-4
 _CLASSES = {
     StockForm.SEQUENCE: ("AutoModelForSequenceClassification", "SEQ_CLS"),
     StockForm.TOKENS: ("AutoModelForTokenClassification", "TOKEN_CLS"),
+    StockForm.CHOICE: (
+        "AutoModelForMultipleChoice",
+        None,
+    ),  # PEFT has no word for it, and wraps it as any model
     StockForm.CAUSAL: ("AutoModelForCausalLM", "CAUSAL_LM"),
 }
 _LAST_LAYERS = ("classifier", "score")  # what stock classes call the layer that Weft's heads fit
@@ -242,6 +246,10 @@ def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
     adapters = of_task(bundle.parts.adapters, name)
     methods = {adapter.method for adapter in adapters}
     known = peft_layout.METHODS | peft_folder.METHODS | peft_positions.METHODS
+    if bundle.tasks[name].stock().form is StockForm.CHOICE:
+        known -= (
+            peft_positions.METHODS
+        )  # PEFT puts positions before rows (B, L), and these are (B, choices, L)
     if len(methods) != 1 or not methods <= known:
         return None
     try:
@@ -302,7 +310,10 @@ def _last_layer_values(bundle: Bundle, name: str, model: Any) -> dict[str, Tenso
     values = cast(Mapping[str, Tensor], cast(Any, head).stock_weights())
     for layer in _LAST_LAYERS:
         found = getattr(model, layer, None)
-        if isinstance(found, nn.Linear) and {local for local, _ in found.named_parameters()} == set(values):
+        own = {local for local, _ in found.named_parameters()} if isinstance(found, nn.Linear) else set[str]()
+        if own - set(values) == {"bias"}:  # a layer without one is a layer whose bias is 0
+            values = {**values, "bias": torch.zeros(values["weight"].shape[0])}
+        if own == set(values):
             return {f"{layer}.{local}": value for local, value in values.items()}
     raise ExportError(
         f"{name}: the head must fit the last layer of {type(model).__name__}, but that is not a plain linear layer. "

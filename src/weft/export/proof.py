@@ -100,9 +100,12 @@ def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
     inputs = {"input_ids": batch.tokens, "attention_mask": batch.layout.mask_BL().long()}
     if batch.segments is not None:
         inputs["token_type_ids"] = batch.segments
+    form = task.stock().form
+    if form is StockForm.CHOICE:  # each row as the only choice there is
+        inputs = {name: values_BL[:, None] for name, values_BL in inputs.items()}
     with torch.inference_mode():
         logits = model(**inputs).logits.float()
-    if task.stock().form is StockForm.SEQUENCE:
+    if form in (StockForm.SEQUENCE, StockForm.CHOICE):
         return logits
     assert batch.layout.index_T is not None
     own = logits[:, -batch.tokens.shape[1] :]  # PEFT returns what it puts in front of a row too

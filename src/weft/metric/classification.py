@@ -15,10 +15,15 @@ from weft.metric.base import FloatArray, Metric, f1, mean_metric, ratio
 from weft.metric.calibration import label_calibration, yes_calibration
 
 
+def accuracy() -> Metric:
+    """Return the share of rows whose answer's ``label`` is the gold one."""
+    return mean_metric("accuracy", _accuracy, lambda gold, answer: float(answer.label == gold))
+
+
 def single_label_metrics() -> tuple[Metric, ...]:
     """Return accuracy, macro F1, Matthews correlation and calibration error; golds are labels, answers carry ``label``."""
     return (
-        mean_metric("accuracy", _accuracy, lambda gold, answer: float(answer.label == gold)),
+        accuracy(),
         Metric("macro_f1", _macro_f1, _class_counts, _finish_macro_f1),
         Metric("mcc", _mcc, _agreement, _finish_mcc),
         label_calibration(),

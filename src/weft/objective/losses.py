@@ -77,6 +77,20 @@ def _weighed(losses: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
     return losses if weights is None else losses * weights
 
 
+def continuation_loss(logits_RK: Tensor, levels_RK: Tensor) -> Loss:
+    """Return the summed negative log-likelihood of ordered labels under continuation ratios; the weight is R.
+
+    Logit k is that of ``P(label > k | label >= k)``; it has a loss in the rows that have come as far.
+
+    Args:
+        logits_RK: any float dtype, one for each label but the last.
+        levels_RK: 1.0 where the label is higher than k, else 0.0.
+    """
+    reached_RK = F.pad(levels_RK[:, :-1], (1, 0), value=1.0)
+    losses_RK = F.binary_cross_entropy_with_logits(logits_RK.float(), levels_RK.float(), reduction="none")
+    return Loss((losses_RK * reached_RK).sum(), weight=float(levels_RK.shape[0]))
+
+
 def squared_error(values_R: Tensor, golds_R: Tensor, *, scale: float = 1.0) -> Loss:
     """Return the summed squared error in units of ``scale``; the weight is R."""
     total = ((values_R.float() - golds_R.float()) / scale).square().sum()

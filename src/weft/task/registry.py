@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from weft.task.base import Task
+from weft.task.choice import Choice
 from weft.task.classification import Classification
 from weft.task.generation import Generation
+from weft.task.ordinal import Ordinal
 from weft.task.regression import Regression
 from weft.task.tagging import Tagging
 
@@ -15,6 +17,8 @@ FAMILIES: Mapping[str, type[Task]] = MappingProxyType(
     {
         "classification": Classification,
         "regression": Regression,
+        "ordinal": Ordinal,
+        "choice": Choice,
         "tagging": Tagging,
         "generation": Generation,
     }

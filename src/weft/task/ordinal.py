@@ -1,0 +1,219 @@
+"""Ordinal regression: labels that have an order, such as stars, for a text or a pair of texts.
+
+One output for each label but the last: whether a text that has come as far goes further, ``P(label > k | label >= k)``.
+The product of the first k is ``P(label > k)``, which falls with k whatever the outputs: no label has a negative
+probability, and answers do not contradict one another. (CORN: Shi, Cao and Raschka 2021, arXiv:2111.08851.)
+
+Legend: R rows, K labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+from pydantic import BeforeValidator
+from torch import Tensor
+
+from weft.core.batch import Target
+from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
+from weft.core.features import Pooling
+from weft.core.layout import Layout
+from weft.core.loss import Loss
+from weft.core.network import Inference, TrunkInfo
+from weft.core.stock import Stock, StockForm
+from weft.core.tensors import float32
+from weft.data import columns as known
+from weft.data.columns import Role, resolve
+from weft.errors import DataError
+from weft.metric.base import Metric
+from weft.metric.ordinal import ordinal_metrics
+from weft.objective.losses import continuation_loss
+from weft.recipe.spec import TaskSpec
+from weft.task.base import Tokenizer
+from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
+from weft.task.heads import SequenceHead, choose_pooling, new_linear
+from weft.task.labels import difference, given_labels, in_order, label_text
+from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+
+
+class OrdinalSpec(TaskSpec):
+    """A recipe's ordinal regression task."""
+
+    kind: Literal["ordinal"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Task family."""
+    labels: Annotated[tuple[str, ...], BeforeValidator(given_labels)] = ()
+    """Labels from the lowest to the highest; default: those of the training rows, if they are numbers. Other rows are dropped."""
+    pooling: Pooling | None = None
+    """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
+    windows: AnyWindows | None = None
+    """How a text beyond max_tokens is read whole: mean or max (of the scores of its windows); default: it is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordinal:
+    """A fitted ordinal regression task.
+
+    Attributes:
+        name: of the task.
+        columns: by role.
+        labels: from the lowest to the highest.
+        pooling: asked for; None for the architecture's own.
+        windows: into which a text that is too long is divided; None where it is cut.
+    """
+
+    kind: ClassVar[str] = "ordinal"
+    spec_type: ClassVar[type[TaskSpec]] = OrdinalSpec
+    wants_lm_head: ClassVar[bool] = False
+
+    name: str
+    columns: Columns
+    labels: tuple[str, ...]
+    pooling: Pooling | None = None
+    windows: Windows | None = None
+
+    @classmethod
+    def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
+        """Return the task with the labels that ``rows`` hold, or that ``spec`` gives."""
+        spec = cast(OrdinalSpec, spec)
+        columns = resolve(
+            rows, (*text_roles(), Role("label", known.RATING)), spec.columns, what=f"tasks.{name}"
+        )
+        given = [label for row in rows if (label := _label_of(row, columns)) is not None]
+        labels = spec.labels or in_order(given)
+        if not spec.labels and not all(map(_is_number, labels)):
+            raise DataError(
+                f"tasks.{name}: labels of column {columns['label']!r} must be numbers to be ordered by themselves, but are "
+                f"{list(labels[:10])}. Give them in order under labels: [<lowest>, ..., <highest>]."
+            )
+        if len(labels) < 2 or not set(labels) & set(given):
+            raise DataError(
+                f"tasks.{name}: column {columns['label']!r} must hold at least two different labels, but holds "
+                f"{list(in_order(given))[:10]} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."
+            )
+        return cls(name, columns, labels, spec.pooling, spec.windows)
+
+    @classmethod
+    def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
+        """Return the task that ``config()`` described."""
+        pooling = None if config["pooling"] is None else Pooling(config["pooling"])
+        return cls(name, dict(config["columns"]), tuple(config["labels"]), pooling, from_config(config))
+
+    def config(self) -> dict[str, Any]:
+        """Return labels, columns and options as JSON values."""
+        return {
+            "columns": dict(self.columns),
+            "labels": list(self.labels),
+            "pooling": None if self.pooling is None else str(self.pooling),
+            "windows": to_config(self.windows),
+        }
+
+    def ask(self, text: str, pair: str | None = None) -> Row:
+        """Return the row that asks for the answer to ``text`` (and ``pair``)."""
+        return text_row(self.name, self.columns, text, pair)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of the text and, where there is one, the second text."""
+        return text_columns(self.columns)
+
+    def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
+        """Return each row as tokens with its target, or why it is not used."""
+        return encode_texts(
+            rows, self.columns, tokenizer, lambda row: self._judge(row, purpose), windows=self.windows
+        )
+
+    def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
+        label = _label_of(row, self.columns)
+        if label is None:
+            return Dropped(row.where, "no label") if purpose is Purpose.LEARN else Judged(None, None)
+        if label not in self.labels:
+            return Dropped(row.where, "label not in the list")
+        rank = self.labels.index(label)
+        return Judged(tuple(float(rank > k) for k in range(len(self.labels) - 1)), label)
+
+    def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:  # noqa: ARG002
+        """Return the target: ``levels`` is (R, K - 1), 1 where a row's label is higher."""
+        return collate_rows(encoded, rows, name="levels", values=float32)
+
+    def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
+        """Return a new head with one output for each label but the last."""
+        pooling = choose_pooling(info, self.pooling, task=self.name)
+        out = new_linear(info, len(self.labels) - 1, has_bias=info.has_bias, seed=seed)
+        return SequenceHead(out, pooling=pooling, dropout=dropout, windows=pooling_of(self.windows))
+
+    def loss(self, outputs: Tensor, target: Target) -> Loss:
+        """Return the negative log-likelihood of the labels, which is CORN's loss as a sum over rows."""
+        return continuation_loss(outputs, target.values["levels"])
+
+    def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
+        """Return each row's label, the probability of every label, and the mean of the labels as a value."""
+        above = inference.numbers(self.name, _above)
+        assert len(encoded) == len(above)
+        return [self._answer(shares) for shares in above]
+
+    def _answer(self, above: Sequence[float]) -> Answer:
+        """Return the answer of one row from ``P(label > k)``: the label in the middle of its probability."""
+        probabilities = [high - low for high, low in pairwise((1.0, *above, 0.0))]
+        label = self.labels[sum(share > 0.5 for share in above)]
+        value = math.fsum(p * one for p, one in zip(probabilities, _values(self.labels), strict=True))
+        return Answer(label, dict(zip(self.labels, probabilities, strict=True)), value)
+
+    def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
+        """Return the middle of the training labels for every row."""
+        ranks = [self.labels.index(gold) for gold in golds]
+        counts = [sum(rank > k for rank in ranks) for k in range(len(self.labels) - 1)]
+        return [self._answer([count / max(1, len(ranks)) for count in counts])] * num_answers
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Quadratic weighted kappa first."""
+        return ordinal_metrics(self.labels)
+
+    def describe(self, golds: Sequence[Any]) -> dict[str, int]:
+        """Return the number of rows that have each label."""
+        counts = Counter(golds)
+        return {label: counts[label] for label in self.labels}
+
+    def stock(self) -> Stock:
+        """Return what a stock transformers model would say of this task: of each label but the last, whether it is passed.
+
+        Its outputs are yes and no, and the sigmoid of each is the probability that its name says.
+        """
+        names = [f"> {label}" for label in self.labels[:-1]]
+        passed = (*names[:1], *(f"{name} given {before}" for before, name in pairwise(names)))
+        form, problem = StockForm.SEQUENCE, "multi_label_classification"
+        return Stock(form, passed, problem, "text-classification", to_config(self.windows))
+
+    def same_head(self, config: Mapping[str, Any]) -> str | None:
+        """Return why an old head does not fit: labels, their order or pooling changed."""
+        if config.get("pooling") != self.config()["pooling"]:
+            return f"pooling was {config.get('pooling')} and is now {self.pooling}"
+        return difference(config.get("labels", ()), self.labels)
+
+
+def _label_of(row: Row, columns: Columns) -> str | None:
+    return label_text(row.values.get(str(columns["label"])))
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
+
+
+def _above(logits: Tensor) -> Tensor:
+    """Return ``P(label > k)`` of logits ``P(label > k | label >= k)``."""
+    return logits.sigmoid().cumprod(-1)
+
+
+def _values(labels: Sequence[str]) -> list[float]:
+    """Return what each label counts in a mean: itself if all are numbers, else its rank from 1."""
+    if all(map(_is_number, labels)):
+        return [float(label) for label in labels]
+    return [float(rank) for rank in range(1, len(labels) + 1)]
