@@ -84,7 +84,7 @@ def test_the_loss_is_corns_and_the_log_likelihood_of_the_answers(kit):
     answers = kit.answers(network, task, encoded)
     shares = [answer.probabilities[one.gold] for answer, one in zip(answers, encoded, strict=True)]
     assert loss.total.item() == pytest.approx(-sum(map(math.log, shares)), rel=1e-5)
-    assert len({answer.label for answer in answers}) > 1
+    assert max(shares) - min(shares) > 0.01
 
 
 def test_probabilities_never_contradict_one_another(kit):
