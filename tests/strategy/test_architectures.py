@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from weft.core.batch import Batch
+from weft.core.batch import Batch, Replies
 from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.network import Network, TrunkInfo
@@ -64,6 +65,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BOTH = {"t5", "mt5", "bart"}
 """Encoder-decoders."""
 INFO = TrunkInfo(16, 0, Pooling.CLS, False, True, False, max_positions=56, init_range=0.02)
+INFO_BOTH = replace(INFO, vocabulary=60, pooling=Pooling.MEAN, is_encoder_decoder=True)
 UNUSED = "pooler."
 """What last hidden states do not depend on."""
 LACKS: dict[str, set[str]] = {
@@ -91,21 +93,22 @@ class Holder(nn.Module):
 def make(kind: str) -> SiteMap:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **OPTIONS[kind])
-    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
-    trunk = Holder(model) if config.is_encoder_decoder else HFTrunk(model, INFO)
-    network = Network(trunk, {}).eval()
+    auto = transformers.AutoModelForSeq2SeqLM if kind in BOTH else transformers.AutoModel
+    model = auto.from_config(config, attn_implementation="eager").eval()
+    network = Network(HFTrunk(model, INFO_BOTH if kind in BOTH else INFO), {}).eval()
     return SiteMap(network, describe(network))
 
 
 def states(sites: SiteMap) -> Tensor:
-    """Return the states of 27 tokens; an encoder-decoder is no trunk yet and is called as it is."""
+    """Return the states of 27 tokens, and of 18 tokens of replies where there is a decoder for them."""
     network = sites.network
     tokens_BL = torch.randint(5, 55, (3, 9), generator=torch.Generator().manual_seed(3))
-    if isinstance(network.trunk, HFTrunk):
-        batch = Batch(tokens_BL.flatten(), None, Layout.packed([9, 9, 9]), {}, ("a", "b", "c"))
+    batch = Batch(tokens_BL.flatten(), None, Layout.packed([9, 9, 9]), {}, ("a", "b", "c"))
+    if not network.trunk.info.is_encoder_decoder:
         return network.features(batch).flat_TD()
-    model = network.trunk.model
-    return model(input_ids=tokens_BL, decoder_input_ids=tokens_BL[:, :6]).last_hidden_state
+    replies = Replies(tokens_BL[:, :6], Layout.padded([6, 6, 6]), (2, 0, 1))
+    features = network.features(replace(batch, replies=replies))
+    return torch.cat([features.flat_TD(), features.decoder.flat_TD()])
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -117,7 +120,7 @@ def test_every_word_selects_something_or_says_what_there_is(kind):
             assert select(view, word)
         except SiteError:
             lacks.add(word)
-    assert lacks == LACKS[kind] | {"heads", "lm_head"}
+    assert lacks == LACKS[kind] | ({"heads"} if kind in BOTH else {"heads", "lm_head"})
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -132,9 +135,6 @@ def test_every_named_strategy_starts_at_the_function_and_moves_what_its_table_sa
     before = states(sites)
     made = planned(sites, rules)
     sites, table = apply(sites, made, describe=describe, seed=0)
-    adds_tokens = any(rule.train == "prompt" for rule in rules)
-    if adds_tokens and kind in BOTH:
-        return  # it takes a trunk to put them in front
     keeps = all(adapter_method(one.method).keeps_function(one.rule) for one in made.installs)
     with through(sites, made.routes):
         after = states(sites)
@@ -144,6 +144,31 @@ def test_every_named_strategy_starts_at_the_function_and_moves_what_its_table_sa
     trained = {row.path for row in table.trained()}
     assert moved <= trained
     assert {path for path in trained - moved if not path.startswith(UNUSED)} == set()
+
+
+@pytest.mark.parametrize("kind", sorted(BOTH))
+@pytest.mark.parametrize(
+    "word", ["encoder", "decoder", "cross_attention", "decoder.layers[0].ffn", "embeddings"]
+)
+def test_stacks_move_alone(kind, word):
+    sites = make(kind)
+    sites, table = apply(sites, planned(sites, [FullRule(sites=word)]), describe=describe, seed=0)
+    found = states(sites)
+    (found * torch.linspace(-1, 1, found.numel()).view_as(found)).sum().backward()
+    moved = {path for path, parameter in sites.parameters() if parameter.grad is not None}
+    assert moved == {row.path for row in table.trained()}
+    within = {
+        "encoder": ("encoder.",),
+        "decoder": ("decoder.",),
+        "cross_attention": ("decoder.",),
+        "decoder.layers[0].ffn": ("decoder.layers.0.ffn.",),
+        "embeddings": ("embeddings.", "encoder.embeddings.", "decoder.embeddings."),
+    }[word]
+    assert moved
+    assert all(path.startswith(within) for path in moved)
+    assert "embeddings.word.weight" not in moved or word == "embeddings"
+    if word == "cross_attention":
+        assert all(".cross_attention." in path for path in moved)
 
 
 def planned(sites: SiteMap, rules: Sequence[Rule]) -> Plan:

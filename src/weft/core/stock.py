@@ -17,6 +17,7 @@ class StockForm(StrEnum):
     TOKENS = "tokens"  # AutoModelForTokenClassification: one vector of logits a token
     CHOICE = "choice"  # AutoModelForMultipleChoice: one logit a row, some rows to choose from
     CAUSAL = "causal"  # AutoModelForCausalLM: the trunk with its own output embedding
+    REPLIES = "replies"  # AutoModelForSeq2SeqLM: what such a task is on an encoder-decoder
 
 
 @dataclass(frozen=True, slots=True)

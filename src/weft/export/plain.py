@@ -23,7 +23,7 @@ from weft.core.parts import AdapterState
 from weft.core.stock import Stock, StockForm
 from weft.errors import ExportError, StrategyError, nearest
 from weft.export.bundle import Bundle
-from weft.export.proof import prove
+from weft.export.proof import form_of, prove
 from weft.model.quiet import quiet
 from weft.recipe.names import check_name
 from weft.strategy import peft_folder, peft_layout, peft_positions
@@ -42,6 +42,7 @@ _CLASSES = {
         None,
     ),  # PEFT has no word for it, and wraps it as any model
     StockForm.CAUSAL: ("AutoModelForCausalLM", "CAUSAL_LM"),
+    StockForm.REPLIES: ("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
 }
 _LAST_LAYERS = ("classifier", "score")  # what stock classes call the layer that Weft's heads fit
 _TRUNK = "base-of-adapters"
@@ -127,7 +128,7 @@ class _Writer:
 
     def merged(self, name: str) -> Exported:
         """Write one task with everything folded into the weights."""
-        auto_class, _ = _CLASSES[self.bundle.tasks[name].stock().form]
+        auto_class, _ = _CLASSES[form_of(self.bundle.network, self.bundle.tasks[name])]
         home = self.home / check_name(name)
         self._save(stock_model(self.bundle, name, _merged(self.bundle, name)), home)
         difference = prove(self.bundle, name, _load(auto_class, home), tolerance=self.tolerance)
@@ -138,7 +139,7 @@ class _Writer:
         from peft import PeftModel
 
         bundle, home = self.bundle, self.home / f"{check_name(name)}-adapter"
-        auto_class, task_type = _CLASSES[bundle.tasks[name].stock().form]
+        auto_class, task_type = _CLASSES[form_of(bundle.network, bundle.tasks[name])]
         model = stock_model(bundle, name, bundle.parts.delta)
         sites = _bare_sites(bundle)
         raw = {site.path: site.raw for site in sites}
@@ -165,9 +166,7 @@ class _Writer:
         if not bundle.parts.delta:
             return bundle.base.folder.path
         home = self.home / _TRUNK
-        model = _load(
-            "AutoModelForCausalLM" if bundle.base.wants_lm_head else "AutoModel", bundle.base.folder.path
-        )
+        model = _load(_trunk_class(bundle), bundle.base.folder.path)
         _put(model, {_raw(bundle, path): value for path, value in bundle.parts.delta.items()})
         self._save(model, home)
         return home
@@ -186,8 +185,8 @@ def stock_model(bundle: Bundle, name: str, trunk: Mapping[str, Tensor]) -> Any:
     Raises:
         ExportError: no stock class of this architecture has a place for the head.
     """
-    stock = bundle.tasks[name].stock()
-    model = _load(_CLASSES[stock.form][0], bundle.base.folder.path, config=_config(bundle, stock))
+    stock, form = bundle.tasks[name].stock(), form_of(bundle.network, bundle.tasks[name])
+    model = _load(_CLASSES[form][0], bundle.base.folder.path, config=_config(bundle, stock))
     _put(model, {**_known_values(bundle, trunk, model), **_last_layer_values(bundle, name, model)})
     return model
 
@@ -271,8 +270,10 @@ def _bare_sites(bundle: Bundle) -> Sequence[Any]:
 
 
 def _prefix(bundle: Bundle, model: Any) -> str:
-    """Return what stands before the trunk's raw names in a stock model."""
-    return "" if bundle.base.wants_lm_head else f"{model.base_model_prefix}."
+    """Return what stands before the trunk's raw names in a stock model: nothing where the trunk's have it already."""
+    prefix = str(model.base_model_prefix)
+    is_there = prefix in dict(cast(Any, bundle.trunk).model.named_children())
+    return "" if is_there or not hasattr(model, prefix) else f"{prefix}."
 
 
 def _known_values(bundle: Bundle, values: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -327,6 +328,13 @@ def _put(model: Any, values: Mapping[str, Tensor]) -> None:
         raise ExportError(
             f"{left.unexpected_keys[0]}: must be a parameter of {type(model).__name__}, but is not."
         )
+
+
+def _trunk_class(bundle: Bundle) -> str:
+    """Return the class of a model with the trunk's parameters and no others."""
+    if not bundle.base.wants_lm_head:
+        return "AutoModel"
+    return _CLASSES[StockForm.REPLIES if bundle.trunk.info.is_encoder_decoder else StockForm.CAUSAL][0]
 
 
 @contextmanager

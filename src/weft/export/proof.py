@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.core.batch import Batch, Target
+from weft.core.batch import Batch, Replies, Target
 from weft.core.layout import Layout
-from weft.core.network import Head, Network
+from weft.core.network import Head, Network, Trunk
 from weft.core.outputs import Projection
 from weft.core.seeds import fold
 from weft.core.stock import StockForm
@@ -45,6 +45,12 @@ def prove(bundle: Bundle, name: str, model: Any, *, tolerance: float) -> float:
     return difference
 
 
+def form_of(network: Network, task: Task) -> StockForm:
+    """Return the family of stock classes that ``task`` fits on this network's trunk."""
+    form, info = task.stock().form, cast(Trunk, network.trunk).info
+    return StockForm.REPLIES if form is StockForm.CAUSAL and info.is_encoder_decoder else form
+
+
 def rounding(whole: Bundle, few: Bundle, name: str) -> float:
     """Return the largest difference of a logit of one task between a bundle on whole weights and in few bits.
 
@@ -56,7 +62,10 @@ def rounding(whole: Bundle, few: Bundle, name: str) -> float:
 
 
 def probe_batch(bundle: Bundle) -> Batch:
-    """Return rows of random tokens: as they are, and read as text by the tokenizer; always the same for a model."""
+    """Return rows of random tokens: as they are, and read as text by the tokenizer; always the same for a model.
+
+    To an encoder-decoder each row has a reply: the start of the row after it.
+    """
     random = np.random.default_rng(fold(0, "export"))
     vocabulary = cast(Any, bundle.network.trunk).model.get_input_embeddings().weight.shape[0]
     ordinary = np.setdiff1d(np.arange(vocabulary), [bundle.tokenizer.pad])
@@ -69,18 +78,27 @@ def probe_batch(bundle: Bundle) -> Batch:
     segments = [(0,) * len(row) for row in bare] + [piece.segments or () for piece in pieces]
     width = max(map(len, rows))
     has_segments = pieces[0].segments is not None
+    start = bundle.tokenizer.reply_start
+    replies = None
+    if bundle.trunk.info.is_encoder_decoder and start is not None:
+        written = [(start, *row[: 1 + place % 12]) for place, row in enumerate([*rows[1:], rows[0]])]
+        layout = Layout.padded(list(map(len, written)))
+        tokens_RL = _padded(written, layout.max_length, bundle.tokenizer.pad)
+        replies = Replies(tokens_RL, layout, tuple(range(len(rows))))
     return Batch(
         tokens=_padded(rows, width, bundle.tokenizer.pad),
         segments=_padded(segments, width, 0) if has_segments else None,
         layout=Layout.padded([len(row) for row in rows]),
         targets={},
         ids=tuple(f"probe:{index}" for index in range(len(rows))),
+        replies=replies,
     )
 
 
 def weft_logits(network: Network, task: Task, batch: Batch) -> Tensor:
-    """Return the outputs of the task's head for every row, (B, C), or every real token, (T, C)."""
-    layout = batch.layout
+    """Return the outputs of the task's head for every row, (B, C), or every real token, (T, C), of rows or of replies."""
+    batch = _asked(batch, task)
+    layout = batch.layout if batch.replies is None else batch.replies.layout
     target = Target(
         rows_R=torch.arange(layout.num_rows),
         values={"positions": torch.arange(layout.num_tokens)},
@@ -97,19 +115,29 @@ def weft_logits(network: Network, task: Task, batch: Batch) -> Tensor:
 
 def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
     """Return a stock model's logits for the same rows or tokens."""
+    batch = _asked(batch, task)
+    layout, width = batch.layout, batch.tokens.shape[1]
     inputs = {"input_ids": batch.tokens, "attention_mask": batch.layout.mask_BL().long()}
     if batch.segments is not None:
         inputs["token_type_ids"] = batch.segments
     form = task.stock().form
     if form is StockForm.CHOICE:  # each row as the only choice there is
         inputs = {name: values_BL[:, None] for name, values_BL in inputs.items()}
+    if batch.replies is not None:
+        layout, width = batch.replies.layout, batch.replies.tokens_RL.shape[1]
+        inputs["decoder_input_ids"] = batch.replies.tokens_RL
     with torch.inference_mode():
         logits = model(**inputs).logits.float()
     if form in (StockForm.SEQUENCE, StockForm.CHOICE):
         return logits
-    assert batch.layout.index_T is not None
-    own = logits[:, -batch.tokens.shape[1] :]  # PEFT returns what it puts in front of a row too
-    return own.flatten(0, 1)[batch.layout.index_T]
+    assert layout.index_T is not None
+    own = logits[:, -width:]  # PEFT returns what it puts in front of a row too
+    return own.flatten(0, 1)[layout.index_T]
+
+
+def _asked(batch: Batch, task: Task) -> Batch:
+    """Return ``batch`` with its replies only where they are what the task is about."""
+    return batch if task.stock().form is StockForm.CAUSAL else replace(batch, replies=None)
 
 
 def _padded(rows: list[tuple[int, ...]], width: int, pad: int) -> Tensor:

@@ -6,13 +6,15 @@ Legend: T tokens of all probe rows, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from weft.core.batch import Batch
+from weft.core.batch import Batch, Replies
+from weft.core.features import Features
 from weft.core.layout import Layout
 from weft.core.network import Trunk
 from weft.core.routing import Routing, groups_in, routed
@@ -56,20 +58,34 @@ def probe(sites: SiteMap) -> dict[str, Tensor]:
     network = sites.network
     longest = min(_LONGEST, cast(Trunk, network.trunk).info.max_positions)
     batch = probe_batch(_vocabulary(sites.view), longest=longest).to(network.device)
+    if cast(Trunk, network.trunk).info.is_encoder_decoder:
+        batch = _with_replies(batch)
     groups = groups_in(network.routes)
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            found = {EVERYBODY: network.features(batch).flat_TD().float().cpu()}
+            found = {EVERYBODY: _states(network.features(batch))}
             for task, own in network.routes.items():
                 rows = [groups.index(own)] * batch.layout.num_rows
                 with routed(network.trunk, Routing.of(groups, rows, batch.layout)):
-                    features = cast(Trunk, network.trunk)(batch)
-                found[task] = features.flat_TD().float().cpu()
+                    found[task] = _states(cast(Trunk, network.trunk)(batch))
     finally:
         network.train(was_training)
     return found
+
+
+def _with_replies(batch: Batch) -> Batch:
+    """Return ``batch`` with every row as the reply to the one before it."""
+    last = batch.layout.num_rows - 1
+    rows = (last, *range(last))
+    return replace(batch, replies=Replies(batch.tokens, batch.layout, rows))
+
+
+def _states(features: Features) -> Tensor:
+    """Return the states of all tokens, those of replies behind those of rows, on the CPU."""
+    both = (features,) if features.decoder is None else (features, features.decoder)
+    return torch.cat([one.flat_TD().float().cpu() for one in both])
 
 
 def _vocabulary(view: ModelView) -> int:

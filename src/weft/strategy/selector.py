@@ -12,7 +12,8 @@
     re:<regex>                           searched for in the raw module names of the trunk
     attention, ffn                       a union; ``+`` with blanks around it says the same
 
-Without ``encoder.`` or ``decoder.`` a selector means both stacks. ``attention`` covers ``cross_attention``.
+Without ``encoder.`` or ``decoder.`` a selector means both stacks. ``attention`` covers ``cross_attention``. A table of
+embeddings that both stacks share belongs to neither: ``embeddings`` names it.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def _matcher(view: ModelView, term: str) -> Match:
         return _regex(term)
     segments = _segments(view, term)
     literal = re.sub(r"\s", "", term)
+    if f"{literal}." in view.num_layers:  # a whole stack: what it shares with the other is not its own
+        return lambda site, info: _walk(view, segments, site, info)
     return lambda site, info: _covers(literal, info.path) or _walk(view, segments, site, info)
 
 
@@ -233,6 +236,8 @@ def _walk(view: ModelView, segments: tuple[_Segment, ...], site: Site, info: Par
         if not (stack == f"{segments[0].name}." if has_stack else _in_only_stack(view, layer, rest)):
             return False
         segments = segments[1:]
+        if has_stack and not segments and not (info.tied_to or stack).startswith(stack):
+            return False
     if segments and segments[0].name == "layers":
         within = segments[0].within
         if layer is None or (within is not None and layer not in within.get(stack, ())):
