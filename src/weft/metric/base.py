@@ -31,6 +31,8 @@ class Metric:
         finish: sums (..., K) -> values (...,).
         best: the value of perfect answers (1.0, or 0.0 for errors).
         higher_is_better: the direction.
+        selects: whether checkpoints may be chosen by it; if not, they are by the loss on the dev rows, where there is one.
+        signature: what the value depends on besides golds and answers (tokenizer, smoothing, version), from the golds.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Metric:
     finish: Callable[[FloatArray], FloatArray]
     best: float = 1.0
     higher_is_better: bool = True
+    selects: bool = True
+    signature: Callable[[Sequence[Any]], str] | None = None
 
 
 def ratio(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
@@ -49,6 +53,15 @@ def ratio(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
 def f1(correct: FloatArray, answered: FloatArray, gold: FloatArray) -> FloatArray:
     """Return the harmonic mean of precision and recall from their three counts, 0.0 where all are 0."""
     return ratio(2 * correct, answered + gold)
+
+
+def mean_of(row_score: Callable[[Any, Answer], float]) -> Callable[[Sequence[Any], Sequence[Answer]], float]:
+    """Return the mean over rows of a score that no library has, as a metric's ``value``."""
+
+    def value(golds: Sequence[Any], answers: Sequence[Answer]) -> float:
+        return sum(row_score(g, a) for g, a in zip(golds, answers, strict=True)) / len(golds)
+
+    return value
 
 
 def mean_metric(
