@@ -36,6 +36,7 @@ from weft.recipe.spec import Carry, Combine, MixtureSpec, ModelSpec, Recipe, Sta
 from weft.run.events import Evaluated, Finished, Saved
 from weft.run.folder import RunFolder
 from weft.run.session import train as run
+from weft.task.answering import DecodingSpec
 from weft.task.documents import Windows
 from weft.train.loop import Course, train
 from weft.train.progress import Progress
@@ -48,6 +49,7 @@ SETTLED = {
     "none.since",
     "dora.init",
     "dora.per_task",
+    "generation.execute",
 }  # keys that take one value only; what any other value does is tested by itself
 
 
@@ -55,7 +57,7 @@ def all_keys() -> set[str]:
     """Return every key of every part of a recipe as ``<part>.<key>``."""
     members = catalogue()
     parts = {"recipe": Recipe, "model": ModelSpec, "mixture": MixtureSpec, "stage": StageSpec, "carry": Carry}
-    parts |= {"combine": Combine, "windows": Windows}
+    parts |= {"combine": Combine, "windows": Windows, "decoding": DecodingSpec}
     parts |= {**members.tasks, **members.methods}
     return {f"{part}.{key}" for part, kind in parts.items() for key in kind.model_fields}
 
@@ -233,6 +235,24 @@ def products(lab: Lab, values: Values) -> int:
     return count
 
 
+def dev_rows(lab: Lab, values: Values) -> Any:
+    """How many dev rows each evaluation while training judges, and how many the end does."""
+    quick = {**values, "precision": "fp32", "bootstrap": 100}
+    stage = {
+        **values["stages"][0],
+        "strategy": "head" if values["model"]["path"] == "bert" else "top 1",
+        "length": "1 steps",
+    }
+    seen: list[Any] = []
+    recipe = Recipe.model_validate({**quick, "stages": [stage]}, context=catalogue())
+    for event in run(recipe, RunFolder(run_folder(lab, values)), root=lab.root, overwrite=True):
+        if isinstance(event, Evaluated):
+            seen.append([(task.task, task.scores[0].metric, task.scores[0].n) for task in event.report.tasks])
+        elif isinstance(event, Finished):
+            seen.append([(task.task, task.scores[0].n) for task in event.report.final[0].tasks])
+    return seen
+
+
 def run_folder(lab: Lab, values: Values) -> Path:
     return lab.root / "runs" / hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
@@ -284,6 +304,11 @@ def uneven(**keys: Any) -> Values:
 def short_rows(kind: str = "classification") -> Values:
     """Return a recipe whose texts are longer than the rows of its trunk."""
     return put(recipe_of(kind, columns={"text": "other_text"}), "model/max_tokens", 8)
+
+
+def short_answers(**keys: Any) -> Values:
+    """Return a recipe whose task ``main`` generates a few tokens."""
+    return recipe_of("generation", max_new_tokens=12, **keys)
 
 
 def two_stages(**carry: str) -> Values:
@@ -360,7 +385,13 @@ def of_family(kind: str, other: str, other_columns: Values) -> dict[str, Case]:
         f"{kind}.test": main(rows, "test", [], "all.jsonl[8:12]"),
         f"{kind}.columns": main(rows, "columns", {}, other_columns),
         f"{kind}.weight": main(weights, "weight", 1, 3),
+        f"{kind}.judge": main(dev_rows, "judge", None, 2),
     }
+
+
+def of_decoding(key: str, a: Any, b: Any, **beside: Any) -> Case:
+    """Return the case of one key of how a task decodes."""
+    return change(answers, f"tasks/main/decoding/{key}", a, b, short_answers(decoding=beside))
 
 
 NEEDED = {"peft": {"method": "LOHA", "options": {"r": 2}}}
@@ -455,6 +486,24 @@ FAMILIES = {
     "tagging.scheme": change(rows, "tasks/main/scheme", "bio", "plain", recipe_of("tagging")),
     "tagging.repair": change(rows, "tasks/main/repair", True, False, recipe_of("tagging")),
     "generation.max_new_tokens": change(answers, "tasks/main/max_new_tokens", 1, 6, recipe_of("generation")),
+    "generation.decoding": change(answers, "tasks/main/decoding", {}, {"beams": 3}, short_answers()),
+    "generation.metrics": change(dev_rows, "tasks/main/metrics", "bleu", "chrf", short_answers()),
+    "decoding.beams": of_decoding("beams", 1, 3),
+    "decoding.length_penalty": of_decoding("length_penalty", -9, 9, beams=4, stop=["a"]),
+    "decoding.temperature": of_decoding("temperature", 0, 2.0),
+    "decoding.top_k": of_decoding("top_k", 0, 1, temperature=2.0),
+    "decoding.top_p": of_decoding("top_p", 1.0, 0.01, temperature=2.0),
+    "decoding.repetition_penalty": of_decoding("repetition_penalty", 1.0, 5.0),
+    "decoding.no_repeat_ngram": of_decoding("no_repeat_ngram", 0, 1),
+    "decoding.stop": of_decoding("stop", [], ["a", "e"]),
+    "decoding.seed": of_decoding("seed", 0, 1, temperature=2.0),
+    "decoding.samples": change(
+        answers,
+        "tasks/main/decoding/samples",
+        1,
+        2,
+        short_answers(decoding={"temperature": 1.0}, metrics="pass@1", execute=True),
+    ),
     "generation.template": change(
         rows, "tasks/main/template", "{instruction}", "Q: {instruction} A:", recipe_of("generation")
     ),
@@ -683,6 +732,7 @@ def records() -> list[Values]:
                 "instruction": f"say {text[0]}",
                 "output": text[1],
                 "other_output": text[2],
+                "tests": ["assert True"],
             }
         )
     return found

@@ -19,6 +19,9 @@ MAX_PARAMETERS = 8
 MIN_TEST_RATIO = 0.8
 
 CODE_CARRIERS = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml"}
+CONFINED = (
+    "src/weft/metric/confined.py"  # runs generated code: never imported, a script for a process of its own
+)
 EXECUTING = {"eval", "exec", "compile", "__import__", "torch.load", "yaml.load", "np.load", "numpy.load"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -149,9 +152,11 @@ def test_nothing_that_is_loaded_can_execute():
                 found += [
                     f"{name}:{node.lineno} {a.name}" for a in names if a.name.split(".")[0] in CODE_CARRIERS
                 ]
-            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in CODE_CARRIERS:
+            case ast.ImportFrom(module=str(module)) if (
+                module.split(".")[0] in CODE_CARRIERS or "confined" in module
+            ):
                 found.append(f"{name}:{node.lineno} {module}")
-            case ast.Call(func=func) if _dotted(func) in EXECUTING:
+            case ast.Call(func=func) if _dotted(func) in EXECUTING and name != CONFINED:
                 found.append(f"{name}:{node.lineno} {_dotted(func)}")
             case ast.keyword(arg="trust_remote_code", value=ast.Constant(value=True)):
                 found.append(f"{name}:{node.lineno} trust_remote_code")

@@ -68,3 +68,15 @@ def test_bad_input_is_refused():
         selection_score([])
     with pytest.raises(ValueError, match="finite"):
         gain(task(0.5, baseline=math.nan).scores[0])
+
+
+def test_a_loss_is_on_the_scale_of_gains_and_orders_as_losses_do():
+    def by_loss(loss):
+        return task(0.3).model_copy(update={"loss": loss, "is_chosen_by_loss": True})
+
+    assert selection_score([by_loss(3.0)]) == pytest.approx(0.25)
+    assert selection_score([by_loss(0.0)]) == 1.0
+    assert selection_score([by_loss(1.0)]) > selection_score([by_loss(1.1)])
+    assert selection_score([by_loss(11.0)]) > selection_score([by_loss(12.0)]) > 2 * FLOOR, "a new model"
+    assert selection_score([by_loss(math.nan)]) == pytest.approx(FLOOR)
+    assert selection_score([by_loss(None)]) == selection_score([task(0.3)])

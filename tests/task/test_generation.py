@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from weft.core.decoding import Decoding
 from weft.core.example import Purpose
 from weft.errors import DataError, ModelError
+from weft.task.answering import Prompt
 from weft.task.batching import make_batch
-from weft.task.generation import Prompt
 from weft.task.prompts import DEFAULT_TEMPLATE
 
 ROWS = [{"instruction": "Say red", "output": "red"}]

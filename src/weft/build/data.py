@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from weft.errors import DataError
 from weft.recipe.spec import Recipe, TaskSpec
 from weft.report.records import DataReport, SplitReport, TaskDataReport
 from weft.task.base import Task, Tokenizer, Warns
+from weft.task.batching import make_batch
 from weft.task.registry import FAMILIES
 from weft.train.order import text_key
 
@@ -38,6 +39,8 @@ class TaskData:
         dev: examples to select on; held out of the training rows when the recipe names none.
         dev_split: what reports call them: ``dev`` or ``held-out``.
         test: examples for the final score; may be empty.
+        taught: dev and test rows with their answers in them, by ``DEV`` and ``TEST``, of a task that has no loss where it
+            answers (text is generated after a prompt); empty for others.
         source: digest of the training source; tasks with equal sources are drawn in the same order.
     """
 
@@ -47,6 +50,7 @@ class TaskData:
     dev_split: str
     test: tuple[Encoded, ...]
     source: str
+    taught: Mapping[str, tuple[Encoded, ...]] = field(default_factory=dict[str, tuple[Encoded, ...]])
 
     @property
     def train_golds(self) -> list[Any]:
@@ -135,6 +139,7 @@ class _Used:
     examples: tuple[Encoded, ...]
     questions: tuple[str, ...]
     dropped: Mapping[str, int]
+    taught: tuple[Encoded, ...] = ()
 
 
 def _references(spec: TaskSpec) -> dict[str, tuple[str, ...]]:
@@ -191,7 +196,18 @@ def _use(task: Task, split: str, source: _Source, tokenizer: Tokenizer) -> _Used
     if not examples:
         raise _nothing_usable(task, split, source, dropped)
     asked = _asked(task, rows, examples, tokenizer) if purpose is Purpose.LEARN else examples
-    return _Used(source, examples, tuple(map(_key, asked)), dropped)
+    taught = () if split == TRAIN or _has_loss(task, examples[0]) else _taught(task, rows, tokenizer)
+    return _Used(source, examples, tuple(map(_key, asked)), dropped, taught)
+
+
+def _has_loss(task: Task, asked: Encoded) -> bool:
+    """Return whether an example that is to be answered can be held against its right answer in the same pass."""
+    return make_batch([(task.name, asked)], {task.name: task}, pad=0).targets[task.name].weight > 0
+
+
+def _taught(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Encoded, ...]:
+    found = task.encode(rows, tokenizer, Purpose.LEARN)
+    return tuple(one for one in found if isinstance(one, Encoded))
 
 
 def _encoded(
@@ -238,6 +254,11 @@ def _task_data(task: Task, used: Mapping[str, _Used]) -> TaskData:
         dev_split=dev_split,
         test=used[TEST].examples if TEST in used else (),
         source=used[TRAIN].source.digest,
+        taught={
+            name: used[split].taught
+            for name, split in ((DEV, dev_split), (TEST, TEST))
+            if split in used and used[split].taught
+        },
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, TypeGuard
 
@@ -21,13 +21,14 @@ from weft.core.seeds import fold
 from weft.data.sources import read
 from weft.errors import DataError, nearest
 from weft.evaluate.judge import fitted_values, judge
-from weft.evaluate.predict import answer_all
+from weft.evaluate.predict import answer_all, sum_losses
 from weft.evaluate.selection import selection_score
+from weft.evaluate.telling import told
 from weft.export.bundle import Bundle, open_bundle
 from weft.export.parts import read_json
 from weft.report.records import EvalReport
 from weft.run.folder import RunFolder
-from weft.run.judging import TEST, split_rows
+from weft.run.judging import TEST, split_rows, taught_rows
 from weft.task.base import Task
 
 _BUDGET_TOKENS = 8192
@@ -39,10 +40,16 @@ def run(
     bundle: Annotated[Path, typer.Argument(help=say("arg.bundle"))],
     data: Annotated[list[str] | None, typer.Argument(help=say("eval.data"))] = None,
     base: Annotated[Path | None, typer.Option("--base", help=say("arg.base"))] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=say("arg.set"))] = None,
     is_json: Annotated[bool, typer.Option("--json", help=say("env.json"))] = False,
 ) -> None:
     """Print every metric with its 95 % interval, its baseline and its n."""
-    report = _on_files(open_bundle(bundle, base=base), data) if data else _of_run(bundle, base)
+    given = tuple(settings or ())
+    report = (
+        _on_files(_told(open_bundle(bundle, base=base), given), data)
+        if data
+        else _of_run(bundle, base, given)
+    )
     if is_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
@@ -59,6 +66,7 @@ class _Split:
         golds: the answers that a baseline may learn from.
         seed: of the resampling.
         fitted: what the task was fitted to dev rows with.
+        taught: the rows with their answers in them, where a loss needs that.
     """
 
     name: str
@@ -66,18 +74,16 @@ class _Split:
     golds: Sequence[object]
     seed: int = 0
     fitted: Mapping[str, object] = field(default_factory=dict[str, object])
+    taught: Sequence[Encoded] = ()
 
 
 def _report(bundle: Bundle, splits: Mapping[str, _Split], *, split: str, resamples: int) -> EvalReport:
     rows = {name: one.rows for name, one in splits.items()}
-    found = answer_all(
-        bundle.network,
-        bundle.tasks,
-        rows,
-        pad=bundle.tokenizer.pad,
-        budget=_BUDGET_TOKENS,
-        dtype=bundle.dtype,
-    )
+    pad, dtype = bundle.tokenizer.pad, bundle.dtype
+    taught = {name: one.taught for name, one in splits.items() if one.taught}
+    network, tasks = bundle.network, bundle.tasks
+    losses = sum_losses(network, tasks, taught, pad=pad, budget=_BUDGET_TOKENS, dtype=dtype)
+    found = answer_all(network, tasks, rows, pad=pad, budget=_BUDGET_TOKENS, dtype=dtype)
     reports = tuple(
         judge(
             bundle.tasks[name],
@@ -87,7 +93,7 @@ def _report(bundle: Bundle, splits: Mapping[str, _Split], *, split: str, resampl
             train_golds=one.golds,
             resamples=resamples,
             seed=one.seed,
-            loss=found.loss(name),
+            loss=losses[name].mean if name in losses else found.loss(name),
         ).model_copy(update={"fitted": one.fitted})
         for name, one in splits.items()
     )
@@ -132,7 +138,11 @@ def _is_usable(result: Encoded | Dropped) -> TypeGuard[Encoded]:
     return isinstance(result, Encoded) and result.gold is not None
 
 
-def _of_run(given: Path, base: Path | None) -> EvalReport:
+def _told(bundle: Bundle, settings: Sequence[str]) -> Bundle:
+    return replace(bundle, tasks=told(bundle.tasks, settings))
+
+
+def _of_run(given: Path, base: Path | None, settings: Sequence[str]) -> EvalReport:
     """Return the scores on the run's own test rows (dev rows where a task has none), as the run itself takes them."""
     folder = RunFolder(given.resolve().parent if (given / "weft.json").is_file() else given)
     if not folder.origin.is_file():
@@ -151,5 +161,6 @@ def _of_run(given: Path, base: Path | None) -> EvalReport:
         split, rows = split_rows(data.tasks[name], TEST)
         seed = fold(recipe.seed, "judge", name)
         fitted = fitted_values(bundle.tasks[name], data.tasks[name].task)
-        splits[name] = _Split(split, tuple(rows), data.tasks[name].train_golds, seed, fitted)
-    return _report(bundle, splits, split=TEST, resamples=recipe.bootstrap)
+        taught = taught_rows(data.tasks[name], TEST)
+        splits[name] = _Split(split, tuple(rows), data.tasks[name].train_golds, seed, fitted, taught)
+    return _report(_told(bundle, settings), splits, split=TEST, resamples=recipe.bootstrap)

@@ -20,8 +20,10 @@ from weft.data.reference import parse
 from weft.data.sources import read
 from weft.errors import DataError, nearest
 from weft.evaluate.ask import Asked, Questions, ask, from_rows, from_texts, only_named
+from weft.evaluate.telling import told
 from weft.export.bundle import Bundle, is_bundle, open_bundle
 from weft.export.fleet import Fleet, Member, open_fleet
+from weft.task.base import Task
 
 _BUDGET_TOKENS = 8192
 _READ_BYTES = 2**20
@@ -29,22 +31,23 @@ _TASK = "task"  # the role of a column that says which task a row is for
 
 
 def run(
-    bundle: Annotated[str, typer.Argument(help=say("predict.bundle"))],
-    inputs: Annotated[list[str], typer.Argument(help=say("predict.inputs"))],
+    inputs: Annotated[list[str], typer.Argument(metavar="BUNDLE INPUTS...", help=say("predict.inputs"))],
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help=say("predict.task"))] = None,
     pair: Annotated[str | None, typer.Option("--pair", help=say("predict.pair"))] = None,
     column: Annotated[list[str] | None, typer.Option("--column", help=say("predict.column"))] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=say("predict.output"))] = None,
     base: Annotated[Path | None, typer.Option("--base", help=say("arg.base"))] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=say("arg.set"))] = None,
     is_json: Annotated[bool, typer.Option("--json", help=say("predict.json"))] = False,
 ) -> None:
     """Print the answers of every task, or of those named, in the order of the inputs."""
-    others, questions = _split(inputs)
+    bundles, questions = _split(inputs)
     given = [_Given.of(text) for text in questions]
-    opened = _open([bundle, *others], base)
+    opened = _open(bundles, base)
     renamed = _renamed(column)
     by = renamed.pop(_TASK, None)
-    asker = _Asker(opened, _chosen(opened, task), bool(task), pair, renamed=renamed, by=by)
+    tasks = told(opened.tasks, settings or ())
+    asker = _Asker(opened, tasks, _chosen(opened, task), bool(task), pair, renamed=renamed, by=by)
     _refuse_overwriting(output, given)
     with _opened(output) as out:
         for one in given:
@@ -54,12 +57,12 @@ def run(
 
 
 def _split(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the further bundles, which come first, and what is to be answered.
+    """Return the bundles, of which the first argument is one, and what is to be answered.
 
     Raises:
         DataError: there are bundles only.
     """
-    number = next((at for at, text in enumerate(inputs) if _member(text) is None), len(inputs))
+    number = 1 + next((at for at, text in enumerate(inputs[1:]) if _member(text) is None), len(inputs) - 1)
     if number == len(inputs):
         raise DataError(
             f"{inputs[-1]}: after the bundles there must be something to answer, but there is nothing. Add a "
@@ -125,6 +128,7 @@ def _reason(reference: str) -> str:
 @dataclass(slots=True)
 class _Asker:
     bundle: Bundle | Fleet
+    tasks: Mapping[str, Task]
     names: tuple[str, ...]
     is_named: bool  # whether the user named the tasks: then each of them must be able to answer
     pair: str | None
@@ -144,7 +148,7 @@ class _Asker:
 
     @property
     def _tasks(self) -> dict[str, Any]:
-        return {name: self.bundle.tasks[name] for name in self.names}
+        return {name: self.tasks[name] for name in self.names}
 
     def _ask(self, questions: Questions) -> list[Asked]:
         if questions.left_out and (self.is_named or not questions.rows):
@@ -155,7 +159,7 @@ class _Asker:
         opened = self.bundle
         rows = questions.rows
         return ask(
-            opened.network, opened.tasks, opened.tokenizer, rows, budget=_BUDGET_TOKENS, dtype=opened.dtype
+            opened.network, self.tasks, opened.tokenizer, rows, budget=_BUDGET_TOKENS, dtype=opened.dtype
         )
 
 

@@ -29,6 +29,7 @@ from weft.report.tables import number as metric_number
 _WIDE = 120  # characters from which a parameter table has a column for its reasons
 _INDENT = "  "
 _MAX_LABELS = 5
+_LONG_SECONDS = 1.0
 
 
 def table(*headings: str, right: Sequence[int] = ()) -> Table:
@@ -136,5 +137,15 @@ def show_scores(console: Console, report: EvalReport) -> None:
 
 
 def in_short(tasks: Sequence[TaskReport]) -> str:
-    """Return one line with the primary score of each task."""
-    return "  ".join(f"{task.task} {task.scores[0].metric} {score_value(task.scores[0])}" for task in tasks)
+    """Return one line with what chooses each task's checkpoint, and what answering cost where that took a while."""
+    return "  ".join(_in_short(task) for task in tasks)
+
+
+def _in_short(task: TaskReport) -> str:
+    score = task.scores[0]
+    words = f"{task.task} {score.metric} {score_value(score)}"
+    if task.is_chosen_by_loss and task.loss is not None:
+        words = f"{task.task} loss {plain(task.loss)} {score.metric} {score_value(score)}"
+    if task.seconds < _LONG_SECONDS:
+        return words
+    return f"{words} ({say('follow.answered', count=whole(score.n), time=duration(task.seconds))})"

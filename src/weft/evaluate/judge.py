@@ -78,7 +78,14 @@ def judge(
         )
         for metric in task.metrics
     )
-    return TaskReport(task=task.name, kind=task.kind, split=split, scores=scores, loss=loss)
+    return TaskReport(
+        task=task.name,
+        kind=task.kind,
+        split=split,
+        scores=scores,
+        loss=loss,
+        is_chosen_by_loss=loss is not None and not task.metrics[0].selects,
+    )
 
 
 def _score(
@@ -100,4 +107,5 @@ def _score(
         baseline=float(metric.value(golds, baseline)),
         higher_is_better=metric.higher_is_better,
         best=metric.best,
+        signature="" if metric.signature is None else metric.signature(golds),
     )

@@ -5,6 +5,7 @@ Legend: rows are examples of a task; texts are distinct token sequences.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Predictions:
         num_texts: rows that passed the trunk: distinct texts, but for those that examples of several texts share.
         num_tokens: their tokens.
         num_padded_tokens: the same with padding.
+        seconds: that each task's answers took; a pass that tasks share counts for the one that asks first.
     """
 
     answers: Mapping[str, tuple[Answer, ...]]
@@ -53,6 +55,7 @@ class Predictions:
     num_texts: int
     num_tokens: int
     num_padded_tokens: int
+    seconds: Mapping[str, float]
 
     def loss(self, task: str) -> float | None:
         """Return the mean loss of ``task`` per unit of its weight, None where it has none."""
@@ -118,6 +121,7 @@ def answer_all(
         name for name, rows in encoded.items() if losses and rows and all(r.gold is not None for r in rows)
     }
     sums: dict[str, tuple[Tensor, float]] = {}
+    seconds = dict.fromkeys(encoded, 0.0)
     num_rows, num_done = sum(map(len, answers.values())), 0
     num_texts = num_tokens = num_padded = 0
     with _answering(network, dtype):
@@ -125,12 +129,10 @@ def answer_all(
             [group.longest for group in groups], budget, rows=[group.rows for group in groups]
         ):
             watch.check()
-            texts = sorted((groups[index] for index in chunk), key=lambda text: text.adapters)
-            rows = [(name, at, encoded[name][at]) for text in texts for name, at in text.items]
-            items = [(name, row) for name, _, row in rows]
-            batch = make_batch(items, tasks, pad=pad, packed=True, routes=network.routes)
-            inference = Inference(network, batch.to(network.device))
-            _add_answers(answers, tasks, inference, rows)
+            rows = _rows([groups[index] for index in chunk], encoded)
+            inference = _inference(network, tasks, rows, pad=pad)
+            batch = inference.batch
+            _add_answers(answers, tasks, inference, rows, seconds=seconds)
             _add_losses(sums, tasks, inference, names=judged)
             num_texts += batch.layout.num_rows
             num_tokens += batch.num_tokens
@@ -143,7 +145,53 @@ def answer_all(
         num_texts=num_texts,
         num_tokens=num_tokens,
         num_padded_tokens=num_padded,
+        seconds=seconds,
     )
+
+
+def sum_losses(
+    network: Network,
+    tasks: Mapping[str, Task],
+    encoded: Mapping[str, Sequence[Encoded]],
+    *,
+    pad: int,
+    budget: int,
+    dtype: torch.dtype,
+    watch: Watch | None = None,
+) -> dict[str, LossSum]:
+    """Return the loss of every task on rows that hold their answers; the network is left in the mode it was in.
+
+    Args: see ``answer_all``.
+
+    Raises:
+        Interrupted: ``watch`` said stop.
+    """
+    watch = watch or Watch()
+    groups = _texts(encoded, network.routes)
+    sums: dict[str, tuple[Tensor, float]] = {}
+    with _answering(network, dtype):
+        for chunk in batches_by_length(
+            [group.longest for group in groups], budget, rows=[group.rows for group in groups]
+        ):
+            watch.check()
+            rows = _rows([groups[index] for index in chunk], encoded)
+            _add_losses(sums, tasks, _inference(network, tasks, rows, pad=pad), names=set(encoded))
+    return {name: LossSum(float(total), weight) for name, (total, weight) in sums.items()}
+
+
+_Rows = Sequence[tuple[str, int, Encoded]]
+"""Task, position and row, in the order of a batch."""
+
+
+def _rows(texts: Sequence[_Texts], encoded: Mapping[str, Sequence[Encoded]]) -> _Rows:
+    ordered = sorted(texts, key=lambda text: text.adapters)
+    return [(name, at, encoded[name][at]) for text in ordered for name, at in text.items]
+
+
+def _inference(network: Network, tasks: Mapping[str, Task], rows: _Rows, *, pad: int) -> Inference:
+    items = [(name, row) for name, _, row in rows]
+    batch = make_batch(items, tasks, pad=pad, packed=True, routes=network.routes)
+    return Inference(network, batch.to(network.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +251,18 @@ def _add_answers(
     answers: Mapping[str, list[Answer | None]],
     tasks: Mapping[str, Task],
     inference: Inference,
-    rows: Sequence[tuple[str, int, Encoded]],
+    rows: _Rows,
+    *,
+    seconds: dict[str, float],
 ) -> None:
-    """Put the answer of each of ``rows`` (task, position, row; in the batch's order) where it belongs."""
+    """Put the answer of each of ``rows`` where it belongs, and add the time that a task's took to ``seconds``."""
     by_task: dict[str, list[tuple[int, Encoded]]] = {}
     for name, position, row in rows:
         by_task.setdefault(name, []).append((position, row))
     for name, asked in by_task.items():
+        start = time.perf_counter()
         found = tasks[name].answers(inference, [row for _, row in asked])
+        seconds[name] += time.perf_counter() - start
         for (position, _), answer in zip(asked, found, strict=True):
             answers[name][position] = answer
 

@@ -37,8 +37,26 @@ def gain(score: Score) -> float:
     return (score.value - score.baseline) / to_gain
 
 
+def task_gain(report: TaskReport) -> float:
+    """Return the gain of one task's primary metric, or of its loss where that chooses.
+
+    A loss per token in nats becomes 1 / (1 + loss): 1 for a sure and right model, a half at one nat, and never so near
+    to 0 that the floor would hide a difference. So it lies on the scale of other gains, and orders checkpoints as the
+    loss does.
+
+    Example:
+        >>> score = Score(metric="exact_match", value=0, low=0, high=0, n=9, baseline=0)
+        >>> report = TaskReport(task="t", kind="k", split="dev", scores=(score,), loss=3.0)
+        >>> task_gain(report), task_gain(report.model_copy(update={"is_chosen_by_loss": True}))
+        (0.0, 0.25)
+    """
+    if not report.is_chosen_by_loss or report.loss is None:
+        return gain(report.scores[0])
+    return 1 / (1 + report.loss) if math.isfinite(report.loss) else 0.0
+
+
 def selection_score(reports: Sequence[TaskReport]) -> float:
-    """Return the geometric mean over tasks of each primary metric's ``gain``, floored at ``FLOOR``.
+    """Return the geometric mean over tasks of each task's gain, floored at ``FLOOR``.
 
     A relative improvement counts the same in every task and at every level, and a task that stays at its baseline
     drags the whole, however easy the others are. A diverged model (value not finite) counts as at its baseline.
@@ -48,5 +66,5 @@ def selection_score(reports: Sequence[TaskReport]) -> float:
     """
     if not reports:
         raise ValueError("selection: needs the report of one task at least, but there is none.")
-    logs = [math.log(max(gain(report.scores[0]), FLOOR)) for report in reports]
+    logs = [math.log(max(task_gain(report), FLOOR)) for report in reports]
     return math.exp(math.fsum(logs) / len(logs))

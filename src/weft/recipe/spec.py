@@ -63,6 +63,8 @@ class TaskSpec(Spec):
     """Column names by role where the guess is wrong, e.g. {text: review}."""
     weight: float = Field(default=1.0, ge=0, le=1e6)
     """How strongly the task's loss counts (not how often it is drawn)."""
+    judge: int | None = Field(default=None, ge=1)
+    """Dev rows that are judged at each evaluation while training, evenly spread; default: all. The end is judged whole."""
 
 
 class Rule(Spec):

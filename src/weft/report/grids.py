@@ -204,6 +204,7 @@ def cost_grid(report: RunReport, words: Words) -> Grid:
         words.stage,
         words.training,
         words.evaluating,
+        words.answering,
         words.steps.format("").strip(),
         words.examples,
         words.tokens,
@@ -212,7 +213,7 @@ def cost_grid(report: RunReport, words: Words) -> Grid:
         words.peak_memory,
         words.skipped,
     )
-    kinds = dict.fromkeys(range(1, 10), Kind.NUMBER)
+    kinds = dict.fromkeys(range(1, 11), Kind.NUMBER)
     return _grid(labels, rows, kinds, has_total=len(report.stages) > 1)
 
 
@@ -224,6 +225,7 @@ def _cost(name: str, stages: Iterable[StageReport]) -> tuple[str, ...]:
         name,
         tables.duration(seconds),
         tables.duration(sum(s.seconds_evaluating for s in found)),
+        tables.duration(sum(task.seconds for s in found for one in s.evaluations for task in one.tasks)),
         tables.whole(sum(s.steps for s in found)),
         tables.whole(sum(sum(s.examples.values()) for s in found)),
         tables.short(tokens),
@@ -232,6 +234,11 @@ def _cost(name: str, stages: Iterable[StageReport]) -> tuple[str, ...]:
         tables.memory(max(s.peak_memory_bytes for s in found)),
         tables.whole(sum(s.skipped for s in found)),
     )
+
+
+def signatures(task: TaskReport) -> tuple[str, ...]:
+    """Return how the library behind a score took it, for those scores that can be taken in several ways."""
+    return tuple(f"{score.metric}: {score.signature}" for score in task.scores if score.signature)
 
 
 def stage_lines(stage: StageReport, words: Words) -> tuple[str, str, str]:

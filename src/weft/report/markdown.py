@@ -25,6 +25,7 @@ def render_markdown(report: RunReport) -> str:
         table(grids.score_grid(report, words)),
         _chosen_by_dev(report),
         _fitted_to_dev(report, words),
+        _signatures(report),
         f"## {words.leaving}",
         table(grids.leaving_grid(report, words)),
         f"## {words.stages}",
@@ -89,5 +90,14 @@ def _fitted_to_dev(report: RunReport, words: Words) -> str:
         f"- {escape(task.task)}: {escape(words.fitted.format(grids.fitted(task)))}"
         for task in grids.final_tasks(report)
         if task.fitted
+    ]
+    return "\n".join(lines)
+
+
+def _signatures(report: RunReport) -> str:
+    lines = [
+        f"- {escape(task.task)}: {escape(line)}"
+        for task in grids.final_tasks(report)
+        for line in grids.signatures(task)
     ]
     return "\n".join(lines)

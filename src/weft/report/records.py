@@ -49,6 +49,8 @@ class Score(Record):
     """What majority or mean of the training labels would score on the same rows."""
     higher_is_better: bool = True
     best: float = 1.0
+    signature: str = ""
+    """What the value depends on besides the texts, as the library that took it says: tokenizer, smoothing, version."""
 
 
 class TaskReport(Record):
@@ -61,6 +63,10 @@ class TaskReport(Record):
     scores: tuple[Score, ...] = Field(min_length=1)
     loss: float | None = None
     """Mean loss per unit of its weight."""
+    is_chosen_by_loss: bool = False
+    """Whether checkpoints are chosen by the loss, for nobody named a metric that could."""
+    seconds: float = 0.0
+    """That its answers took; a pass that tasks share counts for the one that asked first."""
     fitted: dict[str, JsonValue] = {}
     """What was fitted to dev rows besides the weights (a threshold, a temperature): scores on dev profit from it."""
 

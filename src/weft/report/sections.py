@@ -67,6 +67,7 @@ def _card(task: TaskReport, words: Words) -> Html:
     value, _, ends = tables.score_interval(score).partition(" ")
     said_too = [words.dev_chose] if task.split != "test" else []
     said_too += [words.fitted.format(grids.fitted(task))] if task.fitted else []
+    said_too += grids.signatures(task)
     notes = [tag("p", text, attrs={"class": "note"}) for text in said_too]
     return tag(
         "div",

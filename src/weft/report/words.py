@@ -90,6 +90,7 @@ class Words:
     cost_lead: str
     training: str
     evaluating: str
+    answering: str
     examples: str
     tokens: str
     tokens_per_s: str
@@ -187,6 +188,7 @@ EN = Words(
     cost_lead="Tokens are real ones; padding is the share of the computed grid that held none.",
     training="training",
     evaluating="evaluating",
+    answering="of it answers",
     examples="examples",
     tokens="tokens",
     tokens_per_s="tokens/s",
@@ -283,6 +285,7 @@ ZH = Words(
     cost_lead="词元数不含填充；填充率是计算网格中空位所占的比例。",
     training="训练",
     evaluating="评估",
+    answering="其中作答",
     examples="样本",
     tokens="词元",
     tokens_per_s="词元/秒",

@@ -15,6 +15,7 @@ from weft.report.records import EvalReport, RunReport, StageReport
 from weft.run.context import Context
 from weft.run.files import publish, replacing, write_text
 from weft.run.judging import TEST, evaluate
+from weft.task.base import Told
 from weft.task.registry import FAMILIES
 
 
@@ -63,6 +64,12 @@ def _final_scores(context: Context, parts: Parts) -> EvalReport:
         name: FAMILIES[head.kind].from_config(name, head.config)  # with what was fitted to dev rows
         for name, head in parts.heads.items()
     }
+    for name, task in tasks.items():
+        fitted = context.data.fitted[name]
+        if isinstance(task, Told) and isinstance(
+            fitted, Told
+        ):  # the recipe may allow what a bundle never does
+            tasks[name] = task.told(fitted.options)
     network = context.base.network(tasks, device=context.device)
     put_parts(context.base, network, parts)
     judged = evaluate(context, context.recipe.stages[-1], network, tasks, split=TEST)

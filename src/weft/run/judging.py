@@ -11,7 +11,7 @@ from weft.core.example import Answer, Encoded
 from weft.core.network import Network
 from weft.core.seeds import fold
 from weft.evaluate.judge import calibrate, fitted_values, judge
-from weft.evaluate.predict import Watch, answer_all
+from weft.evaluate.predict import Watch, answer_all, sum_losses
 from weft.evaluate.selection import selection_score
 from weft.recipe.spec import StageSpec
 from weft.report.records import EvalReport, TaskReport
@@ -40,10 +40,24 @@ def split_rows(data: TaskData, split: str) -> tuple[str, Sequence[Encoded]]:
     return data.dev_split, data.dev
 
 
+def taught_rows(data: TaskData, split: str) -> Sequence[Encoded]:
+    """Return the same rows with their answers in them, where a task's loss needs that; all of them, for they are cheap."""
+    return data.taught.get(TEST if split == TEST and data.test else DEV, ())
+
+
+def spread(rows: Sequence[Encoded], limit: int | None) -> Sequence[Encoded]:
+    """Return ``limit`` of ``rows``, the same ones each time and evenly spread: files are often sorted."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[place * len(rows) // limit] for place in range(limit)]
+
+
 def evaluate(
     context: Context, stage: StageSpec, network: Network, tasks: Mapping[str, Task], *, split: str
 ) -> Judged:
     """Return the scores of ``tasks`` on ``split``. On ``DEV``, what a task fits to dev rows is fitted first.
+
+    While training, on ``DEV``, a task answers as many rows as its ``judge`` says; at the end it answers all.
 
     Args:
         context: data, arithmetic and stop flag.
@@ -57,17 +71,13 @@ def evaluate(
     """
     start = time.perf_counter()
     chosen = {name: split_rows(context.data.tasks[name], split) for name in tasks}
-    rows = {name: examples for name, (_, examples) in chosen.items()}
-    watch = Watch(stop=context.stop)
-    found = answer_all(
-        network,
-        tasks,
-        rows,
-        pad=context.tokenizer.pad,
-        budget=max(stage.budget, _LEAST_BUDGET),
-        dtype=context.dtype,
-        watch=watch,
-    )
+    limits = {name: context.recipe.tasks[name].judge if split == DEV else None for name in tasks}
+    rows = {name: spread(examples, limits[name]) for name, (_, examples) in chosen.items()}
+    taught = {name: found for name in tasks if (found := taught_rows(context.data.tasks[name], split))}
+    watch, budget = Watch(stop=context.stop), max(stage.budget, _LEAST_BUDGET)
+    pad, dtype = context.tokenizer.pad, context.dtype
+    losses = sum_losses(network, tasks, taught, pad=pad, budget=budget, dtype=dtype, watch=watch)
+    found = answer_all(network, tasks, rows, pad=pad, budget=budget, dtype=dtype, watch=watch)
     reports: list[TaskReport] = []
     answers: dict[str, Sequence[Answer]] = {}
     for name, given in tasks.items():
@@ -75,8 +85,9 @@ def evaluate(
         task, answers[name] = given, found.answers[name]
         if split == DEV:
             task, answers[name] = calibrate(given, rows[name], answers[name])
-        loss = found.loss(name)
-        reports.append(_judge(context, task, chosen[name][0], rows[name], answers[name], loss=loss))
+        loss = losses[name].mean if name in losses else found.loss(name)
+        report = _judge(context, task, chosen[name][0], rows[name], answers[name], loss=loss)
+        reports.append(report.model_copy(update={"seconds": found.seconds[name]}))
     report = EvalReport(
         split=split,
         stage=stage.name,

@@ -231,6 +231,27 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Told(Protocol):
+    """A task that can be told to answer otherwise than its recipe says, and to run what it generated; others lack this.
+
+    A task out of a bundle never runs generated code unless it is told to.
+    """
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """How it answers, by the keys of a recipe."""
+        ...
+
+    def told(self, options: Mapping[str, Any], /) -> Task:
+        """Return the task that answers by ``options``, which stand in the place of its own.
+
+        Raises:
+            DataError: an option that there is not, or a value that it cannot have.
+        """
+        ...
+
+
+@runtime_checkable
 class Calibrates(Protocol):
     """A task that fits something to dev rows besides what it learnt (a threshold, a temperature); others lack this.
 

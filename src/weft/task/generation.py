@@ -1,4 +1,4 @@
-"""Generation: instruction tuning of decoders and encoder-decoders. The loss is on the answer alone, answers are greedy.
+"""Generation: instruction tuning of decoders and encoder-decoders. The loss is on the answer alone.
 
 Legend: M answer tokens, V vocabulary.
 """
@@ -6,14 +6,13 @@ Legend: M answer tokens, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from weft.core.batch import Target
-from weft.core.decoding import Decoding
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
@@ -25,9 +24,21 @@ from weft.data import columns as known
 from weft.data.columns import Role, resolve
 from weft.errors import DataError, ModelError
 from weft.metric.base import Metric
-from weft.metric.text import text_metrics
 from weft.objective.vocabulary import token_cross_entropy
 from weft.recipe.spec import TaskSpec
+from weft.task.answering import (
+    JUDGING,
+    PLAIN,
+    AnswerOptions,
+    AnswerSpec,
+    baseline_answer,
+    check_judging,
+    generated,
+    gold_of,
+    judging_columns,
+    prompt_of,
+    split_given,
+)
 from weft.task.base import Tokenizer
 from weft.task.heads import VocabularyHead
 from weft.task.prompts import DEFAULT_TEMPLATE, Exchange, as_chat, check_template, exchange, fill
@@ -35,15 +46,20 @@ from weft.task.replies import pairs_of
 from weft.task.sequence import Columns
 
 
-class GenerationSpec(TaskSpec):
+class GenerationSpec(AnswerOptions, TaskSpec):
     """A recipe's generation task."""
 
     kind: Literal["generation"]  # pyright: ignore[reportIncompatibleVariableOverride]
     """Task family."""
-    max_new_tokens: int = Field(128, ge=1, le=100_000)
-    """Longest answer, in tokens; prompts are cut so that it has room, up to half of the model's max_tokens."""
     template: Annotated[str, AfterValidator(check_template)] | None = None
     """Prompt with {instruction}, {input} and {system}; default: the chat template, else a plain one, else the bare text (T5)."""
+    judge: int | None = Field(default=200, ge=1)
+    """Dev rows that are answered at each evaluation while training, evenly spread; their loss is taken on all."""
+
+    @model_validator(mode="after")
+    def _executes_what_is_asked(self) -> Self:
+        self.check_execute()
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +67,6 @@ class Supervised:
     """The target of a row to learn: the answer starts at token ``start``."""
 
     start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The target of a row to answer: how to end and how to read what is generated."""
-
-    stop: int
-    decode: Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +81,29 @@ class Generation:
     columns: Columns
     max_new_tokens: int = 128
     template: str | None = None
+    answering: AnswerSpec = PLAIN
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
         """Return the task with the columns that ``rows`` have: a conversation, or instruction and output."""
         spec = cast(GenerationSpec, spec)
-        columns = _columns(name, spec.columns, rows)
+        asking, judging = split_given(spec.columns)
+        columns = _columns(name, asking, rows)
+        columns = {**columns, **judging_columns(name, judging, rows, taken=columns)}
+        answering = AnswerSpec(decoding=spec.decoding, metrics=spec.metrics, execute=spec.execute)
+        check_judging(name, columns, answering)
         if not any(isinstance(found := exchange(row, columns), Exchange) and found.answer for row in rows):
             raise DataError(
                 f"tasks.{name}: at least one row must have an answer, but none of {len(rows)} has. "
                 f"Give the right columns under columns: {{instruction: ..., output: ...}} or {{messages: ...}}."
             )
-        return cls(name, columns, spec.max_new_tokens, spec.template)
+        return cls(name, columns, spec.max_new_tokens, spec.template, answering)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
-        """Return the task that ``config()`` described."""
-        return cls(name, dict(config["columns"]), config["max_new_tokens"], config["template"])
+        """Return the task that ``config()`` described. It runs no generated code, whatever the config says."""
+        answering = AnswerSpec.model_validate({**config.get("answering", {}), "execute": False})
+        return cls(name, dict(config["columns"]), config["max_new_tokens"], config["template"], answering)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -97,6 +111,7 @@ class Generation:
             "columns": dict(self.columns),
             "max_new_tokens": self.max_new_tokens,
             "template": self.template,
+            "answering": self.answering.model_dump(mode="json", exclude={"execute"}, exclude_defaults=True),
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -114,7 +129,9 @@ class Generation:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns of everything but the answer; a conversation holds its answer in the same column."""
-        return tuple(column for role, column in self.columns.items() if column and role != "output")
+        return tuple(
+            column for role, column in self.columns.items() if column and role not in ("output", *JUDGING)
+        )
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
@@ -132,12 +149,14 @@ class Generation:
             prompt, num_cut = _cut_middle(next(prompts), self._room(tokenizer))
             answer = (*next(answers), tokenizer.stop)
             if purpose is Purpose.ANSWER:
-                target = Prompt(tokenizer.stop, tokenizer.decode)
-                results.append(Encoded(prompt, None, target, result.answer, row.where, num_cut))
+                target = prompt_of(row, self.columns, self.answering, tokenizer)
+                gold = gold_of(row, self.columns, result.answer)
+                results.append(Encoded(prompt, None, target, gold, row.where, num_cut))
                 continue
             tokens = (*prompt, *answer)[: tokenizer.max_tokens]
             num_cut += len(prompt) + len(answer) - len(tokens)
-            results.append(Encoded(tokens, None, Supervised(len(prompt)), result.answer, row.where, num_cut))
+            gold = gold_of(row, self.columns, result.answer)
+            results.append(Encoded(tokens, None, Supervised(len(prompt)), gold, row.where, num_cut))
         return results
 
     def _encode_replies(
@@ -147,7 +166,6 @@ class Generation:
         asked = [result for result in read if isinstance(result, Exchange)]
         pairs = iter(pairs_of(asked, tokenizer, template=self.template))
         learns = purpose is Purpose.LEARN
-        target = Supervised(1) if learns else Prompt(tokenizer.stop, tokenizer.decode)
         results: list[Encoded | Dropped] = []
         for row, result in zip(rows, read, strict=True):
             if isinstance(result, Dropped):
@@ -156,9 +174,9 @@ class Generation:
             pair = next(pairs)
             source, cut = pair.source, pair.num_cut if learns else pair.source.num_cut
             reply = pair.reply if learns else None
-            results.append(
-                Encoded(source.tokens, source.segments, target, result.answer, row.where, cut, reply=reply)
-            )
+            target = Supervised(1) if learns else prompt_of(row, self.columns, self.answering, tokenizer)
+            gold = gold_of(row, self.columns, result.answer)
+            results.append(Encoded(source.tokens, source.segments, target, gold, row.where, cut, reply=reply))
         return results
 
     def _read(self, row: Row, purpose: Purpose) -> Exchange | Dropped:
@@ -220,24 +238,42 @@ class Generation:
         return token_cross_entropy(outputs, target.values["labels"])
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
-        """Return the greedy answer to each prompt."""
-        if not encoded:
-            return []
-        how = cast(Prompt, encoded[0].target)
-        prompts = [example.tokens for example in encoded]
-        decoding = Decoding(max_new_tokens=self.max_new_tokens, stop_tokens=(how.stop,))
-        found = inference.network.generate(self.name, prompts, decoding)
-        return [Answer(text=how.decode(tokens).strip()) for tokens in found]
+        """Return the answer to each prompt."""
+        return generated(
+            inference.network, self.name, encoded, self.answering, max_new_tokens=self.max_new_tokens
+        )
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """How it answers, as in a recipe: decoding, metrics, execute and max_new_tokens."""
+        return self._options.model_dump(mode="json", exclude_defaults=True)
+
+    def told(self, options: Mapping[str, Any]) -> Self:
+        """Return the task that answers by ``options``, which stand in the place of its own."""
+        chosen = self._options.changed(options, task=self.name)
+        answering = AnswerSpec(decoding=chosen.decoding, metrics=chosen.metrics, execute=chosen.execute)
+        check_judging(self.name, self.columns, answering)
+        return replace(self, answering=answering, max_new_tokens=chosen.max_new_tokens)
+
+    @property
+    def _options(self) -> AnswerOptions:
+        own = self.answering
+        return AnswerOptions(
+            decoding=own.decoding,
+            metrics=own.metrics,
+            execute=own.execute,
+            max_new_tokens=self.max_new_tokens,
+        )
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent text for every row; of equals the one seen first."""
         common = Counter(golds).most_common(1)
-        return [Answer(text=common[0][0] if common else "")] * num_answers
+        return [baseline_answer(common[0][0] if common else "", self.answering)] * num_answers
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Exact match first."""
-        return text_metrics()
+        """Those that the recipe names, else exact match and F1 of words."""
+        return self.answering.judged_by
 
     def describe(self, golds: Sequence[Any]) -> dict[str, int]:
         """Return the number of answers and of different answers."""
