@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from weft.data.columns import Role, resolve
 from weft.data.folder import PACKED
 from weft.data.table import column_names
 from weft.errors import DataError
+from weft.task.registry import FAMILIES
 
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -25,6 +27,26 @@ _SLICE = re.compile(r"(\[[^\]]*\]|#\d+)$")
 _PART = re.compile(r"[._\-:\s]+")
 _MAX_LABELS = 200
 _LONG_ANSWER = 40  # letters; labels are shorter, answers longer
+_MAX_GRADES = 11  # whole numbers that are still grades, such as 0 to 10
+_MOST_ROWS = 0.9
+_QUESTIONS = ("question", "query", "问题", "查询", "问句")
+_PASSAGES = (
+    *(
+        "passage",
+        "paragraph",
+        "sentence",
+        "document",
+        "doc",
+        "context",
+        "content",
+        "title",
+        "answer",
+        "response",
+        "text",
+    ),
+    *("段落", "文章", "文档", "上下文", "内容", "标题", "回答", "答案", "回复", "文本"),
+)
+_YES_OR_NO = frozenset("true false yes no 是 否 对 错 是的 不是".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +92,22 @@ def guess(rows: Sequence[Row], *, what: str) -> Guess:
     Raises:
         DataError: no known column says what to learn.
     """
-    if _columns(rows, {"messages": known.MESSAGES})["messages"]:
-        return Guess("generation")
-    found = _tagging(rows) or _instructions(rows) or _judged_text(rows) or _answers(rows)
-    if found is None:
-        names = ", ".join(column_names(rows))
-        raise DataError(
-            f"{what}: must have columns that say what to learn, such as text and label, text1, text2 and score, tokens "
-            f"and tags, or instruction and output, but has {names}. Rename them, or write the task by hand with columns:."
-        )
-    return found
+    for look in (_conversations, _tagging, _choices, _passages, _instructions, _judged_text, _answers):
+        found = look(rows)
+        if found is not None:
+            return found
+    names = ", ".join(column_names(rows))
+    raise DataError(
+        f"{what}: must have columns that say what to learn, such as text and label, text1, text2 and score, tokens "
+        f"and tags, or instruction and output, but has {names}. Rename them, or write the task by hand with columns:."
+    )
+
+
+def _conversations(rows: Sequence[Row]) -> Guess | None:
+    column = _columns(rows, {"messages": known.MESSAGES})["messages"]
+    if column is None or not any(_is_list(value) for value in _values(rows, column)):
+        return None
+    return Guess("generation")
 
 
 def _tagging(rows: Sequence[Row]) -> Guess | None:
@@ -93,6 +121,27 @@ def _tagging(rows: Sequence[Row]) -> Guess | None:
     return Guess("tagging", counts=_top(tags))
 
 
+def _choices(rows: Sequence[Row]) -> Guess | None:
+    found = Guess("choice")
+    return found if _fits(found, rows) else None
+
+
+def _passages(rows: Sequence[Row]) -> Guess | None:
+    """Return question answering where answers are pieces of a context: with their places, or nearly all found in it."""
+    columns = _columns(rows, {"context": known.CONTEXT, "question": known.QUESTION, "answers": known.ANSWERS})
+    context, question, answers = columns["context"], columns["question"], columns["answers"]
+    if context is None or question is None or answers is None:
+        return None
+    has_places = _columns(rows, {"start": known.ANSWER_START})["start"] is not None
+    if not has_places and not any(_holds_places(value) for value in _values(rows, answers)):
+        texts = [(str(row.values.get(context)), row.values.get(answers)) for row in rows]
+        num_inside = sum(isinstance(answer, str) and answer.strip() in text for text, answer in texts)
+        if num_inside < _MOST_ROWS * len(texts):
+            return None
+    found = Guess("qa")
+    return found if _fits(found, rows) else None
+
+
 def _instructions(rows: Sequence[Row]) -> Guess | None:
     columns = _columns(
         rows, {"instruction": ("instruction", "prompt", "指令", "提示"), "output": known.OUTPUT}
@@ -101,26 +150,51 @@ def _instructions(rows: Sequence[Row]) -> Guess | None:
 
 
 def _judged_text(rows: Sequence[Row]) -> Guess | None:
-    """Return a classification or a regression, by the values beside the text: labels, lists of labels or measures."""
-    labels = _columns(rows, {"text": known.TEXT, "label": known.LABEL, "pair": known.PAIR})
-    scores = _columns(rows, {"text": known.TEXT, "score": known.SCORE, "pair": known.PAIR})
-    if labels["text"] is None:
+    """Return a classification, an ordinal or a plain regression, by the values beside the text."""
+    texts = _text_columns(rows)
+    if texts is None:
         return None
-    if scores["score"] and _are_measures(_values(rows, scores["score"])):
-        return Guess("regression")
-    values = _values(rows, labels["label"]) if labels["label"] else []
-    if not values or _are_texts(values):
+    options = {} if not texts else {"columns": texts}
+    taken = {"text": known.TEXT, "pair": known.PAIR}
+    label = _columns(rows, {**taken, "label": known.LABEL})["label"]
+    score = _columns(rows, {**taken, "score": known.SCORE})["score"]
+    if score is not None and _are_measures(_values(rows, score)):
+        return Guess("regression", options)
+    number = _numbers(_values(rows, score)) if score is not None and label is None else None
+    if number is not None:
+        is_graded = "ordinal" in FAMILIES and 2 < len(set(number)) <= _MAX_GRADES
+        return Guess("ordinal" if is_graded else "regression", options)
+    if label is None and (column := _verdicts(rows)) is not None:
+        label = column
+        options = {
+            "columns": {**{role: one for role, one in texts.items() if one != column}, "label": column}
+        }
+    values = _values(rows, label) if label else []
+    if not values or _are_texts(values) or any(isinstance(value, dict) for value in values):
         return None
-    lists = [value for value in values if isinstance(value, list | tuple)]
-    is_piped = any(isinstance(value, str) and "|" in value for value in values)
-    if lists or is_piped:
-        each = [
-            str(one)
-            for value in values
-            for one in (value if isinstance(value, list | tuple) else str(value).split("|"))
-        ]
-        return Guess("classification", {"multi_label": True}, _top(Counter(each)))
-    return Guess("classification", counts=_top(Counter(str(value) for value in values)))
+    if any(_is_list(value) or (isinstance(value, str) and "|" in value) for value in values):
+        each = [str(one) for value in values for one in (value if _is_list(value) else str(value).split("|"))]
+        return Guess("classification", {"multi_label": True, **options}, _top(Counter(each)))
+    return Guess("classification", options, _top(Counter(str(value) for value in values)))
+
+
+def _text_columns(rows: Sequence[Row]) -> dict[str, str] | None:
+    """Return the columns to name where the usual names do not say that a question goes with a text; None without text."""
+    columns = _columns(rows, {"text": known.TEXT, "pair": known.PAIR})
+    asked = _columns(rows, {"question": _QUESTIONS})["question"]
+    if columns["text"] is None:
+        return None
+    if asked is None or columns["pair"] is not None:
+        return {}
+    others = [column for column in _PASSAGES if column != asked and column in column_names(rows)]
+    return {"text": asked, "pair": others[0]} if others else {}
+
+
+def _verdicts(rows: Sequence[Row]) -> str | None:
+    """Return a column of answers that say yes or no, and nothing else."""
+    column = _columns(rows, {"answer": known.ANSWERS})["answer"]
+    values = _values(rows, column) if column else []
+    return column if values and {str(value).strip().lower() for value in values} <= _YES_OR_NO else None
 
 
 def _answers(rows: Sequence[Row]) -> Guess | None:
@@ -128,15 +202,44 @@ def _answers(rows: Sequence[Row]) -> Guess | None:
     return Guess("generation") if columns["instruction"] and columns["output"] else None
 
 
-def _are_measures(values: Sequence[Any]) -> bool:
-    """Return whether all values are numbers and not all of them whole: those could be classes."""
+def _fits(found: Guess, rows: Sequence[Row]) -> bool:
+    """Return whether the family of ``found`` can read ``rows``."""
+    family = FAMILIES.get(found.kind)
+    if family is None:
+        return False
+    spec = family.spec_type.model_validate({"kind": found.kind, "train": ["rows"], **found.options})
+    try:
+        family.fit("rows", spec, rows)
+    except DataError:
+        return False
+    return True
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _holds_places(value: Any) -> bool:
+    """Return whether a cell is SQuAD's answers: ``{"text": [...], "answer_start": [...]}`` or a list of such objects."""
+    if isinstance(value, dict):
+        return "answer_start" in value
+    return _is_list(value) and any(_holds_places(one) for one in value)
+
+
+def _numbers(values: Sequence[Any]) -> list[float] | None:
+    """Return the values as finite numbers, None where one is not."""
     try:
         numbers = [float(value) for value in values if not isinstance(value, bool)]
-    except (TypeError, ValueError):
-        return False
-    return len(numbers) == len(values) and any(
-        number != int(number) for number in numbers if abs(number) < 1e300
-    )
+    except (TypeError, ValueError, OverflowError):
+        return None
+    are_numbers = len(numbers) == len(values) > 0 and all(map(math.isfinite, numbers))
+    return numbers if are_numbers else None
+
+
+def _are_measures(values: Sequence[Any]) -> bool:
+    """Return whether all values are numbers and not all of them whole: those could be classes."""
+    numbers = _numbers(values)
+    return numbers is not None and any(number != int(number) for number in numbers)
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
