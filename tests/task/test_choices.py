@@ -12,6 +12,7 @@ from weft.errors import DataError
 from weft.task.choices import Choices, Naming, asked, choices_of, find_columns, naming_of, place_of
 
 COPA = {"premise": "p", "question": "cause", "choice1": "one", "choice2": "two", "label": 1}
+COPA_HUB = {**COPA, "label": "choice2"}  # a class whose name is the column
 XCOPA = {"premise": "p", "question": "effect", "choices": ["one", "two"], "label": 1}
 SWAG = {
     "sent1": "p",
@@ -150,7 +151,7 @@ def test_columns_that_the_recipe_names_count():
     assert one["choices"] == "choices"
     several = _found(row, question="q", choice1="first", choice2="second")
     assert (several["choices"], several["choice1"], several["choice2"]) == (None, "first", "second")
-    assert choices_of(_row(row), several) == Choices(("c", "d"), ())
+    assert choices_of(_row(row), several) == Choices(("c", "d"), ("first", "second"))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def _judged_text(rows: Sequence[Row]) -> Guess | None:
         return Guess("regression", options)
     number = _numbers(_values(rows, score)) if score is not None and label is None else None
     if number is not None:
-        is_graded = "ordinal" in FAMILIES and 2 < len(set(number)) <= _MAX_GRADES
+        is_graded = 2 < len(set(number)) <= _MAX_GRADES
         return Guess("ordinal" if is_graded else "regression", options)
     if label is None and (column := _verdicts(rows)) is not None:
         label = column

@@ -1,7 +1,7 @@
 """Rows of multiple choice as data sets write them: where the choices stand, and which one is right.
 
 Choices are a list in one column (RACE, MMLU, XCOPA), a mapping with labels of their own (ARC, CommonsenseQA), or a column
-each (COPA, SWAG, C-Eval). The right one is named by its place, its letter, its own label or its text.
+each (COPA, SWAG, C-Eval). The right one is named by its place, its letter, its own label, its column or its text.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 class Naming(StrEnum):
     """How a column names the right choice."""
 
-    OWN = "own"  # by the label that the row gives its choices
+    OWN = "own"  # by the label that the row gives its choices, or by the name of their column
     INDEX = "index"  # by its place, from 0
     NUMBER = "number"  # by its place, from 1
     LETTER = "letter"  # A, B, ...
@@ -154,8 +154,10 @@ def choices_of(row: Row, columns: Columns) -> Choices | str:
     if columns["choices"] is not None:
         found = _listed(row.values.get(columns["choices"]))
     else:
-        names = [column for role, column in columns.items() if _is_choice(role)]
-        found = Choices(tuple(_text(row.values.get(str(name))) for name in names), ())
+        names = [str(column) for role, column in columns.items() if _is_choice(role)]
+        found = Choices(
+            tuple(_text(row.values.get(name)) for name in names), tuple(names)
+        )  # as SuperGLUE's COPA
     texts = found.texts
     while texts and not texts[-1]:  # a row may have fewer than its file has columns
         texts = texts[:-1]
