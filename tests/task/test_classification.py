@@ -207,3 +207,47 @@ def test_long_texts_are_cut_and_counted(kit):
     assert isinstance(encoded, Encoded)
     assert (len(encoded.tokens), encoded.num_cut) == (64, 38)
     assert json.dumps(encoded.gold) == '"pos"'
+
+
+def test_rows_without_an_agreed_label_are_rows_without_a_label(kit):
+    rows = [
+        {"sentence1": "a", "sentence2": "b", "gold_label": label} for label in ("neutral", "entailment", "-")
+    ]
+    task = kit.fit("classification", rows)
+    assert task.labels == ("entailment", "neutral")
+    assert [getattr(one, "reason", "") for one in task.encode(kit.rows(rows), kit.words, Purpose.LEARN)] == [
+        "",
+        "",
+        "no label",
+    ]
+    asked = task.encode(kit.rows([{**rows[0], "gold_label": -1}]), kit.words, Purpose.ANSWER)
+    assert asked[0].gold is None
+    moods = [{"text": "a", "label": label} for label in (-1, 0, 1)]
+    assert kit.fit("classification", moods).labels == ("-1", "0", "1")
+    assert kit.fit("classification", rows, labels=["-", "neutral"]).labels == ("-", "neutral")
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal"])
+def test_ids_are_answered_by_their_names(kit, kind):
+    rows = [{"text": "a film", "label": label} for label in (0, 2, 1, -1)]
+    names = ["entailment", "neutral", "contradiction"]
+    task = kit.fit(kind, rows, labels=names)
+    encoded = task.encode(kit.rows(rows), kit.words, Purpose.ANSWER)
+    assert [one.gold for one in encoded] == ["entailment", "contradiction", "neutral", None]
+    assert type(task).from_config("t", task.config()) == task
+    assert kit.answers(kit.network(task), task, encoded)[0].label in names
+    found = task.encode(
+        kit.rows([{"text": "a", "label": "neutral"}, {"text": "a", "label": 3}]), kit.words, Purpose.ANSWER
+    )
+    assert found[0].gold == "neutral"
+    assert found[1].reason == "label not in the list"
+
+
+def test_ids_of_several_labels_are_answered_by_their_names(kit):
+    rows = [{"text": "a film", "label": label} for label in ([0, 1], "1|2", [])]
+    task = kit.fit(
+        "classification", rows, labels=["red", "green", "blue"], multi_label=True, balance="weights"
+    )
+    found = task.encode(kit.rows(rows), kit.words, Purpose.LEARN)
+    assert [one.gold for one in found] == [("red", "green"), ("green", "blue"), ()]
+    assert task.criterion.weights == (2.0, 0.5, 2.0)

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.task.labels import difference, given_labels, in_order, label_set, label_text
+from weft.task.labels import (
+    are_ids,
+    difference,
+    given_labels,
+    in_order,
+    is_absent,
+    label_set,
+    label_text,
+    labels_in,
+    named,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +91,39 @@ def test_differences_are_said():
     assert difference(["a", "b"], ["b", "a"]) == "the labels are in another order"
     assert difference(["a", "b"], ["a", "c"]) == "the labels changed: now without b and with c"
     assert difference(["a"], ["a", "c"]) == "the labels changed: now with c"
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (["0", "1", "2", "-1"], ("0", "1", "2")),  # SNLI on the Hub
+        (["neutral", "entailment", "-"], ("entailment", "neutral")),  # SNLI and OCNLI as published
+        (["neutral", "entailment", "-1"], ("entailment", "neutral")),
+        (["-1", "0", "1"], ("-1", "0", "1")),  # moods
+        (["-1", "1"], ("-1", "1")),
+        (["-2", "-1", "0", "1", "2"], ("-2", "-1", "0", "1", "2")),
+        (["0", "1", "-1", "-"], ("-1", "0", "1")),
+        (["+", "-"], ("+", "-")),
+        (["1", "2", "3", "-1"], ("-1", "1", "2", "3")),
+        ([], ()),
+    ],
+)
+def test_what_stands_for_a_missing_label_is_none(seen, expected):
+    assert labels_in([None, *([label] for label in seen), ()]) == expected
+
+
+def test_only_what_is_no_label_is_absent():
+    assert is_absent(["-"], ["a"])
+    assert is_absent(["-1"], ["0", "1"])
+    assert not is_absent(["-"], ["+", "-"])
+    assert not is_absent(["a"], ["b"])
+    assert not is_absent(["-", "a"], ["b"])
+
+
+def test_ids_are_numbers_of_labels_that_are_no_labels():
+    assert are_ids({"0", "2"}, ["a", "b", "c"])
+    assert not are_ids({"0", "3"}, ["a", "b", "c"])
+    assert not are_ids({"0", "1"}, ["1", "0"])
+    assert not are_ids({"a"}, ["a", "b"])
+    assert not are_ids({"0"}, [])
+    assert named(("1", "x", "9"), ["a", "b"]) == ("b", "x", "9")

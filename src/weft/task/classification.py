@@ -33,7 +33,16 @@ from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
 from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
-from weft.task.labels import difference, given_labels, in_order, label_set, label_text
+from weft.task.labels import (
+    are_ids,
+    difference,
+    given_labels,
+    is_absent,
+    label_set,
+    label_text,
+    labels_in,
+    named,
+)
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
 from weft.task.temperature import fit_choice, fit_yes, tempered_choice, tempered_yes
 
@@ -44,7 +53,8 @@ class ClassificationSpec(CriterionSpec):
     kind: Literal["classification"]  # pyright: ignore[reportIncompatibleVariableOverride]
     """Task family."""
     labels: Annotated[tuple[str, ...], BeforeValidator(given_labels)] = ()
-    """Labels to learn, in the order of the outputs; default: those of the training rows, sorted. Other rows are dropped."""
+    """Labels to learn in the order of the outputs, and of the ids where data has ids; default: those of the training rows,
+    sorted. Rows with others are dropped."""
     multi_label: bool = False
     """Whether a row may have any number of labels (a list, or 'a|b') instead of exactly one."""
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -92,6 +102,7 @@ class Classification:
         windows: into which a text that is too long is divided; None where it is cut.
         calibrates: whether a temperature is fitted to dev rows.
         temperature: of the head's outputs: what they are divided by.
+        has_ids: whether data holds numbers of ``labels`` instead of labels.
     """
 
     kind: ClassVar[str] = "classification"
@@ -109,6 +120,7 @@ class Classification:
     windows: Windows | None = None
     calibrates: bool = True
     temperature: float = 1.0
+    has_ids: bool = False
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -117,7 +129,9 @@ class Classification:
         roles = (*text_roles(), Role("label", known.LABEL))
         columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
         sets = [_labels_of(row, columns, multi_label=spec.multi_label) for row in rows]
-        seen = in_order(label for labels in sets for label in labels or ())
+        has_ids = are_ids(labels_in(sets), spec.labels)
+        sets = [one and named(one, spec.labels) for one in sets] if has_ids else sets
+        seen = labels_in(sets)
         labels = spec.labels or seen
         least = 1 if spec.multi_label else 2
         if len(labels) < least or not seen:
@@ -141,6 +155,7 @@ class Classification:
             criterion,
             draws_evenly=spec.balance == "sampling",
             calibrates=spec.calibration == "temperature",
+            has_ids=has_ids,
             windows=spec.windows,
         )
 
@@ -160,6 +175,7 @@ class Classification:
             draws_evenly=config.get("draws_evenly", False),
             calibrates=config.get("calibrates", False),
             temperature=config.get("temperature", 1.0),
+            has_ids=config.get("has_ids", False),
             windows=from_config(config),
         )
 
@@ -176,6 +192,7 @@ class Classification:
             "windows": to_config(self.windows),
             "calibrates": self.calibrates,
             "temperature": self.temperature,
+            "has_ids": self.has_ids,
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -195,7 +212,9 @@ class Classification:
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
         labels = _labels_of(row, self.columns, multi_label=self.multi_label)
-        if labels is None:
+        if labels is not None and self.has_ids:
+            labels = named(labels, self.labels)
+        if labels is None or is_absent(labels, self.labels):
             return Dropped(row.where, "no label") if purpose is Purpose.LEARN else Judged(None, None)
         if not set(labels) <= set(self.labels):
             return Dropped(row.where, "label not in the list")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 SEPARATOR = "|"  # between the labels of one cell, for multi-label rows in CSV files
+_ABSENT = frozenset({"-", "-1"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -52,6 +53,48 @@ def label_set(value: Any) -> tuple[str, ...] | None:
         value = text.split(SEPARATOR)
     names = (label_text(item) for item in value)
     return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def is_absent(names: Collection[str], labels: Collection[str]) -> bool:
+    """Return whether ``names`` say only that nobody knows the label, and are none of ``labels`` themselves.
+
+    ``-`` is what SNLI and OCNLI have where annotators disagreed, ``-1`` what test sets on the Hub have for all rows.
+
+    Example:
+        >>> is_absent(["-1"], ["0", "1"]), is_absent(["-1"], ["-1", "1"]), is_absent([], ["a"])
+        (True, False, False)
+    """
+    return bool(names) and set(names) <= _ABSENT.difference(labels)
+
+
+def labels_in(rows: Iterable[Sequence[str] | None]) -> tuple[str, ...]:
+    """Return the distinct labels of ``rows`` in order, without what stands for a missing one (``is_absent``).
+
+    ``-`` is a label beside ``+``. ``-1`` is one among numbers, such as -1, 0, 1, unless these are the ids 0, 1, 2, ...
+    of three labels and more.
+
+    Example:
+        >>> labels_in([["0"], ["-1"], ["1"], ["2"], None]), labels_in([["-1"], ["0"], ["1"]]), labels_in([["-"], ["yes"]])
+        (('0', '1', '2'), ('-1', '0', '1'), ('yes',))
+    """
+    seen = {label for row in rows for label in row or ()}
+    others = seen - _ABSENT
+    is_numbered = others == set(map(str, range(len(others)))) and len(others) > 2
+    if is_numbered or not all(_NUMBER.fullmatch(label) for label in others):
+        seen.discard("-1")
+    return in_order(seen if "+" in seen else seen - {"-"})
+
+
+def are_ids(seen: Collection[str], labels: Sequence[str]) -> bool:
+    """Return whether all ``seen`` are numbers, from 0, of one of ``labels``, and none of them is a label itself."""
+    return not set(seen) & set(labels) and all(
+        label.isdecimal() and int(label) < len(labels) for label in seen
+    )
+
+
+def named(ids: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of ids; what is not an id of ``labels`` stays as it is."""
+    return tuple(labels[int(one)] if one.isdecimal() and int(one) < len(labels) else one for one in ids)
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from weft.recipe.spec import TaskSpec
 from weft.task.base import Tokenizer
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
 from weft.task.heads import SequenceHead, choose_pooling, new_linear
-from weft.task.labels import difference, given_labels, in_order, label_text
+from weft.task.labels import are_ids, difference, given_labels, is_absent, label_text, labels_in, named
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
 
 
@@ -47,7 +47,8 @@ class OrdinalSpec(TaskSpec):
     kind: Literal["ordinal"]  # pyright: ignore[reportIncompatibleVariableOverride]
     """Task family."""
     labels: Annotated[tuple[str, ...], BeforeValidator(given_labels)] = ()
-    """Labels from the lowest to the highest; default: those of the training rows, if they are numbers. Other rows are dropped."""
+    """Labels from the lowest to the highest; data may hold these or their ranks from 0. Default: those of the training rows,
+    if they are numbers. Rows with others are dropped."""
     pooling: Pooling | None = None
     """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
     windows: AnyWindows | None = None
@@ -62,6 +63,7 @@ class Ordinal:
         name: of the task.
         columns: by role.
         labels: from the lowest to the highest.
+        has_ids: whether data holds their ranks from 0 instead of labels.
         pooling: asked for; None for the architecture's own.
         windows: into which a text that is too long is divided; None where it is cut.
     """
@@ -73,6 +75,7 @@ class Ordinal:
     name: str
     columns: Columns
     labels: tuple[str, ...]
+    has_ids: bool = False
     pooling: Pooling | None = None
     windows: Windows | None = None
 
@@ -83,31 +86,42 @@ class Ordinal:
         columns = resolve(
             rows, (*text_roles(), Role("label", known.RATING)), spec.columns, what=f"tasks.{name}"
         )
-        given = [label for row in rows if (label := _label_of(row, columns)) is not None]
-        labels = spec.labels or in_order(given)
+        read = [(label,) for row in rows if (label := _label_of(row, columns)) is not None]
+        seen = labels_in(read)
+        has_ids = are_ids(seen, spec.labels)
+        seen = named(seen, spec.labels) if has_ids else seen
+        labels = spec.labels or seen
         if not spec.labels and not all(map(_is_number, labels)):
             raise DataError(
                 f"tasks.{name}: labels of column {columns['label']!r} must be numbers to be ordered by themselves, but are "
                 f"{list(labels[:10])}. Give them in order under labels: [<lowest>, ..., <highest>]."
             )
-        if len(labels) < 2 or not set(labels) & set(given):
+        if len(labels) < 2 or not set(labels) & set(seen):
             raise DataError(
                 f"tasks.{name}: column {columns['label']!r} must hold at least two different labels, but holds "
-                f"{list(in_order(given))[:10]} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."
+                f"{list(seen[:10])} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."
             )
-        return cls(name, columns, labels, spec.pooling, spec.windows)
+        return cls(name, columns, labels, has_ids, spec.pooling, spec.windows)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
         pooling = None if config["pooling"] is None else Pooling(config["pooling"])
-        return cls(name, dict(config["columns"]), tuple(config["labels"]), pooling, from_config(config))
+        return cls(
+            name,
+            dict(config["columns"]),
+            tuple(config["labels"]),
+            config["has_ids"],
+            pooling,
+            from_config(config),
+        )
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
         return {
             "columns": dict(self.columns),
             "labels": list(self.labels),
+            "has_ids": self.has_ids,
             "pooling": None if self.pooling is None else str(self.pooling),
             "windows": to_config(self.windows),
         }
@@ -129,7 +143,9 @@ class Ordinal:
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
         label = _label_of(row, self.columns)
-        if label is None:
+        if label is not None and self.has_ids:
+            (label,) = named((label,), self.labels)
+        if label is None or is_absent((label,), self.labels):
             return Dropped(row.where, "no label") if purpose is Purpose.LEARN else Judged(None, None)
         if label not in self.labels:
             return Dropped(row.where, "label not in the list")

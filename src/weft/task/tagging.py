@@ -29,7 +29,7 @@ from weft.recipe.spec import TaskSpec
 from weft.task.base import Pieces, Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights
 from weft.task.heads import TokenHead, new_linear
-from weft.task.labels import difference, given_labels
+from weft.task.labels import are_ids, difference, given_labels, named
 from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled
 from weft.task.sequence import Columns
 from weft.task.words import listed, text_of, words_like, words_of
@@ -100,8 +100,8 @@ class Tagging:
         roles = (Role("tokens", known.TOKENS), Role("tags", known.TAGS))
         columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
         raw = [tags for row in rows if (tags := _tags_of(row, columns))]
-        has_ids = _are_ids(raw, spec.labels)
-        raw = [_named(tags, spec.labels) for tags in raw] if has_ids else raw
+        has_ids = are_ids({tag for tags in raw for tag in tags}, spec.labels)
+        raw = [named(tags, spec.labels) for tags in raw] if has_ids else raw
         scheme = spec.scheme or _recognised(name, raw, columns, labels=spec.labels)
         read = [tags for row in raw if (tags := spelled(row, scheme)) is not None]
         seen = {tag for row in read for tag in row}
@@ -170,7 +170,7 @@ class Tagging:
         """Return the words and gold tags of a row, or why it is not used."""
         value = listed(row.values.get(str(self.columns["tokens"])))
         raw = _tags_of(row, self.columns)
-        raw = _named(raw, self.labels) if raw and self.has_ids else raw
+        raw = named(raw, self.labels) if raw and self.has_ids else raw
         if not value:
             return Dropped(row.where, "no tokens")
         if raw is None:
@@ -294,17 +294,6 @@ def _tags_of(row: Row, columns: Columns) -> tuple[str, ...] | None:
     if not value:
         return None
     return tuple(str(tag) for tag in (value.split() if isinstance(value, str) else value))
-
-
-def _are_ids(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> bool:
-    """Return whether every tag is the number of one of ``labels``, and none of them is a label itself."""
-    tags = {tag for row in rows for tag in row}
-    return all(tag.isdecimal() and int(tag) < len(labels) for tag in tags) and not tags & set(labels)
-
-
-def _named(tags: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of ids; what is not an id of ``labels`` stays, and belongs to no scheme."""
-    return tuple(labels[int(tag)] if tag.isdecimal() and int(tag) < len(labels) else tag for tag in tags)
 
 
 def _recognised(
