@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from weft.cli import main
-from weft.cli.predict import _chunks
+from weft.cli.predict import _chunks, _words
+from weft.core.example import Answer
 from weft.errors import DataError
 
 Weft = Callable[..., tuple[int, str, str]]
@@ -246,3 +247,18 @@ def adapters(runs: Runs, tmp_path_factory: pytest.TempPathFactory, tiny_bert: Pa
         for seed, folder in enumerate(folders):
             assert main(["train", str(recipe), f"seed={seed}", "--run", str(folder)]) == 0
     return folders
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer("B", {"A": 0.2, "B": 0.8}, text="she ran"), "B (80.0%): she ran"),
+        (Answer("4", {"3": 0.25, "4": 0.75}, 3.75), "4 (75.0%), 3.75"),
+        (Answer(["a", "b"], {"a": 0.6, "b": 0.7}), "a (60.0%), b (70.0%)"),
+        (Answer(value=2.5), "2.500"),
+        (Answer(text="one\ntwo"), "one\n    two"),
+        (Answer(tags=("O", "B-X")), "O B-X"),
+    ],
+)
+def test_an_answer_is_one_line_for_people(answer: Answer, words: str):
+    assert _words(answer) == words

@@ -255,7 +255,7 @@ def _words(answer: Answer | Dropped) -> str:
     if isinstance(answer, Dropped):
         return say("predict.dropped", reason=answer.reason)
     if answer.label is not None:
-        labels = _label_words(answer)
+        labels = _label_words(answer) + ("" if answer.value is None else f", {answer.value:.2f}")
         return labels if answer.text is None else f"{labels}: {answer.text}"
     if answer.text is not None:
         return answer.text.replace("\n", "\n    ")
