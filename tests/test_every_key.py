@@ -660,6 +660,7 @@ REST = {
     "recipe.keep": change(whole_run, "keep", 1, 3, short_run()),
     "recipe.bootstrap": change(whole_run, "bootstrap", 100, 150, short_run()),
     "model.path": change(weights, "model/path", "bert", "bert2"),
+    "model.init": change(weights, "model/init", "pretrained", "random"),
     "model.revision": change(
         weights, "model", {"path": "owner/hub", "revision": "a"}, {"path": "owner/hub", "revision": "b"}
     ),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.core import linear
+from weft.core.caches import cache_home
 from weft.core.network import Network
 from weft.core.parts import HeadState, Parts
 from weft.core.quantized import quantized
@@ -19,8 +20,9 @@ from weft.core.table import ParamTable, Role
 from weft.errors import HandOverError
 from weft.model.describe import describe, in_layer
 from weft.model.folder import ModelFolder, locate
+from weft.model.scratch import from_scratch
 from weft.model.trunk import empty_trunk, load_trunk
-from weft.recipe.spec import Quantize, Recipe
+from weft.recipe.spec import Init, Quantize, Recipe
 from weft.strategy.adapters import extract, given_back
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
@@ -29,27 +31,32 @@ META = torch.device("meta")
 
 
 def open_base(recipe: Recipe, *, root: Path) -> Base:
-    """Return the recipe's pretrained model, found and checked but not loaded.
+    """Return the recipe's model, found and checked but not loaded; one of random weights is made if need be.
 
     Raises:
         ModelError: it cannot be found, or is not safe or not known.
     """
-    folder = locate(recipe.model.path, recipe.model.revision, root=root)
+    model, is_new = recipe.model, recipe.model.init is Init.RANDOM
+    folder = locate(model.path, model.revision, root=root, needs_weights=not is_new)
+    if is_new:
+        folder = from_scratch(folder, seed=recipe.seed, home=cache_home() / "scratch")
     wants = any(FAMILIES[spec.kind].wants_lm_head for spec in recipe.tasks.values())
-    return Base(folder, wants_lm_head=wants, seed=recipe.seed, quantize=recipe.model.quantize)
+    return Base(folder, wants_lm_head=wants, seed=recipe.seed, quantize=model.quantize, is_new=is_new)
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """The pretrained model of a recipe: where it is and how it is to be opened.
 
-    ``wants_lm_head`` holds for the whole run, so that canonical and raw names mean the same in every stage.
+    ``wants_lm_head`` holds for the whole run, so that canonical and raw names mean the same in every stage. One that
+    ``is_new`` has random weights that nobody else has: a bundle takes it along.
     """
 
     folder: ModelFolder
     wants_lm_head: bool
     seed: int
     quantize: Quantize | None = None
+    is_new: bool = False
 
     def network(self, tasks: Mapping[str, Task], *, device: torch.device, dropout: float = 0.0) -> Network:
         """Return base trunk plus new heads for ``tasks``; on the meta device no weights are read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
 FORMAT = 1
+OWN_BASE = "base"
+"""Folder of a bundle with the base that it brings along."""
 
 
 class BaseRecord(BaseModel):
@@ -99,13 +102,16 @@ def write_bundle(
     Args:
         folder: the bundle's folder.
         parts: what the run made.
-        base: the pretrained model; it is named with its digest, not copied.
+        base: the model that was trained; a pretrained one is named with its digest, one of random weights is copied.
         model: as the recipe says.
         tokenizer: copied into the bundle.
         about: JSON values kept for the reader (recipe digest, scores, ...).
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = model.path if base.folder.name == model.path else str(base.folder.path)
+    if base.is_new:
+        name = OWN_BASE
+        shutil.copytree(base.folder.path, folder / name, dirs_exist_ok=True)
     save_parts(folder, parts, base.sites(base.network({}, device=META)).view, base=name)
     tokenizer.save(folder)
     own = {
@@ -186,7 +192,9 @@ def read_bundle(folder: Path, *, base: Path | None = None) -> Contents:
     """Return what the bundle in ``folder`` holds; arguments and errors are those of ``open_bundle``."""
     home = _home(folder)
     record = _record(home)
-    where = Base(_base_folder(record.base, base), wants_lm_head=record.lm_head, seed=0)
+    own = home / OWN_BASE if record.base.path == OWN_BASE else None
+    found = _base_folder(record.base, base or own)
+    where = Base(found, wants_lm_head=record.lm_head, seed=0, is_new=own is not None)
     if record.quantize is not None:
         where = replace(where, quantize=Quantize(record.quantize))
     parts = load_parts(home, where.sites(where.network({}, device=META)).view)

@@ -94,13 +94,14 @@ class ModelFolder:
     config: Mapping[str, Any]
 
 
-def locate(path: str, revision: str | None, *, root: Path) -> ModelFolder:
+def locate(path: str, revision: str | None, *, root: Path, needs_weights: bool = True) -> ModelFolder:
     """Return the checked folder of the model that a recipe calls ``path``.
 
     Args:
         path: ``minilm``, a folder (relative to ``root`` or absolute), or a hub id.
         revision: commit of a hub id; only a hub id has one.
         root: folder of the recipe.
+        needs_weights: whether a folder without any is refused.
 
     Raises:
         ModelError: not there, not readable, or not safe.
@@ -109,16 +110,17 @@ def locate(path: str, revision: str | None, *, root: Path) -> ModelFolder:
         return _checked(_embedded(), name=EMBEDDED, revision=revision)
     folder = root / Path(path).expanduser()
     if _is_folder(folder):
-        return _checked(folder.resolve(), name=folder.resolve().name, revision=revision)
+        name = folder.resolve().name
+        return _checked(folder.resolve(), name=name, revision=revision, needs_weights=needs_weights)
     if path.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(path):
         raise ModelError(
             f"{path}: must be '{EMBEDDED}', a model folder or a hub id, but {folder} is no folder. Correct the path."
         )
-    return inspect(_snapshot(path, revision), name=path)
+    return inspect(_snapshot(path, revision), name=path, needs_weights=needs_weights)
 
 
-def inspect(path: Path, *, name: str) -> ModelFolder:
-    """Return the folder at ``path`` as a value if it is safe to load.
+def inspect(path: Path, *, name: str, needs_weights: bool = True) -> ModelFolder:
+    """Return the folder at ``path`` as a value if it is safe to load; its weights count only where they are needed.
 
     Raises:
         ModelError: it is not.
@@ -128,8 +130,9 @@ def inspect(path: Path, *, name: str) -> ModelFolder:
     _check_config(config, where=path / CONFIG)
     if (path / "tokenizer_config.json").is_file():
         _check_keys(read_json(path / "tokenizer_config.json"), where=path / "tokenizer_config.json")
-    weights = weight_files(path)
-    _check_against_weights(config, weights, where=path / CONFIG)
+    weights = weight_files(path) if needs_weights else ()
+    if needs_weights:
+        _check_against_weights(config, weights, where=path / CONFIG)
     tokenizer = [path / file for file in TOKENIZER_FILES if (path / file).is_file()]
     return ModelFolder(path, name, _digest([path / CONFIG, *tokenizer, *weights]), config)
 
@@ -220,10 +223,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _checked(path: Path, *, name: str, revision: str | None) -> ModelFolder:
+def _checked(path: Path, *, name: str, revision: str | None, needs_weights: bool = True) -> ModelFolder:
     if revision is not None:
         raise ModelError(f"{name}: only a hub id has a revision, but this is a folder. Leave 'revision' out.")
-    return inspect(path, name=name)
+    return inspect(path, name=name, needs_weights=needs_weights)
 
 
 def _embedded() -> Path:

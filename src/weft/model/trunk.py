@@ -77,7 +77,7 @@ def load_trunk(folder: ModelFolder, *, wants_lm_head: bool, dropout: float, devi
             )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(
-            f"{folder.path}: must load as {model_class.__name__}, but {_first_line(error)}."
+            f"{folder.path}: must load as {model_class.__name__}, but {first_line(error)}."
         ) from error
     missing = sorted(name for name in report["missing_keys"] if not _is_computed(model, name))
     if missing:
@@ -126,7 +126,7 @@ def _config(folder: ModelFolder, *, dropout: float) -> Any:
             config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ModelError(
-            f"{folder.path / CONFIG}: must be a valid config, but {_first_line(error)}."
+            f"{folder.path / CONFIG}: must be a valid config, but {first_line(error)}."
         ) from error
     for name in (*_HIDDEN_DROPOUT, *_OTHER_DROPOUT):
         if isinstance(getattr(config, name, None), int | float):
@@ -295,5 +295,6 @@ def _own_memory(model: torch.nn.Module) -> None:
         buffer.data = buffer.data.clone()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"

@@ -162,6 +162,13 @@ class Quantize(StrEnum):
     NF4 = "nf4"  # about 4.1 bits: quantiles of a normal distribution in blocks of 64 (arXiv:2305.14314)
 
 
+class Init(StrEnum):
+    """What the trunk starts from."""
+
+    PRETRAINED = "pretrained"
+    RANDOM = "random"
+
+
 class ModelSpec(Spec):
     """The pretrained trunk."""
 
@@ -169,6 +176,8 @@ class ModelSpec(Spec):
     """Model folder, hub id, or 'minilm' for the embedded default."""
     revision: str | None = None
     """Commit of a hub id."""
+    init: Init = Init.PRETRAINED
+    """pretrained: start from the folder's weights; random: from scratch, by the seed; config.json and tokenizer will do."""
     max_tokens: int = Field(default=256, ge=8, le=1_000_000)
     """Longest row in tokens; longer ones are cut and counted."""
     quantize: Quantize | None = None
