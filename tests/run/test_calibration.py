@@ -99,3 +99,19 @@ def test_reports_say_what_was_fitted(done: Any, capsys: pytest.CaptureFixture[st
     judged = {task["task"]: task for task in json.loads(capsys.readouterr().out)["tasks"]}
     assert judged["topics"]["fitted"] == {"threshold": FITTED}
     assert judged["topics"]["scores"] == [score.model_dump(mode="json") for score in final["topics"].scores]
+
+
+def test_the_report_shows_what_the_answers_look_like(done: Any):
+    """With the texts of the rows as they stand in the file, which tokens have lost."""
+    report = RunReport.model_validate_json((done[0] / "report.json").read_bytes())
+    details = {one.task: one for one in report.details}
+    assert list(details) == [task.task for task in report.final[0].tasks]
+    parts = {name: [str(block.part) for block in one.blocks] for name, one in details.items()}
+    assert parts["names"][:2] == ["span_types", "span_errors"]
+    assert parts["topics"][:2] == ["classes", "reliability"]
+    worst = next(block for block in details["topics"].blocks if str(block.part) == "worst")
+    texts = {topics_row(index)["text"] for index in range(8)}
+    assert {one.text for one in worst.examples} <= texts
+    assert {one.gold for one in worst.examples} <= {"a", "b"}
+    page = (done[0] / "report.html").read_text("utf-8")
+    assert worst.examples[0].text in page

@@ -42,6 +42,8 @@ class TaskData:
         taught: dev and test rows with their answers in them, by ``DEV`` and ``TEST``, of a task that has no loss where it
             answers (text is generated after a prompt); empty for others.
         source: digest of the training source; tasks with equal sources are drawn in the same order.
+        dev_rows: those behind ``dev``, as read: reports show their texts.
+        test_rows: those behind ``test``.
     """
 
     task: Task
@@ -51,6 +53,8 @@ class TaskData:
     test: tuple[Encoded, ...]
     source: str
     taught: Mapping[str, tuple[Encoded, ...]] = field(default_factory=dict[str, tuple[Encoded, ...]])
+    dev_rows: tuple[Row, ...] = ()
+    test_rows: tuple[Row, ...] = ()
 
     @property
     def train_golds(self) -> list[Any]:
@@ -136,6 +140,7 @@ class _Used:
     """One split as a task uses it; ``questions`` has the key of each example's text without any answer."""
 
     source: _Source
+    rows: tuple[Row, ...]
     examples: tuple[Encoded, ...]
     questions: tuple[str, ...]
     dropped: Mapping[str, int]
@@ -197,7 +202,7 @@ def _use(task: Task, split: str, source: _Source, tokenizer: Tokenizer) -> _Used
         raise _nothing_usable(task, split, source, dropped)
     asked = _asked(task, rows, examples, tokenizer) if purpose is Purpose.LEARN else examples
     taught = () if split == TRAIN or _has_loss(task, examples[0]) else _taught(task, rows, tokenizer)
-    return _Used(source, examples, tuple(map(_key, asked)), dropped, taught)
+    return _Used(source, rows, examples, tuple(map(_key, asked)), dropped, taught)
 
 
 def _has_loss(task: Task, asked: Encoded) -> bool:
@@ -259,6 +264,8 @@ def _task_data(task: Task, used: Mapping[str, _Used]) -> TaskData:
             for name, split in ((DEV, dev_split), (TEST, TEST))
             if split in used and used[split].taught
         },
+        dev_rows=used[dev_split].rows,
+        test_rows=used[TEST].rows if TEST in used else (),
     )
 
 

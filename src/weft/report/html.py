@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from weft.report import grids, sections, tables
+from weft.report import grids, panels, sections, tables
 from weft.report.markup import Html, join, tag
 from weft.report.records import RunReport
 from weft.report.style import CSS
+from weft.report.widgets import grid_table
 from weft.report.words import Words, words_of
 
 # Whatever slipped into the page, the browser may neither run nor load it.
@@ -64,20 +65,21 @@ def _sections(report: RunReport, words: Words) -> list[tuple[str, str, str, Html
             words.scores_lead,
             if_any(report.final, lambda r, w: panel(sections.scores(r, w))),
         ),
+        ("details", words.details, words.details_lead, if_any(report.details, panels.details)),
         (
             "leaving",
             words.leaving,
             words.leaving_lead,
             if_any(
                 any(stage.leaving for stage in report.stages),
-                lambda r, w: panel(sections.grid_table(grids.leaving_grid(r, w))),
+                lambda r, w: panel(grid_table(grids.leaving_grid(r, w))),
             ),
         ),
         (
             "mixture",
             words.mixture,
             words.mixture_lead,
-            if_any(report.stages, lambda r, w: panel(sections.grid_table(grids.mixture_grid(r, w)))),
+            if_any(report.stages, lambda r, w: panel(grid_table(grids.mixture_grid(r, w)))),
         ),
         ("parameters", words.parameters, words.parameters_lead, if_any(report.stages, sections.parameters)),
         ("data", words.data, words.data_lead, if_any(report.data.tasks, sections.data)),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
+
+from weft.report.details import TaskDetail
+from weft.report.record import Record
 
 FORMAT = 1
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, unknown keys refused, written by ``model_dump_json``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class StepReport(Record):
@@ -67,7 +64,7 @@ class TaskReport(Record):
     """Whether checkpoints are chosen by the loss, for nobody named a metric that could."""
     seconds: float = 0.0
     """That its answers took; a pass that tasks share counts for the one that asked first."""
-    fitted: dict[str, JsonValue] = {}
+    fitted: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """What was fitted to dev rows besides the weights (a threshold, a temperature): scores on dev profit from it."""
 
 
@@ -113,7 +110,7 @@ class TaskDataReport(Record):
     splits: tuple[SplitReport, ...]
     overlap: dict[str, int]
     """Texts that two splits share, by pair, e.g. ``train/dev``."""
-    shared_with: dict[str, int] = {}
+    shared_with: dict[str, int] = Field(default_factory=dict[str, int])
     """Training texts that another task reads too (one trunk pass serves both when they meet in a batch)."""
 
 
@@ -211,6 +208,8 @@ class RunReport(Record):
     stages: tuple[StageReport, ...]
     final: tuple[EvalReport, ...]
     """Final scores: test where a task has one, dev otherwise (then it is said that dev also chose)."""
+    details: tuple[TaskDetail, ...] = ()
+    """What the final answers look like, by task."""
     environment: dict[str, str]
     finished: bool
     seconds: float

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from weft.report import grids, tables
 from weft.report.graph import Node, stage_graph
-from weft.report.grids import Grid, Kind
 from weft.report.markup import Html, join, tag
 from weft.report.records import (
     PARENTS,
@@ -18,41 +17,12 @@ from weft.report.records import (
     TaskReport,
 )
 from weft.report.svg import NUM_COLOURS, Axes, Point, Series, bar_ends, interval_bar, line_chart
+from weft.report.widgets import facts_list, grid_table, scroll
 from weft.report.words import Words
 
 MOST_POINTS = 160
 """Points of one line; longer curves are averaged in equal runs, or pages would grow with the run."""
 MOST_LABELS = 16
-
-
-def grid_table(grid: Grid) -> Html:
-    """Return ``grid`` as a table that scrolls sideways where it is too wide."""
-    head = tag("tr", *(tag("th", label, attrs={"class": _cell_class(kind)}) for label, kind in grid.columns))
-    last = len(grid.rows) - 1
-    body = [
-        tag(
-            "tr",
-            *(_cell(text, kind, at in grid.dim) for text, (_, kind) in zip(row, grid.columns, strict=True)),
-            attrs={"class": "sum" if grid.has_total and at == last else "dim" if at in grid.dim else None},
-        )
-        for at, row in enumerate(grid.rows)
-    ]
-    return scroll(tag("table", tag("thead", head), tag("tbody", *body)))
-
-
-def scroll(inner: Html) -> Html:
-    """Return ``inner`` in a box that scrolls sideways by itself, reachable by keyboard."""
-    return tag("div", inner, attrs={"class": "scroll", "tabindex": 0})
-
-
-def _cell_class(kind: Kind) -> str | None:
-    return str(kind) if kind in (Kind.NUMBER, Kind.PATH, Kind.SOFT) else None
-
-
-def _cell(content: str, kind: Kind, is_dim: bool) -> Html:  # noqa: FBT001 - a column's value, not a switch
-    if kind is Kind.ROLE:
-        return tag("td", tag("span", content, attrs={"class": f"pill {'frozen' if is_dim else 'trained'}"}))
-    return tag("td", content, attrs={"class": _cell_class(kind)})
 
 
 def cards(report: RunReport, words: Words) -> Html:
@@ -305,11 +275,6 @@ def _labels(split: SplitReport, words: Words) -> Html:
     if len(ordered) > MOST_LABELS:
         chips.append(tag("li", words.more_labels.format(len(ordered) - MOST_LABELS)))
     return tag("ul", *chips, attrs={"class": "chips"})
-
-
-def facts_list(facts: Iterable[tuple[str, object]]) -> Html:
-    """Return pairs of a name and what it is."""
-    return tag("dl", *(join((tag("dt", name), tag("dd", value))) for name, value in facts))
 
 
 def cost(report: RunReport, words: Words) -> Html:

@@ -99,6 +99,28 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}dd.p{font:12.5px/1.7 var
 .panel dl{margin-top:14px}
 .warn{background:var(--even-wash);border-radius:10px;padding:12px 18px;margin:0 0 16px}
 .warn b{color:var(--even)}.warn ul{margin:4px 0 0;padding-left:18px}.warn li{overflow-wrap:anywhere}
+.detail+.detail{margin-top:34px}
+.detail>h3{font:600 19px/1.3 var(--serif);margin:26px 0 12px}
+h4{font-size:14.5px;font-weight:600;margin:0}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px;align-items:start}
+.panels .panel{margin:0;min-width:0}.panels .wide{grid-column:1/-1}
+.panels .lead{font-size:13px;margin:2px 0 12px}.panels .note{color:var(--soft);font-size:13px;margin:8px 0 0}
+.panels .chart{max-width:520px}
+.map{max-width:none}.map .right{fill:var(--s0)}.map .wrong{fill:var(--bad)}.map .none{fill:var(--wash)}
+.map .cell{font-size:11.5px;fill:var(--ink)}.map .inverse{fill:var(--card)}
+.chart .fill{fill:var(--c)}.chart .faint{opacity:.5}
+.bar.plain{--b:var(--s0)}
+details summary{cursor:pointer;color:var(--soft);font-size:13px;padding:8px 0}
+.examples{list-style:none;margin:0;padding:0;display:grid;gap:14px;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));align-items:start}
+.examples li{background:var(--wash);border-radius:10px;padding:12px 14px;min-width:0}
+.examples .where{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 12px;color:var(--faint);
+font-size:12.3px;overflow-wrap:anywhere}
+.examples .text{margin:6px 0 0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13.8px}
+.panel .examples dl{margin-top:8px;padding-top:8px;border-top:1px solid var(--rule);gap:3px 14px;
+grid-template-columns:max-content minmax(0,1fr)}
+.panel .examples dd{white-space:pre-wrap;margin:0}
+.panels td:first-child{white-space:nowrap}
 footer{color:var(--faint);font-size:13px;padding-top:44px;padding-bottom:56px}
 @media (max-width:760px){.graph.level{display:none}.graph.upright{display:block}}
 @media (max-width:520px){main,header.top,footer{padding-left:16px;padding-right:16px}

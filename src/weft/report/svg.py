@@ -138,7 +138,7 @@ def line_chart(series: Sequence[Series], axes: Axes, frame: Frame | None = None)
     drawn = [_series(one, found, x, y) for one, found in shown if found]
     return tag(
         "svg",
-        _grid(x, y, y_ticks, axes=axes, frame=frame),
+        grid_lines(x, y, y_ticks, axes=axes, frame=frame),
         *_cuts(axes, x, frame),
         _level(axes, y, frame) if axes.level is not None and math.isfinite(axes.level) else None,
         *drawn,
@@ -157,8 +157,9 @@ def _y_ends(ys: Sequence[float]) -> tuple[float, float]:
     return (0.0 if 0 <= low < 0.4 * high else low), high
 
 
-def _grid(x: Scale, y: Scale, y_ticks: Sequence[float], *, axes: Axes, frame: Frame) -> Html:
-    x_ticks = [at for at in ticks(x.low, x.high) if at <= x.high]
+def grid_lines(x: Scale, y: Scale, y_ticks: Sequence[float], *, axes: Axes, frame: Frame) -> Html:
+    """Return the lines, ticks and names around a chart whose values ``x`` and ``y`` place."""
+    x_ticks = [at for at in ticks(x.low, x.high) if x.low <= at <= x.high]
     bottom = frame.height - frame.bottom
     rows = [
         line(frame.left, y.at(at), frame.width - frame.right, y.at(at), "axis" if at == y.low else "grid")
@@ -232,7 +233,13 @@ def _band(points: Sequence[Point], x: Scale, y: Scale) -> Html | None:
 
 
 def interval_bar(
-    value: float, *, low: float, high: float, baseline: float, ends: tuple[float, float], standing: str
+    value: float,
+    *,
+    low: float,
+    high: float,
+    baseline: float | None,
+    ends: tuple[float, float],
+    standing: str,
 ) -> Html:
     """Return a small bar: the interval, its value as a dot, the baseline as a tick.
 
@@ -240,9 +247,9 @@ def interval_bar(
         value: inside ``low..high``.
         low: lower end of the interval.
         high: upper end.
-        baseline: drawn as a short upright line.
+        baseline: drawn as a short upright line; None for none.
         ends: left and right end of the track; ``left`` may be the larger one.
-        standing: above, level or below; the colour.
+        standing: above, level, below or plain; the colour.
     """
     width, height, pad = 180.0, 20.0, 6.0
     scale = Scale(ends[0], ends[1], pad, width - pad)
@@ -255,7 +262,7 @@ def interval_bar(
     return tag(
         "svg",
         line(pad, height / 2, width - pad, height / 2, "track"),
-        line(at(baseline), 3.0, at(baseline), height - 3, "base"),
+        None if baseline is None else line(at(baseline), 3.0, at(baseline), height - 3, "base"),
         tag("rect", attrs={**attrs, "class": "range"}),
         tag("circle", attrs={"cx": at(value), "cy": height / 2, "r": 3.5, "class": "value"}),
         attrs={"class": f"bar {standing}", "viewBox": f"0 0 {width:.0f} {height:.0f}", "aria-hidden": "true"},
@@ -275,14 +282,14 @@ def bar_ends(values: Sequence[float], best: float) -> tuple[float, float]:
 
 def clip(line: str, room: float, *, size: float) -> str:
     """Return ``line`` cut with an ellipsis to about ``room`` px at font size ``size``."""
-    if _width(line) * size <= room:
+    if text_width(line) * size <= room:
         return line
-    while line and (_width(line) + 1.0) * size > room:
+    while line and (text_width(line) + 1.0) * size > room:
         line = line[:-1]
     return line.rstrip() + "…"
 
 
-def _width(line: str) -> float:
+def text_width(line: str) -> float:
     """Return the width of ``line`` in units of the font size: East Asian characters are square."""
     return sum(1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.54 for sign in line)
 

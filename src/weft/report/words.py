@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from weft.report import detail_words
+from weft.report.detail_words import DetailWords
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -44,6 +47,9 @@ class Words:
     best: str
     scores: str
     scores_lead: str
+    details: str
+    details_lead: str
+    detail: DetailWords
     leaving: str
     leaving_lead: str
     task: str
@@ -140,6 +146,9 @@ EN = Words(
     step="step",
     best="best",
     scores="Final scores",
+    details="Answers in detail",
+    details_lead="What the answers behind the final scores look like, task by task.",
+    detail=detail_words.EN,
     leaving="After each stage",
     leaving_lead="Dev scores, with intervals, of every head that a stage handed on, whether the stage trained it or not.",
     scores_lead="Intervals: 95 % bootstrap over the rows. The upright tick is the baseline: majority or mean of the "
@@ -238,6 +247,9 @@ ZH = Words(
     step="步",
     best="最佳",
     scores="最终得分",
+    details="答案细览",
+    details_lead="最终得分背后的答案是什么样子，逐任务列出。",
+    detail=detail_words.ZH,
     leaving="各阶段结束时",
     leaving_lead="每个阶段交出的所有头在开发集上的得分和区间，不论该阶段是否训练过它。",
     scores_lead="区间：按行重采样的 95 % 自助法置信区间。竖线为基线：训练标签的多数类或均值。",

@@ -9,12 +9,13 @@ from weft.evaluate.predictions import write_predictions
 from weft.export.bundle import put_parts, write_bundle
 from weft.export.card import model_card
 from weft.model.device import describe_machine
+from weft.report.details import TaskDetail
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
 from weft.report.records import EvalReport, RunReport, StageReport
 from weft.run.context import Context
 from weft.run.files import publish, replacing, write_text
-from weft.run.judging import TEST, evaluate
+from weft.run.judging import TEST, details_of, evaluate
 from weft.task.base import Told
 from weft.task.registry import FAMILIES
 
@@ -31,7 +32,7 @@ def finish(context: Context) -> RunReport:
     folder, recipe = context.folder, context.recipe
     leaves = set(owners(recipe).values())
     parts = shipped(recipe, {name: context.parts_of(recipe.stage(name)) for name in leaves})
-    final = _final_scores(context, parts)
+    final, details = _final_scores(context, parts)
     report = RunReport(
         weft=weft.__version__,
         name=folder.path.resolve().name,
@@ -41,6 +42,7 @@ def finish(context: Context) -> RunReport:
         data=context.data.report,
         stages=tuple(stage_report(context, stage.name) for stage in recipe.stages),
         final=(final,),
+        details=details,
         environment=describe_machine(),
         finished=True,
         seconds=context.log.seconds(),
@@ -59,7 +61,8 @@ def stage_report(context: Context, stage: str) -> StageReport:
     return StageReport.model_validate_json(path.read_bytes())
 
 
-def _final_scores(context: Context, parts: Parts) -> EvalReport:
+def _final_scores(context: Context, parts: Parts) -> tuple[EvalReport, tuple[TaskDetail, ...]]:
+    """Return the scores of every head and what its answers look like; write the answers."""
     tasks = {
         name: FAMILIES[head.kind].from_config(name, head.config)  # with what was fitted to dev rows
         for name, head in parts.heads.items()
@@ -77,7 +80,7 @@ def _final_scores(context: Context, parts: Parts) -> EvalReport:
         name = report.task
         with replacing(context.folder.predictions(report.split, name)) as path:
             write_predictions(path, tasks[name], judged.rows[name], judged.answers[name], split=report.split)
-    return judged.report
+    return judged.report, details_of(context, tasks, judged)
 
 
 def _write_bundle(context: Context, parts: Parts, report: RunReport) -> None:

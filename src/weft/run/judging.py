@@ -10,10 +10,12 @@ from weft.build.data import DEV, TEST, TaskData
 from weft.core.example import Answer, Encoded
 from weft.core.network import Network
 from weft.core.seeds import fold
+from weft.evaluate.details import detail
 from weft.evaluate.judge import calibrate, fitted_values, judge
 from weft.evaluate.predict import Watch, answer_all, sum_losses
 from weft.evaluate.selection import selection_score
 from weft.recipe.spec import StageSpec
+from weft.report.details import TaskDetail
 from weft.report.records import EvalReport, TaskReport
 from weft.run.context import Context
 from weft.task.base import Task
@@ -96,6 +98,26 @@ def evaluate(
         seconds=time.perf_counter() - start,
     )
     return Judged(report, rows, answers)
+
+
+def details_of(context: Context, tasks: Mapping[str, Task], judged: Judged) -> tuple[TaskDetail, ...]:
+    """Return what the answers of ``judged`` look like, with the texts of rows as they were read."""
+    found: list[TaskDetail] = []
+    for report in judged.report.tasks:
+        data = context.data.tasks[report.task]
+        read = data.test_rows if report.split == TEST else data.dev_rows
+        found.append(
+            detail(
+                tasks[report.task],
+                judged.rows[report.task],
+                judged.answers[report.task],
+                {row.where: row for row in read},
+                split=report.split,
+                resamples=context.recipe.bootstrap,
+                seed=fold(context.recipe.seed, "details", report.task),
+            )
+        )
+    return tuple(found)
 
 
 def _judge(

@@ -19,6 +19,7 @@ from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock
 from weft.metric.base import Metric
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 
 
 class Tokenizer(Protocol):
@@ -275,4 +276,18 @@ class Warns(Protocol):
 
     def warnings(self, golds: Sequence[Any], /) -> tuple[str, ...]:
         """Return a sentence each on the right answers of the training rows, none where all is well."""
+        ...
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A task that shows more of its answers than its scores; others lack this, and have what all have."""
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer], /) -> tuple[Block, ...]:
+        """Return blocks of bounded size.
+
+        Args:
+            golds: right answers, at least one.
+            answers: one for each.
+        """
         ...

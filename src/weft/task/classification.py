@@ -29,6 +29,7 @@ from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.classification import multi_label_metrics, single_label_metrics
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
@@ -44,6 +45,7 @@ from weft.task.labels import (
     named,
 )
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.shown import label_blocks, set_blocks
 from weft.task.temperature import fit_choice, fit_yes, tempered_choice, tempered_yes
 
 
@@ -272,6 +274,12 @@ class Classification:
             tempered_NC = tempered_choice(given_NC, temperature)
         task = replace(self, temperature=temperature)
         return task, [task._answer(row) for row in tempered_NC.tolist()]
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
+        """Return which labels are taken for which, the scores of each, and what probabilities are worth."""
+        if self.multi_label:
+            return set_blocks(golds, answers, temperature=self.temperature)
+        return label_blocks(golds, answers, self.labels, temperature=self.temperature)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent label (or set of labels) for every row; of equals the first in label order."""

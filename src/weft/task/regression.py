@@ -28,11 +28,13 @@ from weft.metric.base import Metric
 from weft.metric.regression import regression_metrics
 from weft.objective.losses import squared_error
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 from weft.task.base import Tokenizer
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
 from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
 from weft.task.labels import label_text
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.shown import value_blocks
 
 NUM_BINS = 5
 
@@ -142,6 +144,10 @@ class Regression:
         values_R = inference.outputs(self.name).detach().float().cpu().squeeze(-1)
         assert len(encoded) == values_R.shape[0]
         return [Answer(value=value) for value in values_R.tolist()]
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
+        """Return answered values against gold ones, and how far they are off."""
+        return value_blocks(golds, answers)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the mean of ``golds`` for every row."""

@@ -26,12 +26,14 @@ from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.tagging import OUTSIDE, spans, tagging_metrics, word_metrics
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 from weft.task.base import Pieces, Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights
 from weft.task.heads import TokenHead, new_linear
 from weft.task.labels import are_ids, difference, given_labels, named
 from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled
 from weft.task.sequence import Columns
+from weft.task.shown import span_blocks, tag_blocks
 from weft.task.words import listed, text_of, words_like, words_of
 
 
@@ -241,6 +243,10 @@ class Tagging:
             for kind, start, end in spans(tags)
         ]
         return Answer(tags=tuple(tags), spans=tuple(found))
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
+        """Return the scores of each type of span and how spans are wrong; of plain tags, which are taken for which."""
+        return (tag_blocks if self.scheme is Scheme.PLAIN else span_blocks)(golds, answers)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return ``O`` for every word (PLAIN: the most frequent tag), for as many words as the longest gold has.
