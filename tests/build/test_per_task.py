@@ -20,6 +20,9 @@ METHODS = {
     "adapter": {"train": "adapter", "size": 4, "per_task": True},
     "prompt": {"train": "prompt", "tokens": 2, "per_task": True},
     "prefix": {"train": "prefix", "tokens": 2, "per_task": True},
+    "gated-lora": {"train": "gated-lora", "rank": 2, "per_task": True},
+    "adapter, by row": {"train": "adapter", "size": 4, "gate": "row", "per_task": True},
+    "prefix, by row": {"train": "prefix", "tokens": 2, "gate": "row", "per_task": True},
     "prefix, gated": {"train": "prefix", "tokens": 2, "gate": True, "per_task": True},
 }
 

@@ -31,6 +31,7 @@ from weft.strategy.bottleneck import BottleneckRule, Form
 from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
 from weft.strategy.fusion import FusionRule
+from weft.strategy.gated_lora import GatedLoraRule
 from weft.strategy.ia3 import Ia3Rule
 from weft.strategy.lisa import LisaRule
 from weft.strategy.lora import LoraInit, LoraRule
@@ -64,10 +65,13 @@ RULES = {
     "dora": lambda sites: DoraRule(sites=sites, rank=2),
     "mtl-lora": lambda sites: MtlLoraRule(sites=sites, rank=2),
     "mtl-lora, dropout": lambda sites: MtlLoraRule(sites=sites, rank=2, dropout=0.3),
+    "gated-lora": lambda sites: GatedLoraRule(sites=sites, rank=6),
+    "gated-lora, dropout": lambda sites: GatedLoraRule(sites=sites, rank=6, dropout=0.3),
     "ia3": lambda sites: Ia3Rule(sites=sites),
     "adapter": lambda sites: BottleneckRule(sites=sites, size=3),
     "fusion": lambda sites: FusionRule(sites=sites),
     "adapter, gated": lambda sites: BottleneckRule(sites=sites, size=3, gate=True),
+    "adapter, by row": lambda sites: BottleneckRule(sites=sites, size=3, gate="row"),
     "adapter, parallel": lambda sites: BottleneckRule(sites=sites, size=3, form=Form.PARALLEL),
     "peft, LOHA": lambda sites: PeftRule(sites=sites, method="LOHA", options={"r": 2}),
     "peft, VERA": lambda sites: PeftRule(sites=sites, method="VERA", options={"r": 16, "d_initial": 1.0}),
@@ -78,6 +82,7 @@ RULES = {
     "prefix": lambda sites: PrefixRule(sites=sites, tokens=2),
     "prefix, projected": lambda sites: PrefixRule(sites=sites, tokens=2, projection=5),
     "prefix, gated": lambda sites: PrefixRule(sites=sites, tokens=2, gate=True),
+    "prefix, by row": lambda sites: PrefixRule(sites=sites, tokens=2, gate="row"),
 }
 ONLY_AT = {"adapter, parallel": "conv1d", "prompt": "tied", "prefix": "fused"}
 """Where alone a method can stand: behind a block, at the tokens' embeddings, where keys and values are made."""

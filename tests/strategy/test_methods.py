@@ -13,6 +13,7 @@ from weft.strategy.bottleneck import Bottleneck
 from weft.strategy.dora import Dora
 from weft.strategy.full import Full, FullRule
 from weft.strategy.fusion import Fusion
+from weft.strategy.gated_lora import GatedLora
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
 from weft.strategy.lora import Lora, LoraRule
@@ -32,6 +33,7 @@ def test_the_registry_holds_each_method_under_its_name():
         "lora": Lora,
         "dora": Dora,
         "mtl-lora": MtlLora,
+        "gated-lora": GatedLora,
         "ia3": Ia3,
         "adapter": Bottleneck,
         "fusion": Fusion,

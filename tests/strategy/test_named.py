@@ -20,7 +20,7 @@ def test_every_name_is_a_list_of_registered_rules():
     )
     adapters = (
         "lora rslora lora+ pissa dora mtl-lora hybrid-lora ia3 houlsby pfeiffer parallel "
-        "prompt prefix ptuning-v2 llama-adapter mam"
+        "prompt prefix ptuning-v2 llama-adapter mam unipelt"
     )
     assert set(STRATEGIES) == set(f"{in_place} {adapters}".split())
     for name, rules in STRATEGIES.items():
@@ -43,6 +43,7 @@ def test_every_name_plans_on_a_bert(bert, name):
     counts |= {"mtl-lora": 4 * 73, "hybrid-lora": 2 * 7 + 2 * (73 - 7)}
     counts |= {"houlsby": 4 * 24, "pfeiffer": 4 * 12, "parallel": 4 * 12}
     counts |= {"prompt": 1, "prefix": 5 * 24, "ptuning-v2": 24, "llama-adapter": 36, "mam": 5 * 24 + 4 * 12}
+    counts |= {"unipelt": 4 * 24 + (5 * 24 + 2 * 12) + 6 * 12}
     assert len(trunk) == counts[name]
 
 

@@ -30,7 +30,8 @@ def depth(stage: StageSpec, entered: Entered, *, moving: Iterable[str] | None = 
     trunk, network = cast(HFTrunk, entered.network.trunk), entered.network
     if not stage.reuse or not trunk.packs or obstacle(trunk.backbone):
         return 0
-    if trunk.num_virtual(network.routes.values()):  # what stands in front of a text is no part of its key
+    # What stands in front of a text is no part of its key, and a store is asked for rows out of their batch.
+    if network.sees_rows or trunk.num_virtual(network.routes.values()):
         return 0
     trained = [row.path for row in entered.table.trained()] if moving is None else list(moving)
     # Nor is the adapter that a row takes: below the lowest of those, equal texts have equal states.

@@ -126,6 +126,7 @@ class Network(nn.Module):
     Attributes:
         routes: adapters by task. Of the adapters named here, rows pass through those of their own task and no others:
             rows of a task that is not named through none. Adapters that are not named act on all rows.
+        sees_rows: whether some module must be told which tokens are one row's.
     """
 
     def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
@@ -133,6 +134,7 @@ class Network(nn.Module):
         self.trunk = trunk
         self.heads = Heads(dict(heads))
         self.routes: Routes = {}
+        self.sees_rows = False
         self._twins: Twins | None = None
         self._only: torch.dtype | None = None
 
@@ -183,9 +185,9 @@ class Network(nn.Module):
             perturb: added to the input embeddings.
         """
         trunk = cast(Trunk, self.trunk)
-        if tasks is not None and batch.layout.is_packed and batch.replies is None:
+        if tasks is not None and batch.layout.is_packed and batch.replies is None and not self.sees_rows:
             batch = replace(batch, reads_M=self._reads(batch, tasks))
-        if not self.routes:
+        if not self.routes and not self.sees_rows:
             return trunk(batch, perturb=perturb)
         routing = routing_of(batch, self.routes)
         with routed(self.trunk, routing):

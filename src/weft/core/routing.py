@@ -168,6 +168,20 @@ class Routing:
 
         return self.once(("positions", tuple(leading), name, device), make)
 
+    def rows_N(self, leading: Sequence[int], device: torch.device) -> Tensor:
+        """Return each position's row, B where it is padding: int64, shape (N,), made once for all modules of one shape."""
+
+        def make() -> Tensor:
+            *sizes, rest = self._sizes(tuple(leading))
+            own = [min(pair) for pair in zip(sizes, self.lengths, strict=True)] if self.lengths else sizes
+            none = len(sizes)
+            owners = [owner for row in range(none) for owner in (row, none)]
+            spans = [span for size, real in zip(sizes, own, strict=True) for span in (real, size - real)]
+            found_N = torch.tensor([*owners, none]).repeat_interleave(torch.tensor([*spans, rest]))
+            return found_N.to(device, non_blocking=True)
+
+        return self.once(("rows", tuple(leading), device), make)
+
     def runs(self, leading: Sequence[int], names: Sequence[str]) -> tuple[Block, ...]:
         """Return blocks of one adapter each: the positions of neighbouring rows that take the same one."""
         runs: list[Block] = []

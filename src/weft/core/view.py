@@ -65,6 +65,7 @@ class ModelView:
         words: path of the table that token ids are looked up in.
         unprefixed: why the attention of a layer cannot take keys from elsewhere, in words that end a sentence, by the path
             of its attention (``layers.3.attention``); under the empty path, why none of this model can.
+        is_causal: whether tokens see only earlier ones.
     """
 
     architecture: str
@@ -73,3 +74,4 @@ class ModelView:
     has_table: bool = True
     words: str = "embeddings.word"
     unprefixed: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_causal: bool = False

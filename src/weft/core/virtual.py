@@ -58,6 +58,13 @@ class VirtualKeys(Routable):
         """Return the gate of one adapter, shape (1,); None where it has none, or the values' module has it."""
         raise NotImplementedError
 
+    def take_row_gates(self) -> Mapping[str, Tensor]:
+        """Return what each row multiplies the keys and values of an adapter with, (B,), 1 where it is not named.
+
+        It follows from what the module was given last, and is given out once.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -128,6 +135,14 @@ class Grown:
     source_X: Tensor
     starts: Tensor
     max_length: int
+
+    def by_row(self, values_BN: Tensor) -> Tensor:
+        """Return each row's values (B, N) of the stack where its virtual positions are, 1 at tokens: shape (X,)."""
+        at_X = torch.arange(len(self.source_X), device=self.source_X.device)
+        row_X = torch.searchsorted(self.starts[1:].long().contiguous(), at_X, right=True)
+        place_X = self.source_X - len(self.place_T)
+        own_X = values_BN[row_X.clamp(max=len(values_BN) - 1), place_X.clamp(min=0)]
+        return torch.where(place_X >= 0, own_X, torch.ones_like(own_X))
 
     def with_virtual(self, values_T: Tensor, virtual_N: Tensor) -> Tensor:
         """Return values (X, ...) of tokens (T, ...) and of the stack (N, ...)."""

@@ -16,6 +16,7 @@ from weft.model.attention import PACKS
 from weft.model.decoder import has_encoder
 from weft.model.names import NameTable, name_table
 from weft.model.prefixed import unprefixed
+from weft.model.trunk import is_causal
 
 _LAYER = re.compile(r"(?P<stack>(?:encoder\.|decoder\.)?)layers\.(?P<index>\d+)\.")
 
@@ -52,6 +53,7 @@ def describe(network: Network) -> ModelView:
         table.has_table,
         words=_words(model, table),
         unprefixed=unprefixed(cast(Any, model).config.to_dict(), looks_up=table.architecture in PACKS),
+        is_causal=is_causal(table.architecture),
     )
 
 

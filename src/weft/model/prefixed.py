@@ -76,6 +76,15 @@ class Held(NamedTuple):
         """Return the gate of one adapter, (1,)."""
         return next(gate for part in self.parts if (gate := part.gate(name)) is not None)
 
+    def take_gates_BN(self, names: Sequence[str], num_rows: int) -> Tensor | None:
+        """Return what each row multiplies the stack of ``names`` with, (B, N); None where no row has gates."""
+        gates = {name: gate_B for part in self.parts for name, gate_B in part.take_row_gates().items()}
+        if gates.keys().isdisjoint(names):
+            return None
+        ones_B, lengths = next(iter(gates.values())).new_ones(num_rows), self.lengths
+        columns = [gates.get(name, ones_B)[:, None].expand(num_rows, lengths[name]) for name in names]
+        return torch.cat(columns, dim=1)
+
     def stacked(self, names: Sequence[str], like_KE: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of ``names``, (N, K, E), in the dtype and with the heads of ``like_KE``."""
         shape = (-1, *like_KE.shape[-2:])
@@ -113,10 +122,14 @@ def attend_packed(
     """
     q_THE, k_TKE, v_TKE = qkv
     stack, grown = now.places(held, starts, len(q_THE), max_length)
+    gates_BN = held.take_gates_BN(stack.names, now.num_rows)
     if stack.names:
         keys_NKE, values_NKE = held.stacked(stack.names, k_TKE)
         q_XHE = q_THE.new_zeros(len(grown.source_X), *q_THE.shape[1:]).index_copy(0, grown.place_T, q_THE)
         k_XKE, v_XKE = grown.with_virtual(k_TKE, keys_NKE), grown.with_virtual(v_TKE, values_NKE)
+        if gates_BN is not None:
+            gate_X11 = grown.by_row(gates_BN)[:, None, None].to(k_XKE.dtype)
+            k_XKE, v_XKE = k_XKE * gate_X11, v_XKE * gate_X11
         out_THE = attend(q_XHE, k_XKE, v_XKE, grown.starts, grown.max_length).index_select(0, grown.place_T)
     else:
         out_THE = attend(q_THE, k_TKE, v_TKE, starts, max_length)
@@ -143,12 +156,17 @@ def attend_padded(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **told)[0], None
     rows, length = query.shape[0], query.shape[2]
     own, stack = key[0].transpose(0, 1), stacked(held.lengths, held.routing, rows)
+    gates_BN = held.take_gates_BN(stack.names, rows)
     if stack.names:
         mask = _mask(module, query, key, attention_mask, **told)
         keys_NKE, values_NKE = held.stacked(stack.names, own)
         index_BP, has_BP = _grid(stack, query.device)
-        key = torch.cat([keys_NKE[index_BP].transpose(1, 2), key], dim=2)
-        value = torch.cat([values_NKE[index_BP].transpose(1, 2), value], dim=2)
+        keys_BPKE, values_BPKE = keys_NKE[index_BP], values_NKE[index_BP]
+        if gates_BN is not None:
+            gate_BP11 = gates_BN.gather(1, index_BP)[..., None, None].to(key.dtype)
+            keys_BPKE, values_BPKE = keys_BPKE * gate_BP11, values_BPKE * gate_BP11
+        key = torch.cat([keys_BPKE.transpose(1, 2), key], dim=2)
+        value = torch.cat([values_BPKE.transpose(1, 2), value], dim=2)
         virtual_mask = has_BP[:, None, None].expand(rows, 1, length, stack.most)
         attention_mask = torch.cat([virtual_mask, mask.expand(rows, 1, length, -1)], dim=-1)
     out_BLHE = sdpa_attention_forward(module, query, key, value, attention_mask, **told)[0]

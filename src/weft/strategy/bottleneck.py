@@ -5,7 +5,7 @@ Legend: D width, K width of the bottleneck.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from weft.core.sites import SiteMap
-from weft.core.view import Site, SiteKind
+from weft.core.view import ModelView, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora_layer import widths
+from weft.strategy.row_gate import ROW, RowGate, check_rows, gate_at_tokens, is_by_row
 from weft.strategy.site_method import SiteMethod, Start, weight_of
 
 
@@ -72,10 +73,9 @@ class BottleneckRule(AdapterRule):
     scale: float | None = Field(default=None, gt=0, le=1000)
     """The output is multiplied with it; default: 1, parallel: 4 (arXiv:2110.04366, section 4.6)."""
 
-    gate: bool = False
-    """Multiply the output at each token with a sigmoid of what the adapter is given there, which is learnt too.
-
-    UniPELT (arXiv:2110.07577) takes the mean of the gate over a row; in a decoder that would look ahead."""
+    gate: bool | RowGate = False
+    """Multiply the output at each token with a sigmoid of what the adapter is given there, which is learnt too; row: with
+    its mean over the row, as UniPELT does (arXiv:2110.07577), in encoders."""
 
     @model_validator(mode="before")
     @classmethod
@@ -116,14 +116,20 @@ class BottleneckSite(Edit):
         entered = None if tap is None else tap.take()
         for name, positions_N in self.acting(BottleneckSite, outputs.shape[:-1]):
             options = self.bottleneck_options[name]
-            source = outputs
+            source, rows = outputs, None
             if options["form"] in TAPPED:
                 assert entered is not None, "a block is entered before it is left"
                 source = entered if options["form"] == Form.PARALLEL else self._normed(outputs + entered)
+            if is_by_row(options):
+                weight_1D, bias_1 = self.bottleneck_gate[name], self.bottleneck_gate_bias[name]
+                rows = gate_at_tokens(source, weight_1D, bias_1, self.routing)
             if positions_N is None:
-                outputs = outputs + self.added(source, name, options)
+                added = self.added(source, name, options)
+                outputs = outputs + (added if rows is None else added * rows)
             else:
                 added = self.added(source.flatten(0, -2).index_select(0, positions_N), name, options)
+                if rows is not None:
+                    added = added * rows.flatten(0, -2).index_select(0, positions_N)
                 flat = outputs.flatten(0, -2).index_add(0, positions_N, added)
                 outputs = flat.view(outputs.shape)
         return outputs
@@ -133,11 +139,11 @@ class BottleneckSite(Edit):
         return find()(values)
 
     def added(self, source: Tensor, name: str, options: Mapping[str, Any]) -> Tensor:
-        """Return what adapter ``name`` adds where it is given ``source`` (..., D)."""
+        """Return what adapter ``name`` adds where it is given ``source`` (..., D), before the gate of a row."""
         narrow = F.linear(source, self.bottleneck_down[name], self.bottleneck_down_bias[name])
         narrow = _ACTIVATIONS[options["activation"]](narrow)
         wide = F.linear(narrow, self.bottleneck_up[name], self.bottleneck_up_bias[name])
-        if options.get("gate"):
+        if options.get("gate") is True:
             gate = F.linear(source, self.bottleneck_gate[name], self.bottleneck_gate_bias[name])
             wide = wide * gate.sigmoid()
         return wide if options["scale"] == 1.0 else wide * options["scale"]
@@ -169,7 +175,7 @@ class BottleneckAt(BaseModel):
     activation: Activation
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     kind: SiteKind
-    gate: Literal[True] | None = None
+    gate: Literal[True] | RowGate | None = None
 
 
 def _narrowing(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
@@ -202,7 +208,17 @@ class Bottleneck(SiteMethod):
             "scale": usual if rule.scale is None else rule.scale,
             "kind": str(site.kind),
         }
-        return {**found, **({"gate": True} if rule.gate else {})}
+        return {**found, **({"gate": rule.gate} if rule.gate else {})}
+
+    def sees_rows(self, options: Mapping[str, Any]) -> bool:
+        """Return whether there is a gate for each row."""
+        return is_by_row(options)
+
+    def check(self, view: ModelView, sites: Sequence[Site], rule: Rule) -> None:
+        """Refuse gates of rows in models that write text."""
+        assert isinstance(rule, BottleneckRule)
+        if rule.gate == ROW:
+            check_rows(view, sites)
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return both products (K, D) and (D, K) and the gate (1, D) with their biases; the block gives back the width that it is given."""

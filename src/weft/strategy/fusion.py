@@ -24,6 +24,7 @@ from weft.strategy.bottleneck import TAPPED, Bottleneck, BottleneckSite
 from weft.strategy.choosing import exactly
 from weft.strategy.edit import Edit, Factors, options_at
 from weft.strategy.lora_layer import widths
+from weft.strategy.row_gate import is_by_row
 from weft.strategy.selector import select_sites
 from weft.strategy.site_method import SiteMethod, Start, weight_of
 
@@ -190,5 +191,5 @@ class Fusion(SiteMethod):
 
 
 def _is_behind(options: Mapping[str, Any] | None) -> bool:
-    """Return whether there is an adapter, and one that is given the site's output."""
-    return options is not None and options["form"] not in TAPPED
+    """Return whether there is an adapter, and one that follows from the site's output at each token by itself."""
+    return options is not None and options["form"] not in TAPPED and not is_by_row(options)

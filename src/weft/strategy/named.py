@@ -11,6 +11,7 @@ from weft.recipe.spec import Rule
 from weft.strategy.bottleneck import BottleneckRule, Form
 from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
+from weft.strategy.gated_lora import GatedLoraRule
 from weft.strategy.hybrid import HybridRule
 from weft.strategy.ia3 import Ia3Rule
 from weft.strategy.lisa import LisaRule
@@ -19,6 +20,7 @@ from weft.strategy.mtl_lora import MtlLoraRule
 from weft.strategy.none import NoneRule
 from weft.strategy.prefix import PrefixRule
 from weft.strategy.prompt import PromptRule
+from weft.strategy.row_gate import ROW
 from weft.strategy.selector import WORDS
 
 STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
@@ -52,6 +54,11 @@ STRATEGIES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         "prefix": (PrefixRule(projection=512),),
         "ptuning-v2": (PrefixRule(),),
         "mam": (PrefixRule(tokens=30, projection=512), BottleneckRule(form=Form.PARALLEL, size=512)),
+        "unipelt": (
+            GatedLoraRule(),
+            PrefixRule(tokens=10, projection=512, gate=ROW),
+            BottleneckRule(form=Form.PFEIFFER, size=48, gate=ROW),
+        ),
         "llama-adapter": (PrefixRule(tokens=10, gate=True),),
     }
 )

@@ -28,6 +28,7 @@ from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora_layer import widths
 from weft.strategy.prompt import MOST_TOKENS, NUM_TOKENS
+from weft.strategy.row_gate import ROW, RowGate, check_rows, gates_B1, is_by_row, little
 from weft.strategy.site_method import SiteMethod, renamed, weight_of
 
 KEY, VALUE = "key", "value"
@@ -35,7 +36,8 @@ SIDES: Mapping[str, tuple[str, ...]] = {"key": (KEY,), "value": (VALUE,), "qkv":
 """What each site of an attention module holds."""
 _SITE = re.compile(r"(?P<attention>(?:.*\.)?attention)\.(?P<part>key|value|qkv)")
 _LAYERS = ("hidden", "hidden_bias", "out", "out_bias")  # of the projection
-GATE = "prefix_gate"
+GATE, ROW_GATE = "prefix_gate", ("prefix_row_gate", "prefix_row_gate_bias")
+_NOTED = "prefix_noted"  # attribute: the rows' gates of the pass that goes on
 _PROJECTED_RATE = 0.1
 
 
@@ -49,8 +51,9 @@ class PrefixRule(AdapterRule):
     """Virtual positions in front of each row, in each layer."""
     projection: int | None = Field(default=None, ge=1, le=65536)
     """Width of a layer between what is learnt and the keys and values (arXiv:2101.00190, section 4.3); none: P-tuning v2."""
-    gate: bool = False
-    """The prefix has a softmax of its own and comes in through a gate that starts closed (arXiv:2303.16199)."""
+    gate: bool | RowGate = False
+    """The prefix has a softmax of its own and comes in through a gate that starts closed (arXiv:2303.16199); row: its keys
+    and values are multiplied with a gate of the row, as UniPELT does (arXiv:2110.07577), in encoders."""
 
 
 class PrefixSite(Edit, VirtualKeys):
@@ -61,20 +64,38 @@ class PrefixSite(Edit, VirtualKeys):
     tables: ClassVar[tuple[str, ...]] = (
         *(f"prefix_{side}{end}" for side in (KEY, VALUE) for end in ("", *(f"_{part}" for part in _LAYERS))),
         GATE,
+        *ROW_GATE,
     )
     once_a_pass: ClassVar[frozenset[str]] = frozenset(
         f"prefix_{side}_{part}" for side in (KEY, VALUE) for part in _LAYERS
     )
     prefix_gate: Factors
+    prefix_row_gate: Factors
+    prefix_row_gate_bias: Factors
     prefix_options: dict[str, dict[str, Any]]
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return keys, values or both (..., W) of the rows' own tokens, and note the rows' gates for attention."""
+        if len(self.prefix_row_gate):
+            vars(self)[_NOTED] = {
+                name: gates_B1(inputs, weight_1D, self.prefix_row_gate_bias[name], self.routing)[:, 0]
+                for name, weight_1D in self.prefix_row_gate.items()
+            }
+        return super().forward(inputs)
+
+    def take_row_gates(self) -> Mapping[str, Tensor]:
+        """Return the rows' gates by adapter, (B,), of the pass that goes on, and forget them."""
+        return vars(self).pop(_NOTED, {})
+
     def virtual_keys(self) -> Mapping[str, int]:
-        """Return the number of keys of each adapter without a gate, in the order in which they stand."""
-        return {name: one["tokens"] for name, one in self.prefix_options.items() if not one.get("gate")}
+        """Return the number of keys of each adapter that takes positions, in the order in which they stand."""
+        return {
+            name: one["tokens"] for name, one in self.prefix_options.items() if one.get("gate") is not True
+        }
 
     def gated_keys(self) -> tuple[str, ...]:
-        """Return the adapters with a gate."""
-        return tuple(name for name, one in self.prefix_options.items() if one.get("gate"))
+        """Return the adapters with a softmax of their own."""
+        return tuple(name for name, one in self.prefix_options.items() if one.get("gate") is True)
 
     def key_PW(self, name: str) -> Tensor | None:
         """Return the keys of one adapter, None where this module has its values only."""
@@ -116,7 +137,7 @@ class PrefixAt(BaseModel):
 
     tokens: Annotated[int, Field(ge=1, le=1_000_000)]
     hidden: Annotated[int, Field(ge=1)] | None = None
-    gate: Literal[True] | None = None
+    gate: Literal[True] | RowGate | None = None
     kind: SiteKind
 
 
@@ -150,7 +171,9 @@ class Prefix(SiteMethod):
             StrategyError: with the reason.
         """
         assert isinstance(rule, PrefixRule)
-        self._check_places(view, [site.path for site in sites], has_gate=rule.gate)
+        self._check_places(view, [site.path for site in sites], has_gate=rule.gate is True)
+        if rule.gate == ROW:
+            check_rows(view, sites)
 
     def _check_places(self, view: ModelView, paths: Sequence[str], *, has_gate: bool) -> None:
         reason = view.unprefixed.get("", "")
@@ -179,7 +202,11 @@ class Prefix(SiteMethod):
     def keeps_function(self, rule: Rule) -> bool:
         """Return whether the prefix is behind a gate, which starts closed."""
         assert isinstance(rule, PrefixRule)
-        return rule.gate
+        return rule.gate is True
+
+    def sees_rows(self, options: Mapping[str, Any]) -> bool:
+        """Return whether there is a gate for each row."""
+        return is_by_row(options)
 
     def rate(self, rule: Rule, table: str) -> float:  # noqa: ARG002
         """Return the share of the rate where there is a projection, whose weights move every position at once."""
@@ -192,7 +219,7 @@ class Prefix(SiteMethod):
         return {
             "tokens": rule.tokens,
             **({} if rule.projection is None else {"hidden": rule.projection}),
-            **({"gate": True} if rule.gate else {}),
+            **({"gate": rule.gate} if rule.gate else {}),
             "kind": str(site.kind),
         }
 
@@ -207,7 +234,11 @@ class Prefix(SiteMethod):
                 hidden = options["hidden"]
                 layers = ((hidden, width), (hidden,), (width, hidden), (width,))
                 found |= {f"prefix_{side}_{part}": s for part, s in zip(_LAYERS, layers, strict=True)}
-        return {**found, **({GATE: (1,)} if options.get("gate") and VALUE in sides else {})}
+        if VALUE in sides and options.get("gate"):
+            entering = widths((shape[0], shape[1]), site.kind)[0]
+            by_row = dict(zip(ROW_GATE, ((1, entering), (1,)), strict=True))
+            found |= by_row if is_by_row(options) else {GATE: (1,)}
+        return found
 
     def start(
         self,
@@ -224,8 +255,10 @@ class Prefix(SiteMethod):
         generator = torch.Generator().manual_seed(seed)
         found: dict[str, Tensor] = {}
         for table, shape in self.shapes(site, options).items():
-            if table == GATE:
+            if table in (GATE, ROW_GATE[1]):
                 found[table] = torch.zeros(shape)
+            elif table == ROW_GATE[0]:
+                found[table] = little(shape, seed=seed)
             elif table in (f"prefix_{KEY}", f"prefix_{VALUE}"):
                 found[table] = torch.randn(shape, generator=generator)
             else:
@@ -242,7 +275,9 @@ class Prefix(SiteMethod):
         """
         options: Mapping[str, Mapping[str, Any]] = state.config["sites"]
         places = [path for path in options if _SITE.fullmatch(path)]
-        self._check_places(sites.view, places, has_gate=any(one.get("gate") for one in options.values()))
+        self._check_places(
+            sites.view, places, has_gate=any(one.get("gate") is True for one in options.values())
+        )
         for path in places:
             twin = path.replace("attention.key", "attention.value")
             if options[twin]["tokens"] != options[path]["tokens"] or options[twin].get("gate") != options[

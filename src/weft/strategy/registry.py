@@ -14,6 +14,7 @@ from weft.strategy.choosing import ChoosingRule
 from weft.strategy.dora import Dora
 from weft.strategy.full import Full
 from weft.strategy.fusion import Fusion
+from weft.strategy.gated_lora import GatedLora
 from weft.strategy.hybrid import HybridRule
 from weft.strategy.ia3 import Ia3
 from weft.strategy.lisa import Lisa
@@ -31,6 +32,7 @@ _ALL: tuple[Method, ...] = (
     Lora(),
     Dora(),
     MtlLora(),
+    GatedLora(),
     Ia3(),
     Bottleneck(),
     Fusion(),

@@ -98,6 +98,10 @@ class SiteMethod(Timed):
         """Return whether a new adapter leaves the network's function as it is: all do that start from nothing."""
         return True
 
+    def sees_rows(self, options: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Return whether what it does to a token follows from the other tokens of its row, other than by attention."""
+        return False
+
     def rate(self, rule: Rule, table: str) -> float:  # noqa: ARG002
         """Return what the rule's learning rate is multiplied with for the tensors of ``table``."""
         return 1.0
@@ -142,6 +146,7 @@ class SiteMethod(Timed):
             )
         module.put(adapter, dict(options), tensors, edit=edit)
         sites.replace(site.path, module)
+        sites.network.sees_rows |= self.sees_rows(options)
 
     def extract(self, sites: SiteMap, adapter: str) -> AdapterState | None:
         """Return copies of the tensors of ``adapter``, where they are; None where this method has none so called."""
