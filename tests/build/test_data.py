@@ -274,3 +274,26 @@ def test_classes_of_very_unequal_size_are_said(reads, tmp_path):
     (line,) = reads(mood=mood).report.warnings
     assert line.startswith("mood: pos has 20 training rows and neg 1:")
     assert reads(mood={**mood, "balance": "weights"}).report.warnings == ()
+
+
+def test_values_of_several_types_in_a_column(reads, tmp_path):
+    """One label however it is written; what is no number is no score, and counted."""
+    labels = (
+        '1, "score": 1',
+        '"1", "score": "2.5"',
+        '1.0, "score": "x"',
+        'true, "score": null',
+        '"true", "score": 1e999',
+    )
+    lines = [f'{{"text": "film {number}", "label": {value}}}' for number, value in enumerate(labels)]
+    name = put(tmp_path, "a.jsonl", *lines, '{"text": 5, "label": "1", "score": "-3"}')
+    data = reads(
+        mood={"kind": "classification", "train": name, "dev": name},
+        stars={"kind": "regression", "train": name, "dev": name, "columns": {"score": "score"}},
+    )
+    mood, stars = split_of(data, "mood", "train"), split_of(data, "stars", "train")
+    assert (mood.labels, mood.dropped) == ({"1": 4, "true": 2}, {})
+    assert (stars.used, stars.dropped) == (
+        3,
+        {"score is not a number": 1, "no score": 1, "score is not finite": 1},
+    )

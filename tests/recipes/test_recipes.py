@@ -85,7 +85,7 @@ def tiny(offline: Tiny) -> Tiny:
                 found.append(f"tasks.{name}.max_new_tokens=4")
             for split in ("train", "dev", "test"):
                 references: tuple[str, ...] = getattr(task, split)
-                short = [one if one.endswith("]") else f"{one}[:{ROWS}]" for one in references]
+                short = [one if one.endswith("]") or "#" in one else f"{one}[:{ROWS}]" for one in references]
                 found += [f"tasks.{name}.{split}={json.dumps(short)}"] * bool(short)
         return (*found, *(f"stages.{stage.name}.length=2 steps" for stage in recipe.stages))
 
