@@ -75,6 +75,7 @@ def test_columns_that_say_nothing(value: dict[str, str]):
         (["a.train.csv", "a.train.jsonl"], {"a": {"train": ["a.train.csv", "a.train.jsonl"]}}),
         (["情感.train.csv"], {"task": {"train": ["情感.train.csv"]}}),
         (["data/agnews:train", "data/agnews:test"], {"agnews": {"train": ["data/agnews:train"], "test": ["data/agnews:test"]}}),
+        (["glue@mnli:train", "glue@mnli:validation_matched"], {"glue_mnli": {"train": ["glue@mnli:train"], "dev": ["glue@mnli:validation_matched"]}}),
         (["a.csv", "b.csv"], {"a": {"train": ["a.csv"]}, "b": {"train": ["b.csv"]}}),
     ],
 )  # fmt: skip

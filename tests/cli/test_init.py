@@ -157,3 +157,19 @@ def test_references_are_seen_from_the_recipes_folder(folder: Path):
     assert relative("mood.csv:train[:2]", Path("a")) == "../mood.csv:train[:2]"
     assert relative("org/name:train", Path("a")) == "org/name:train"
     assert relative(str(folder / "mood.csv"), Path("a")) == str(folder / "mood.csv")
+
+
+def test_a_folder_of_subsets_as_the_hub_has_it(weft: Weft, tmp_path: Path):
+    code, _, err = weft(
+        "init", str(QUICKSTART.parent / "hub" / "nyu-mll" / "glue"), "-o", str(tmp_path / "r.yaml")
+    )
+    assert code == 0, err
+    tasks = load(tmp_path / "r.yaml", catalogue()).tasks
+    kinds = {name.removeprefix("glue_"): task.kind for name, task in tasks.items()}
+    assert kinds == {
+        **dict.fromkeys(("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2"), "classification"),
+        "stsb": "regression",
+    }
+    assert len(tasks["glue_mnli"].dev) == 2
+    assert tasks["glue_qnli"].columns == {"text": "question", "pair": "sentence"}
+    assert tasks["glue_rte"].train[0].endswith("nyu-mll/glue@rte:train")

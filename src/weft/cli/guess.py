@@ -24,7 +24,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 _SLICE = re.compile(r"(\[[^\]]*\]|#\d+)$")
-_PART = re.compile(r"[._\-:\s]+")
+_PART = re.compile(r"[._\-:@\s]+")
+_NAMED_SPLIT = re.compile(r"(?P<rest>.+):(?P<split>[A-Za-z]+)[\w.-]*")
 _MAX_LABELS = 200
 _LONG_ANSWER = 40  # letters; labels are shorter, answers longer
 _MAX_GRADES = 11  # whole numbers that are still grades, such as 0 to 10
@@ -73,7 +74,11 @@ def group(files: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 
 
 def _name_and_split(file: str) -> tuple[str, str]:
-    path = PurePath(_SLICE.sub("", file))
+    file = _SLICE.sub("", file)
+    named = _NAMED_SPLIT.fullmatch(file)
+    if named and named["split"].lower() in _SPLITS:  # validation_matched of MNLI is dev too
+        file = f"{named['rest']}:{named['split']}"
+    path = PurePath(file)
     stem = path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name
     words = [word for word in _PART.split(PurePath(stem).stem) if word]
     split = next((word for word in reversed(words) if word.lower() in _SPLITS), None)

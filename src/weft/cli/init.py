@@ -16,7 +16,7 @@ from weft.build.catalogue import catalogue
 from weft.cli.console import err
 from weft.cli.guess import Guess, group, guess
 from weft.cli.messages import say
-from weft.data.folder import DATA_SUFFIXES, suffix
+from weft.data.folder import DATA_SUFFIXES, subsets, suffix
 from weft.data.sources import read
 from weft.errors import RecipeError
 from weft.recipe.load import loads
@@ -135,7 +135,7 @@ def _find(name: str, splits: Mapping[str, Sequence[str]], folder: Path) -> _Foun
 
 
 def expanded(files: Sequence[str]) -> list[str]:
-    """Return ``files`` with each folder replaced by what is in it: data files, or the splits of a saved data set."""
+    """Return ``files`` with each folder replaced by what is in it: data files, or splits of a saved set or of subsets."""
     result: list[str] = []
     for file in files:
         folder = Path(file)
@@ -146,7 +146,8 @@ def expanded(files: Sequence[str]) -> list[str]:
             ]
         elif folder.is_dir() and not single.is_file():
             inside = [str(path) for path in sorted(folder.iterdir()) if suffix(path) in DATA_SUFFIXES]
-            result += inside or [file]
+            named = [f"{file}@{name}:{split}" for name, splits in subsets(folder).items() for split in splits]
+            result += inside or named or [file]
         else:
             result.append(file)
     return result

@@ -48,6 +48,17 @@ def files(folder: Path, *, subset: str | None, split: str | None, name: str) -> 
     return _plain(folder, split=split, name=name)
 
 
+def subsets(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names of the splits in each folder inside ``folder`` that holds data files, by its name.
+
+    Raises:
+        DataError: a symbolic link among them leads nowhere.
+    """
+    inside = (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    found = {path.name: tuple(_by_split(path, name=str(path))) for path in inside}
+    return {name: splits for name, splits in found.items() if splits}
+
+
 def pick_split(split: str | None, splits: Collection[str], *, name: str) -> str:
     """Return which of ``splits`` is meant: the same name, or another name of the dev split, or the only one.
 
