@@ -475,6 +475,13 @@ FAMILIES = {
     ),
     "ordinal.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("ordinal")),
     "ordinal.windows": change(rows, "tasks/main/windows", None, "mean", short_rows("ordinal")),
+    "choice.calibration": change(
+        whole_run,
+        "tasks/main/calibration",
+        "temperature",
+        "none",
+        put(short_run("choice"), "stages/0/lr", 0.5),
+    ),
     "choice.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("choice")),
     "windows.pooling": change(weights, "tasks/main/windows/pooling", "mean", "max", short_rows()),
     "windows.stride": change(rows, "tasks/main/windows/stride", 0, 3, short_rows()),

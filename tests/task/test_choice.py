@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import transformers
@@ -214,7 +216,8 @@ def test_the_baseline_is_the_most_frequent_place(kit):
     task = kit.fit("choice", ROWS)
     (answer,) = task.baseline(["B", "A", "B", "C"], 1)
     assert answer == Answer("B", {"A": 0.25, "B": 0.5, "C": 0.25})
-    (metric,) = task.metrics
+    metric, calibration = task.metrics
+    assert (calibration.name, calibration.best) == ("ece", 0.0)
     assert (metric.name, metric.value(["A", "B"], [Answer(label="B")] * 2)) == ("accuracy", 0.5)
     assert task.describe(["B", "A", "B"]) == {"A": 1, "B": 2}
 
@@ -231,6 +234,34 @@ def test_plain_questions_in_every_layout(kit):
         task.ask("the cat")
     with pytest.raises(DataError, match="at most 3 choices"):
         columns.ask("what", "a|b|c|d")
+
+
+def test_a_temperature_is_fitted_to_dev_rows_and_stands_in_head_and_stock_model(kit):
+    bench = kit.bench("choice")
+    network = kit.network(bench.task).eval()
+    network.heads["choice"].out.weight.data.mul_(300.0)
+    before = kit.answers(network, bench.task, bench.ask)
+    golds = [one.gold for one in bench.ask]
+    task, answers = bench.task.calibrated(golds, before)
+    assert task.temperature != 1
+    assert type(task).from_config("choice", task.config()) == task
+    assert [(one.label, one.text) for one in answers] == [(one.label, one.text) for one in before]
+    cooled = kit.network(task).eval()
+    cooled.load_state_dict(network.state_dict())
+    again = kit.answers(cooled, task, bench.ask)
+    for one, other in zip(answers, again, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert sum(one.probabilities.values()) == pytest.approx(1)
+    weights = [net.heads["choice"].stock_weights()["weight"] for net in (network, cooled)]
+    torch.testing.assert_close(weights[1], weights[0] / task.temperature)
+
+    def likelihood(found):
+        return sum(math.log(one.probabilities[gold]) for one, gold in zip(found, golds, strict=True))
+
+    assert likelihood(answers) > likelihood(before)
+    plain = kit.fit("choice", ROWS, calibration="none")
+    assert plain.calibrated(golds, before) == (plain, before)
+    assert bench.task.calibrated([], []) == (bench.task, [])
 
 
 def test_a_head_of_another_pooling_is_not_kept(kit):

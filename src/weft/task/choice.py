@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
+import numpy as np
 from torch import Tensor
 
 from weft.core.batch import Target
@@ -26,6 +27,7 @@ from weft.core.stock import Stock, StockForm
 from weft.core.tensors import int64
 from weft.errors import DataError
 from weft.metric.base import Metric
+from weft.metric.calibration import label_calibration
 from weft.metric.classification import accuracy
 from weft.objective.losses import cross_entropy
 from weft.recipe.spec import TaskSpec
@@ -41,10 +43,11 @@ from weft.task.choices import (
     naming_of,
     place_of,
 )
-from weft.task.heads import SequenceHead, choose_pooling, new_linear
+from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
 from weft.task.labels import SEPARATOR, label_text, plain
 from weft.task.sequence import Columns, Judged, example_of, text_in
 from weft.task.several import places, spread
+from weft.task.temperature import fit_choice, tempered_choice
 from weft.task.words import text_of
 
 _NO_LABEL = (None, "-1", "-")  # what public test sets have in place of a label
@@ -57,6 +60,8 @@ class ChoiceSpec(TaskSpec):
     """Task family."""
     pooling: Pooling | None = None
     """How a text becomes one vector: pooler, cls, mean or last; default: the trunk's pooler, else as its classifier does."""
+    calibration: Literal["temperature", "none"] = "temperature"
+    """Whether logits are divided by a temperature that is fitted to dev rows, so that probabilities come true (arXiv:1706.04599)."""
 
 
 class Chosen(NamedTuple):
@@ -68,7 +73,16 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A fitted multiple choice task; ``naming`` is how its data names the right choice."""
+    """A fitted multiple choice task.
+
+    Attributes:
+        name: of the task.
+        columns: by role.
+        naming: how data names the right choice.
+        pooling: asked for; None for the trunk's pooler or the architecture's own.
+        calibrates: whether a temperature is fitted to dev rows.
+        temperature: of the head's outputs: what they are divided by.
+    """
 
     kind: ClassVar[str] = "choice"
     spec_type: ClassVar[type[TaskSpec]] = ChoiceSpec
@@ -78,6 +92,8 @@ class Choice:
     columns: Columns
     naming: Naming
     pooling: Pooling | None = None
+    calibrates: bool = True
+    temperature: float = 1.0
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -92,13 +108,14 @@ class Choice:
                 f"tasks.{name}: column {columns['label']!r} must name a choice of its row by place, letter, label or text, "
                 f"but {shown} of the first rows name none. Give the right columns under columns: {{label: ..., choices: ...}}."
             )
-        return cls(name, columns, naming, spec.pooling)
+        return cls(name, columns, naming, spec.pooling, calibrates=spec.calibration == "temperature")
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
         pooling = None if config["pooling"] is None else Pooling(config["pooling"])
-        return cls(name, dict(config["columns"]), Naming(config["naming"]), pooling)
+        calibrates, temperature = config["calibrates"], config["temperature"]
+        return cls(name, dict(config["columns"]), Naming(config["naming"]), pooling, calibrates, temperature)
 
     def config(self) -> dict[str, Any]:
         """Return columns and options as JSON values."""
@@ -106,6 +123,8 @@ class Choice:
             "columns": dict(self.columns),
             "naming": str(self.naming),
             "pooling": None if self.pooling is None else str(self.pooling),
+            "calibrates": self.calibrates,
+            "temperature": self.temperature,
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -180,7 +199,9 @@ class Choice:
         """Return a new head with one output a choice, without a bias: softmax over choices takes no notice of one."""
         asked_for = Pooling.POOLER if self.pooling is None and info.has_pooler else self.pooling
         pooling = choose_pooling(info, asked_for, task=self.name)
-        return SequenceHead(new_linear(info, 1, has_bias=False, seed=seed), pooling=pooling, dropout=dropout)
+        units = None if self.temperature == 1 else Units(scale=1 / self.temperature)
+        out = new_linear(info, 1, has_bias=False, seed=seed)
+        return SequenceHead(out, pooling=pooling, dropout=dropout, units=units)
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return the cross entropy of the right choice among those of its row; the weight is E."""
@@ -192,6 +213,20 @@ class Choice:
         found = scores_ES.detach().float().softmax(-1).tolist()
         return [_answer(shares, example.target.texts) for shares, example in zip(found, encoded, strict=True)]
 
+    def calibrated(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Self, list[Answer]]:
+        """Return the task with the temperature that fits these dev rows, and its answers to them at that temperature."""
+        if not self.calibrates or not golds:
+            return self, list(answers)
+        given = [list((answer.probabilities or {}).values()) for answer in answers]
+        width = max(map(len, given))
+        given_ES = np.array([[*shares, *[0.0] * (width - len(shares))] for shares in given])
+        temperature = fit_choice(given_ES, np.array([LETTERS.index(gold) for gold in golds]))
+        tempered = [tempered_choice(np.array([shares]), temperature)[0].tolist() for shares in given]
+        return replace(self, temperature=temperature), [
+            replace(answer, probabilities=dict(zip(LETTERS, shares, strict=False)))
+            for answer, shares in zip(answers, tempered, strict=True)
+        ]
+
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent place for every row; of equals the first."""
         counts = self.describe(golds)
@@ -200,8 +235,8 @@ class Choice:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy: what a place says in one row, it says in no other."""
-        return (accuracy(),)
+        """Accuracy first; none by place, for what one says in a row it says in no other."""
+        return (accuracy(), label_calibration())
 
     def describe(self, golds: Sequence[Any]) -> dict[str, int]:
         """Return the number of rows whose right choice stands at each place."""
