@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,25 @@ def test_what_decoders_have_no_class_for_is_refused(make: Make, stories260k: Pat
     assert list(tmp_path.iterdir()) == []
     (result,) = export_plain(decoder, tmp_path / "stars", tasks=("stars",))
     assert result.loads_with == "AutoModelForSequenceClassification"
+
+
+def test_roberta_chooses_by_its_pooler_and_what_pools_in_another_way_is_refused(
+    make: Make, tiny_bert: Path, tmp_path: Path
+):
+    sizes = {"vocab_size": transformers.AutoConfig.from_pretrained(tiny_bert).vocab_size, "pad_token_id": 0}
+    roberta = transformers.RobertaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, **sizes
+    )
+    distilbert = transformers.DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=32, **sizes)
+    for name, config in (("roberta", roberta), ("distilbert", distilbert)):
+        folder = tmp_path / name
+        shutil.copytree(tiny_bert, folder)
+        torch.manual_seed(0)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+        opened = make(folder, {"pick": TASKS["pick"]}, {"strategy": "full"}).open()
+        if name == "roberta":
+            (result,) = export_plain(opened, tmp_path / "out", tasks=("pick",))
+            assert result.difference <= TOLERANCE
+        else:  # a layer and a ReLU that no base has stand before the last one
+            with pytest.raises(ExportError, match="must compute what the bundle computes"):
+                export_plain(opened, tmp_path / "out", tasks=("pick",))
