@@ -127,7 +127,7 @@ def test_a_question_is_made_of_its_columns():
     assert question(row, ("premise", "hypothesis", "none")) == "a cat\nsleeps"
     shared = Row({"conversations": [{"from": "human", "value": "hi"}]}, "f:1")
     assert question(shared, ("conversations",), "hi") == "human: hi"
-    assert question(Row({"tokens": ["上", "海", "is", "big"]}, "f:1"), ("tokens",)) == "上海 is big"
+    assert question(Row({"choices": ["a cat", "上海"]}, "f:1"), ("choices",)) == "a cat\n上海"
 
 
 @given(st.text(max_size=900))

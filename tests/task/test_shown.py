@@ -158,7 +158,7 @@ def test_some_of_many_are_evenly_apart(num, most):
 
 def test_families_that_show_something_say_so(kit):
     shows = {name: isinstance(kit.bench(name).task, Shows) for name in kit.samples}
-    wanted = {"classification", "multi_label", "pairs", "regression", "tagging"}
+    wanted = {"classification", "multi_label", "pairs", "regression", "tagging", "choice", "ordinal"}
     assert wanted <= {name for name, found in shows.items() if found}
     for name in wanted:
         bench = kit.bench(name)

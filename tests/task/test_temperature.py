@@ -11,7 +11,15 @@ from scipy.optimize import minimize_scalar
 
 from weft.core.example import Answer
 from weft.metric.calibration import label_calibration
-from weft.task.temperature import MOST, fit_choice, fit_yes, softmax, tempered_choice, tempered_yes
+from weft.task.temperature import (
+    MOST,
+    fit_choice,
+    fit_yes,
+    softmax,
+    table_of,
+    tempered_choice,
+    tempered_yes,
+)
 
 
 def drawn(temperature, *, num=4000, seed=0):
@@ -63,7 +71,22 @@ def test_probabilities_at_the_ends_stay_finite():
     assert np.isfinite(fit_yes(sure, sure))
 
 
-@pytest.mark.parametrize("name", ["pairs", "multi_label"])
+def test_rows_may_have_classes_of_their_own_number():
+    random = np.random.default_rng(3)
+    rows = [softmax(random.normal(0, 3, (1, num)))[0] for num in (2, 3, 4) * 200]
+    answers = [Answer(label="A", probabilities=dict(zip("ABCD", row.tolist(), strict=False))) for row in rows]
+    table = table_of(answers)
+    assert table.shape == (600, 4)
+    assert np.isnan(table).sum() == 600
+    golds = np.array([random.choice(len(row), p=tempered_choice(row[None], 2.0)[0]) for row in rows])
+    assert fit_choice(table, golds) == pytest.approx(2.0, rel=0.15)
+    cooled = tempered_choice(table, 2.0)
+    assert (cooled[np.isnan(table)] == 0).all()
+    for row, own in zip(rows, cooled, strict=True):
+        assert own[: len(row)] == pytest.approx(tempered_choice(row[None], 2.0)[0])
+
+
+@pytest.mark.parametrize("name", ["pairs", "multi_label", "choice"])
 def test_the_fitted_task_answers_what_it_said_it_would(kit, name):
     """Its head divides by the temperature; so do the weights that a stock model gets."""
     bench = kit.bench(name)

@@ -141,7 +141,7 @@ def _example(task: Task, gold: Any, answer: Answer, row: Row) -> Example:
     words = _words(task, row, len(gold)) if answer.tags is not None else ()
     return Example(
         where=row.where,
-        text=cut(question(row, task.inputs, gold)),
+        text=cut(text_of(words) if words else question(row, task.inputs, gold)),
         gold=cut(_tagged(gold, words) if words else _said(gold)),
         answer=cut(_tagged(answer.tags or (), words) if words else _said(_decided(answer))),
         confidence=_confidence(answer),
@@ -167,7 +167,7 @@ def _text(value: Any, gold: Any) -> str:
             lines = [_turn(turn) for turn in turns]
             is_answer = len(lines) > 1 and lines[-1][1] == gold
             return "\n".join(": ".join(line) for line in (lines[:-1] if is_answer else lines))
-        return text_of([str(one) for one in value])
+        return "\n".join(map(str, value))
     return "" if value is None else str(value).strip()
 
 

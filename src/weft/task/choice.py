@@ -31,6 +31,7 @@ from weft.metric.calibration import label_calibration
 from weft.metric.classification import accuracy
 from weft.objective.losses import cross_entropy
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 from weft.task.base import Pieces, Tokenizer
 from weft.task.choices import (
     LETTERS,
@@ -43,11 +44,12 @@ from weft.task.choices import (
     naming_of,
     place_of,
 )
-from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
+from weft.task.heads import SequenceHead, choose_pooling, new_linear, of_temperature
 from weft.task.labels import SEPARATOR, label_text, plain
 from weft.task.sequence import Columns, Judged, example_of, text_in
 from weft.task.several import places, spread
-from weft.task.temperature import fit_choice, tempered_choice
+from weft.task.shown import label_blocks
+from weft.task.temperature import fit_choice, table_of, tempered_choice
 from weft.task.words import text_of
 
 _NO_LABEL = (None, "-1", "-")  # what public test sets have in place of a label
@@ -199,9 +201,8 @@ class Choice:
         """Return a new head with one output a choice, without a bias: softmax over choices takes no notice of one."""
         asked_for = Pooling.POOLER if self.pooling is None and info.has_pooler else self.pooling
         pooling = choose_pooling(info, asked_for, task=self.name)
-        units = None if self.temperature == 1 else Units(scale=1 / self.temperature)
         out = new_linear(info, 1, has_bias=False, seed=seed)
-        return SequenceHead(out, pooling=pooling, dropout=dropout, units=units)
+        return SequenceHead(out, pooling=pooling, dropout=dropout, units=of_temperature(self.temperature))
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return the cross entropy of the right choice among those of its row; the weight is E."""
@@ -217,15 +218,19 @@ class Choice:
         """Return the task with the temperature that fits these dev rows, and its answers to them at that temperature."""
         if not self.calibrates or not golds:
             return self, list(answers)
-        given = [list((answer.probabilities or {}).values()) for answer in answers]
-        width = max(map(len, given))
-        given_ES = np.array([[*shares, *[0.0] * (width - len(shares))] for shares in given])
-        temperature = fit_choice(given_ES, np.array([LETTERS.index(gold) for gold in golds]))
-        tempered = [tempered_choice(np.array([shares]), temperature)[0].tolist() for shares in given]
-        return replace(self, temperature=temperature), [
-            replace(answer, probabilities=dict(zip(LETTERS, shares, strict=False)))
-            for answer, shares in zip(answers, tempered, strict=True)
+        given_NC = table_of(answers)
+        temperature = fit_choice(given_NC, np.array([LETTERS.index(gold) for gold in golds]))
+        tempered_NC = tempered_choice(given_NC, temperature).tolist()
+        found = [
+            replace(answer, probabilities=dict(zip(answer.probabilities or (), row, strict=False)))
+            for answer, row in zip(answers, tempered_NC, strict=True)
         ]
+        return replace(self, temperature=temperature), found
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
+        """Return which places are taken for which, and what probabilities are worth."""
+        letters = sorted({*golds, *(str(answer.label) for answer in answers)})
+        return label_blocks(golds, answers, letters, temperature=self.temperature)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent place for every row; of equals the first."""

@@ -33,7 +33,7 @@ from weft.report.details import Block
 from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
-from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
+from weft.task.heads import SequenceHead, choose_pooling, new_linear, of_temperature
 from weft.task.labels import (
     are_ids,
     difference,
@@ -46,7 +46,7 @@ from weft.task.labels import (
 )
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
 from weft.task.shown import label_blocks, set_blocks
-from weft.task.temperature import fit_choice, fit_yes, tempered_choice, tempered_yes
+from weft.task.temperature import fit_choice, fit_yes, table_of, tempered_choice, tempered_yes
 
 
 class ClassificationSpec(CriterionSpec):
@@ -235,7 +235,7 @@ class Classification:
         """Return a new head with one output a label; a temperature is its unit, so stock models have it in their weights."""
         pooling = choose_pooling(info, self.pooling, task=self.name)
         out = new_linear(info, len(self.labels), has_bias=info.has_bias, seed=seed)
-        units = None if self.temperature == 1 else Units(scale=1 / self.temperature)
+        units = of_temperature(self.temperature)
         return SequenceHead(
             out, pooling=pooling, dropout=dropout, units=units, windows=pooling_of(self.windows)
         )
@@ -264,7 +264,7 @@ class Classification:
         """
         if not self.calibrates or not golds:
             return self, list(answers)
-        given_NC = np.array([list((answer.probabilities or {}).values()) for answer in answers])
+        given_NC = table_of(answers)
         if self.multi_label:
             yes_NC = np.array([[float(label in gold) for label in self.labels] for gold in golds])
             temperature = fit_yes(given_NC, yes_NC)

@@ -31,6 +31,11 @@ class Units:
     scale: float = 1.0
 
 
+def of_temperature(temperature: float) -> Units | None:
+    """Return the units of logits that are divided by ``temperature``."""
+    return None if temperature == 1 else Units(scale=1 / temperature)
+
+
 class SequenceHead(nn.Module):
     """One vector a row -> C outputs.
 

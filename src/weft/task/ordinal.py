@@ -34,11 +34,13 @@ from weft.metric.base import Metric
 from weft.metric.ordinal import ordinal_metrics
 from weft.objective.losses import continuation_loss
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 from weft.task.base import Tokenizer
 from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
 from weft.task.heads import SequenceHead, choose_pooling, new_linear
 from weft.task.labels import are_ids, difference, given_labels, is_absent, label_text, labels_in, named
 from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.shown import label_blocks
 
 
 class OrdinalSpec(TaskSpec):
@@ -178,6 +180,10 @@ class Ordinal:
         label = self.labels[sum(share > 0.5 for share in above)]
         value = math.fsum(p * one for p, one in zip(probabilities, _values(self.labels), strict=True))
         return Answer(label, dict(zip(self.labels, probabilities, strict=True)), value)
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
+        """Return which labels are taken for which, the scores of each, and what probabilities are worth."""
+        return label_blocks(golds, answers, self.labels, temperature=1.0)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the middle of the training labels for every row."""

@@ -27,7 +27,7 @@ from weft.report.details import (
     SpanError,
     Table,
 )
-from weft.task.temperature import tempered_choice, tempered_yes
+from weft.task.temperature import table_of, tempered_choice, tempered_yes
 
 MOST_POINTS = 400
 MOST_PAIRS = 12
@@ -211,10 +211,10 @@ def _reliability(
 
 def _untempered(answers: Sequence[Answer], temperature: float, *, several: bool) -> list[Answer]:
     """Return the answers with the probabilities that they would have at temperature 1."""
-    given_NC = np.array([list((answer.probabilities or {}).values()) for answer in answers])
+    given_NC = table_of(answers)
     raw_NC = (tempered_yes if several else tempered_choice)(given_NC, 1 / temperature)
     return [
-        Answer(label=answer.label, probabilities=dict(zip(answer.probabilities or (), row, strict=True)))
+        Answer(label=answer.label, probabilities=dict(zip(answer.probabilities or (), row, strict=False)))
         for answer, row in zip(answers, raw_NC.tolist(), strict=True)
     ]
 

@@ -8,10 +8,12 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from weft.core.example import Answer
 
 Floats = NDArray[np.float64]
 
@@ -29,14 +31,15 @@ def fit_choice(probabilities_NC: Floats, golds_N: NDArray[np.int64]) -> float:
     are all answered right does not make the model certain.
 
     Args:
-        probabilities_NC: answered at temperature 1; each row sums to 1.
+        probabilities_NC: answered at temperature 1; each row sums to 1, with NaN for classes that it does not have.
         golds_N: number of the right class.
     """
     logits_NC = _logits(probabilities_NC)
     right = float(logits_NC[np.arange(len(golds_N)), golds_N].sum())
+    finite_NC = np.where(np.isfinite(logits_NC), logits_NC, 0.0)
 
     def slope(beta: float) -> float:
-        return right - float((softmax(beta * logits_NC) * logits_NC).sum())
+        return right - float((softmax(beta * logits_NC) * finite_NC).sum())
 
     return _root(slope)
 
@@ -57,7 +60,7 @@ def fit_yes(probabilities_NC: Floats, golds_NC: Floats) -> float:
 
 
 def tempered_choice(probabilities_NC: Floats, temperature: float) -> Floats:
-    """Return the softmax of the same logits divided by ``temperature``."""
+    """Return the softmax of the same logits divided by ``temperature``, 0 where there was no class (NaN)."""
     return softmax(_logits(probabilities_NC) / temperature)
 
 
@@ -92,7 +95,8 @@ def softmax(logits_NC: Floats) -> Floats:
 
 
 def _logits(probabilities_NC: Floats) -> Floats:
-    return np.log(np.maximum(probabilities_NC, _LEAST))
+    logits_NC = np.log(np.maximum(probabilities_NC, _LEAST))
+    return np.where(np.isnan(probabilities_NC), -np.inf, logits_NC)
 
 
 def _odds(probabilities_NC: Floats) -> Floats:
@@ -102,3 +106,10 @@ def _odds(probabilities_NC: Floats) -> Floats:
 
 def _sigmoid(logits_NC: Floats) -> Floats:
     return 1 / (1 + np.exp(-logits_NC))
+
+
+def table_of(answers: Sequence[Answer]) -> Floats:
+    """Return the probabilities of answers, one row each, in their order; NaN beyond the last one of a row."""
+    rows = [list((answer.probabilities or {}).values()) for answer in answers]
+    most = max(map(len, rows), default=0)
+    return np.array([row + [math.nan] * (most - len(row)) for row in rows], dtype=np.float64)
