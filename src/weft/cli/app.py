@@ -29,6 +29,7 @@ COMMANDS = {
     "resume": "weft.cli.resume",
     "eval": "weft.cli.eval",
     "predict": "weft.cli.predict",
+    "chat": "weft.cli.chat",
     "compare": "weft.cli.compare",
     "export": "weft.cli.export",
     "methods": "weft.cli.methods",

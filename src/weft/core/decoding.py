@@ -41,6 +41,19 @@ class Stops:
         places = [place for string in self.strings if (place := text.find(string)) >= 0]
         return text[: min(places)] if places else text
 
+    def settled(self, text: str) -> str:
+        """Return the part of ``text`` that stays whatever follows: without what may be the start of a string.
+
+        Example:
+            >>> Stops(("<end>",), str).settled("well <e")
+            'well '
+        """
+        cut = self.cut(text)
+        starts = (
+            size for string in self.strings for size in range(1, len(string)) if cut.endswith(string[:size])
+        )
+        return cut[: len(cut) - max(starts, default=0)]
+
     def ends(self, answer: Sequence[int]) -> bool:
         """Return whether one of the strings is in ``answer``, which had none before its last token."""
         reach = _BYTES * max(map(len, self.strings)) + _SLACK_TOKENS

@@ -124,7 +124,7 @@ def answer_all(
     seconds = dict.fromkeys(encoded, 0.0)
     num_rows, num_done = sum(map(len, answers.values())), 0
     num_texts = num_tokens = num_padded = 0
-    with _answering(network, dtype):
+    with answering(network, dtype):
         for chunk in batches_by_length(
             [group.longest for group in groups], budget, rows=[group.rows for group in groups]
         ):
@@ -169,7 +169,7 @@ def sum_losses(
     watch = watch or Watch()
     groups = _texts(encoded, network.routes)
     sums: dict[str, tuple[Tensor, float]] = {}
-    with _answering(network, dtype):
+    with answering(network, dtype):
         for chunk in batches_by_length(
             [group.longest for group in groups], budget, rows=[group.rows for group in groups]
         ):
@@ -279,7 +279,7 @@ def _add_losses(
 
 
 @contextmanager
-def _answering(network: Network, dtype: torch.dtype) -> Generator[None]:
+def answering(network: Network, dtype: torch.dtype) -> Generator[None]:
     """Put ``network`` in eval mode without gradients, and every module back to its own mode afterwards."""
     # Walking through all modules takes longer than some answers: a network that answers only is left as it is.
     was_training = [module for module in network.modules() if module.training] if network.training else []

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from weft.core.decoding import Decoding, Stops
 from weft.core.example import Answer, Encoded, Row
-from weft.core.network import Heard, Network
+from weft.core.network import Network
 from weft.core.seeds import fold
 from weft.data.columns import Role, resolve
 from weft.errors import DataError, nearest
@@ -23,6 +23,7 @@ from weft.metric.text import references, text_metrics
 from weft.recipe.spec import Sources, Spec
 from weft.task.base import Tokenizer
 from weft.task.labels import plain
+from weft.task.speech import Listener, Speech
 
 REFERENCES, TESTS, TEST_SETUP = "references", "tests", "test_setup"
 JUDGING: Final = {
@@ -248,15 +249,9 @@ def decoding_of(spec: AnswerSpec, prompt: Prompt, max_new_tokens: int) -> Decodi
 
 
 def generated(
-    network: Network,
-    name: str,
-    encoded: Sequence[Encoded],
-    spec: AnswerSpec,
-    *,
-    max_new_tokens: int,
-    heard: Heard | None = None,
+    network: Network, name: str, encoded: Sequence[Encoded], spec: AnswerSpec, *, max_new_tokens: int
 ) -> list[Answer]:
-    """Return what the network generates for rows whose targets are ``Prompt``s, judged by programs where that is allowed.
+    """Return what the network generates for rows whose targets are ``Prompt``s, with their programs tried if that is allowed.
 
     Args:
         network: that has the task.
@@ -264,7 +259,6 @@ def generated(
         encoded: its rows to answer.
         spec: decoding and metrics.
         max_new_tokens: of each answer.
-        heard: is told the tokens of a single row as they come.
     """
     if not encoded:
         return []
@@ -273,13 +267,26 @@ def generated(
 
     def texts(sample: int) -> list[str]:
         own = how if not sample else replace(how, seed=fold(how.seed, "sample", sample))
-        found = network.generate(name, prompts, own, heard=heard)
-        return [read(tokens, own, encoded[0].target.decode) for tokens in found]
+        return [
+            read(tokens, own, encoded[0].target.decode) for tokens in network.generate(name, prompts, own)
+        ]
 
     if not spec.execute:
         return [Answer(text=text) for text in texts(0)]
     samples = [texts(sample) for sample in range(spec.num_programs)]
     return tried(samples, [example.target.trial for example in encoded])
+
+
+def spoken(
+    network: Network, name: str, asked: Encoded, spec: AnswerSpec, *, max_new_tokens: int, heard: Listener
+) -> Answer:
+    """Return what the network generates for one row, told while it is: piece by piece, with beams at the end."""
+    how = decoding_of(spec, asked.target, max_new_tokens)
+    speech = Speech(asked.target.decode, how, heard)
+    found = network.generate(name, [asked.tokens], how, heard=speech if how.beams == 1 else None)
+    text = read(found[0], how, asked.target.decode)
+    speech.finish(text)
+    return Answer(text=text)
 
 
 def read(tokens: Sequence[int], how: Decoding, decode: Callable[[Sequence[int]], str]) -> str:

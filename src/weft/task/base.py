@@ -6,7 +6,7 @@ The way of a row: file row -> ``fit`` (labels, once) -> ``encode`` -> ``collate`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import nn
@@ -15,7 +15,7 @@ from weft.core.batch import Target
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
-from weft.core.network import Inference, TrunkInfo
+from weft.core.network import Inference, Network, TrunkInfo
 from weft.core.stock import Stock
 from weft.metric.base import Metric
 from weft.recipe.spec import TaskSpec
@@ -249,6 +249,19 @@ class Told(Protocol):
         Raises:
             DataError: an option that there is not, or a value that it cannot have.
         """
+        ...
+
+
+@runtime_checkable
+class Converses(Protocol):
+    """A task that can go on with a conversation; others lack this."""
+
+    def turn(self, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer, /) -> Encoded | Dropped:
+        """Return what asks for the next answer of a conversation of ``role`` and ``content``, the user's turn last."""
+        ...
+
+    def reply(self, network: Network, asked: Encoded, heard: Callable[[str], None], /) -> Answer:
+        """Return the answer to one such turn; ``heard`` is told its text piece by piece."""
         ...
 
 

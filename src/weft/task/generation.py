@@ -16,7 +16,7 @@ from weft.core.batch import Target
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
-from weft.core.network import Inference, TrunkInfo
+from weft.core.network import Inference, Network, TrunkInfo
 from weft.core.outputs import Projection
 from weft.core.stock import Stock, StockForm
 from weft.core.tensors import int64
@@ -38,12 +38,14 @@ from weft.task.answering import (
     judging_columns,
     prompt_of,
     split_given,
+    spoken,
 )
 from weft.task.base import Tokenizer
 from weft.task.heads import VocabularyHead
 from weft.task.prompts import DEFAULT_TEMPLATE, Exchange, as_chat, check_template, exchange, fill
 from weft.task.replies import pairs_of
 from weft.task.sequence import Columns
+from weft.task.speech import Listener
 
 
 class GenerationSpec(AnswerOptions, TaskSpec):
@@ -241,6 +243,19 @@ class Generation:
         """Return the answer to each prompt."""
         return generated(
             inference.network, self.name, encoded, self.answering, max_new_tokens=self.max_new_tokens
+        )
+
+    def turn(self, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> Encoded | Dropped:
+        """Return what asks for the next answer of a conversation, whatever columns the task has learnt from."""
+        columns = {role: "messages" if role == "messages" else None for role in self.columns}
+        row = Row({"messages": list(messages)}, where="conversation")
+        (asked,) = replace(self, columns=columns).encode([row], tokenizer, Purpose.ANSWER)
+        return asked
+
+    def reply(self, network: Network, asked: Encoded, heard: Listener) -> Answer:
+        """Return the answer to one turn, told as it is generated."""
+        return spoken(
+            network, self.name, asked, self.answering, max_new_tokens=self.max_new_tokens, heard=heard
         )
 
     @property
