@@ -202,6 +202,23 @@ def test_a_vocabulary_costs_logits(kit, files, stories260k):
     assert plan.num_values > 260_000 > plan.num_trained > 0
 
 
+def test_of_two_stacks_each_sees_its_own_tokens(kit, files, tiny_bart):
+    tasks = {"say": kit.SAY}
+    recipe = kit.make_recipe(tiny_bart, [{"name": "one", "strategy": "full", "length": "1 epoch"}], tasks)
+    opened = kit.open_kit(recipe, root=files)
+    plan, rows = only(opened), opened.data.tasks["say"].train
+    read, written = sum(len(row.tokens) for row in rows), sum(len(row.reply.tokens) for row in rows)
+    assert plan.tokens == read + written
+    self_attention, feed_forward = 4 * 32 * 32, 2 * 32 * 64
+    encoder = 2 * (self_attention + feed_forward)
+    decoder = 2 * (2 * self_attention + feed_forward)
+    output = (
+        32 * opened.base.network({}, device=torch.device("meta")).trunk.info.vocabulary
+    )  # trained as a table
+    flops = 6 * (encoder * read + decoder * written) + 4 * output * written
+    assert seconds_of(plan) == pytest.approx(flops / 1e9)
+
+
 def test_the_machine_is_measured_without_touching_its_random_numbers():
     before = torch.get_rng_state()
     machine = measure(torch.device("cpu"), torch.float32)

@@ -13,7 +13,17 @@ from torch import nn
 
 from weft.core.batch import Batch, Target
 from weft.core.layout import Layout
-from weft.core.routing import NONE, Block, Routable, Routing, groups_in, routed, routes_of, routing_of
+from weft.core.routing import (
+    NONE,
+    Block,
+    Routable,
+    Routing,
+    groups_in,
+    routed,
+    routed_as,
+    routes_of,
+    routing_of,
+)
 from weft.errors import StrategyError
 
 CPU = torch.device("cpu")
@@ -51,6 +61,29 @@ def test_a_padded_batch_is_a_grid_of_any_width() -> None:
     assert routing.index_N((2, 3), ABC, CPU).tolist() == [1, 1, 1, 0, 0, 0]
     assert routing.index_N((2, 5), ABC, CPU).tolist() == [1] * 5 + [0] * 5
     assert routing.index_N((2,), ABC, CPU).tolist() == [1, 0]
+
+
+def test_other_rows_take_the_adapters_of_the_rows_that_they_belong_to() -> None:
+    inner, outer = _Site(), _Site()
+    whole = nn.ModuleList([inner, outer])
+    routing = packed([2, NONE, 0], [2, 1, 3])
+    with routed_as(whole, [1, 0], width=4):
+        assert inner.routing is None, "nobody is routed"
+    with routed(whole, routing):
+        with routed_as(inner, [2, 0, 0, 1], width=4):
+            assert inner.routing is not None
+            assert inner.routing.rows == (0, 2, 2, NONE)
+            assert inner.routing.index_N((4, 4), ABC, CPU).tolist() == [0] * 4 + [2] * 8 + [NONE] * 4
+            assert inner.routing.index_N((4, 7), ABC, CPU).tolist() == [0] * 7 + [2] * 14 + [NONE] * 7
+            assert outer.routing is routing
+        assert inner.routing is routing
+    with routed(whole, Routing.uniform(ABC, 1)), routed_as(whole, [0, 0], width=4):
+        assert inner.routing is not None
+        assert inner.routing.rows == (1,), "one for all rows stays one for all"
+
+
+class _Site(Routable):
+    adapter_names = ABC
 
 
 def test_what_fits_neither_rows_nor_tokens_is_refused() -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from weft.build.catalogue import open_recipe
-from weft.build.network import open_base
+from weft.build.network import Base, open_base
 from weft.core.sites import SiteMap
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import HandOverError
+from weft.model.folder import locate
 from weft.run import probe as module
 from weft.run.probe import EVERYBODY, TOLERANCE, check_entry, difference, probe_batch
 
@@ -40,6 +41,22 @@ def test_a_changed_weight_shows(sites: SiteMap):
     before_TD = probe(sites)
     with torch.no_grad():
         dict(sites.parameters())["layers.1.ffn.down.weight"][0, 0] += 0.5
+    assert difference(before_TD, probe(sites)) > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "path", ["decoder.layers.1.ffn.down.weight", "decoder.layers.0.cross_attention.key.weight"]
+)
+def test_a_change_of_a_decoder_shows_in_what_it_replies(tiny_t5: Path, path: str):
+    base = Base(locate(str(tiny_t5), None, root=Path()), wants_lm_head=True, seed=0)
+    sites = base.sites(base.network({}, device=torch.device("cpu"), dropout=0.5))
+    before_TD = probe(sites)
+    assert before_TD.shape == (2 * probe_batch(100).layout.num_tokens, 32)
+    assert torch.equal(before_TD, probe(sites))
+    with torch.no_grad():
+        dict(sites.parameters())[path] += 0.5
+    half = len(before_TD) // 2
+    assert difference(before_TD[:half], probe(sites)[:half]) == 0, "of the rows, which do not pass it"
     assert difference(before_TD, probe(sites)) > TOLERANCE
 
 

@@ -16,7 +16,7 @@ from weft.build.data import Data
 from weft.build.memory import Memory, sites_of
 from weft.build.order import foresee, order_of
 from weft.build.reuse import depth
-from weft.build.rows import Rows, adapter_shares, rows_of, virtual_share
+from weft.build.rows import Rows, adapter_shares, rows_of, stack_shares, virtual_share
 from weft.build.stage import Entered
 from weft.core.network import Trunk
 from weft.core.table import ParamTable
@@ -146,6 +146,7 @@ def _flops(
     trained = {row.path for row in entered.table.trained()}
     shares = adapter_shares(entered, rows, end)
     owners = {row.path: shares.get(row.owner.removeprefix("adapter:"), 1.0) for row in entered.table}
+    share = stack_shares(entered, rows, end.examples)
     place = partial(cut.place, num_layers=entered.sites.view.num_layers.get("", 0))
     at, once, always = depth(stage, entered), 0.0, 0.0
     for site, has_gradient in sites_of(entered, trained):
@@ -154,7 +155,7 @@ def _flops(
         count = 0.0
         for info in _matrices(entered, site):
             products = (4 if has_gradient else 2) + (2 if info.path in trained else 0)
-            count += products * info.size * owners.get(info.path, 1.0)
+            count += products * info.size * owners.get(info.path, 1.0) * share(site.path)
         if at > 0 and place(site.path) < at:
             once += count
         else:

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from weft.build.rows import Rows
+from weft.build.rows import Rows, stack_shares
 from weft.build.stage import Entered
 from weft.core.network import Trunk
 from weft.core.sites import HEAD_PREFIX
@@ -83,7 +83,8 @@ class Memory:
         a_layer = _ACTIVATION_BYTES[dtype] * trunk.info.width
         if not trunk.packs:  # else scores are computed again rather than kept
             a_layer += _SCORE_BYTES[dtype] * longest * max(1, trunk.info.width // _HEAD_WIDTH)
-        count = max(1, len(layers))  # without a gradient, one at a time
+        share = stack_shares(self.entered, self.rows, dict.fromkeys(self.rows, 1))
+        count = max(1.0, sum(map(share, layers)))  # without a gradient, one at a time
         by_layer = [num_rows * most for most in self._keys().values()]
         match activations:
             case Activations.RECOMPUTE:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from weft.build.data import Data
 from weft.build.stage import Entered
+from weft.core.network import Trunk
 from weft.core.parts import adapter_of
 from weft.core.routing import NONE, Routing, groups_in
 from weft.core.virtual import VirtualKeys, VirtualTokens, stacked
@@ -20,12 +22,14 @@ class Rows:
 
     Attributes:
         tokens: of an example, on average.
+        written: those of them that its reply has, which a decoder reads behind the others.
         count: rows that an example has, on average.
         virtual: virtual tokens in front of a row, which pass every layer.
         keys: virtual positions in front of a row that its attention alone sees, by layer that has some.
     """
 
     tokens: float
+    written: float
     count: float
     virtual: int
     keys: Mapping[str, int]
@@ -38,7 +42,8 @@ def rows_of(entered: Entered, order: EpochOrder, data: Data) -> dict[str, Rows]:
         examples = data.tasks[task].train
         count = sum(1 + len(example.more) for example in examples) / len(examples)
         virtual, keys = _in_front(entered, task)
-        found[task] = Rows(float(texts.lengths_R.mean()), count, virtual, keys)
+        written = sum(len(one.reply.tokens) for one in examples if one.reply is not None) / len(examples)
+        found[task] = Rows(float(texts.lengths_R.mean()), written, count, virtual, keys)
     return found
 
 
@@ -48,6 +53,23 @@ def virtual_share(rows: Mapping[str, Rows], end: Progress) -> float:
     tokens = sum(count * rows[task].tokens for task, count in examples.items())
     virtual = sum(count * rows[task].count * rows[task].virtual for task, count in examples.items())
     return virtual / tokens
+
+
+def stack_shares(
+    entered: Entered, rows: Mapping[str, Rows], examples: Mapping[str, int]
+) -> Callable[[str], float]:
+    """Return by path the share of tokens that pass what lies there: all, but in a model of two stacks its own.
+
+    Args:
+        entered: the network.
+        rows: of each task.
+        examples: drawn of each task.
+    """
+    if not cast(Trunk, entered.network.trunk).info.is_encoder_decoder:
+        return lambda _path: 1.0
+    tokens = sum(count * rows[task].tokens for task, count in examples.items())
+    written = sum(count * rows[task].written for task, count in examples.items()) / tokens
+    return lambda path: 1 - written if path.startswith("encoder.") else written
 
 
 def adapter_shares(entered: Entered, rows: Mapping[str, Rows], end: Progress) -> dict[str, float]:
