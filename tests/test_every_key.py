@@ -514,6 +514,7 @@ FAMILIES = {
     "generation.template": change(
         rows, "tasks/main/template", "{instruction}", "Q: {instruction} A:", recipe_of("generation")
     ),
+    "generation.learn": change(weights, "tasks/main/learn", "answers", "all", recipe_of("generation")),
 }
 RULES = {
     "none.sites": of_rule("none", "sites", "layers[0]", "layers[1]", tables),

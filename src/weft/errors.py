@@ -46,6 +46,10 @@ class ModelError(WeftError, ValueError):
     exit_code = 6
 
 
+class TemplateRefusal(ModelError):
+    """A chat template does not take a conversation; another one it may take."""
+
+
 class SiteError(WeftError, LookupError):
     """A selector matched nothing, or names a site that does not exist."""
 

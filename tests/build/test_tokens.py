@@ -104,8 +104,20 @@ def test_everything_else_is_asked_of_the_tokenizer(story, store):
     assert tokenizer.start == story.start
     (ids,) = story.plain(["once upon a time"])
     assert tokenizer.decode(ids) == story.decode(ids)
-    messages = [[{"role": "user", "content": "hi"}]]
-    assert tokenizer.chat(messages) == story.chat(messages)
+    assert (tokenizer.template, tokenizer.specials) == (story.template, story.specials)
+    messages, template = [{"role": "user", "content": "hi"}], "{{ messages[0].content + end }}"
+    assert tokenizer.render(messages, template) == story.render(messages, template)
+    assert tokenizer.render(messages, template).text == "hi</s>"
+
+
+def test_texts_that_go_on_are_remembered_apart_from_others(story, store):
+    tokenizer = RememberingTokenizer(story, store, worth_characters=1)
+    texts = ["once upon", "a time"]
+    for _ in range(2):
+        assert tokenizer.plain(texts) == story.plain(texts)
+        assert tokenizer.continued(texts) == story.continued(texts) != story.plain(texts)
+        assert tokenizer.continued(texts, behind="</s>") == story.continued(texts, behind="</s>")
+    assert len(list(store.folder.iterdir())) == 3
 
 
 def test_the_digest_is_of_the_tokenizer_and_lasts_longer_than_the_process(plain, story, tiny_bert):

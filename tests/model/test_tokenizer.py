@@ -234,7 +234,8 @@ def test_stories_round_trip_and_marks(stories260k):
     assert 1 not in plain
     assert tokenizer.decode((*tokenizer.start, *plain, tokenizer.stop)) == "Once upon a time, Tim saw 电影."
     assert tokenizer.texts(["Once"])[0].tokens == tokenizer.start + tokenizer.plain(["Once"])[0]
-    assert tokenizer.chat([[{"role": "user", "content": "hi"}]]) is None
+    assert tokenizer.template is None
+    assert tokenizer.specials == {"<unk>": 0, "<s>": 1, "</s>": 2}
 
 
 def test_marks_fall_back():
@@ -259,17 +260,57 @@ def test_an_encoder_stops_at_its_separator(bert):
     assert tokens == ["[PAD]", "[SEP]"]
 
 
-def test_chat_goes_through_the_template():
+TALK = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+
+
+def test_conversations_go_through_a_template():
     stock = byte_level(add_prefix_space=False, roberta=False)
     stock.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
-    assert wrap(stock).chat([talk, talk[1:]]) == [
-        "<system>Be kind.\n<user>Hi\n<assistant>",
-        "<user>Hi\n<assistant>",
-    ]
+    tokenizer = wrap(stock)
+    assert tokenizer.template == stock.chat_template
+    opened = tokenizer.render(TALK, tokenizer.template, is_open=True)
+    assert (opened.text, opened.marks) == ("<system>Be kind.\n<user>Hi\n<assistant>", ())
+    assert tokenizer.render(TALK[1:], tokenizer.template).text == "<user>Hi\n"
+    assert opened.text == stock.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+
+
+def test_of_several_templates_the_default_is_taken():
+    stock = byte_level(add_prefix_space=False, roberta=False)
+    stock.chat_template = {"default": "a", "tool_use": "b"}
+    assert wrap(stock).template == "a"
+
+
+def test_templates_see_tools_special_tokens_and_the_end_mark():
+    stock = byte_level(add_prefix_space=False, roberta=False)
+    stock.add_tokens(["<|end|>"], special_tokens=True)
+    tokenizer = wrap(stock)
+    shown = "{{ eos_token }} {{ end }} {% for t in tools or [] %}{{ t.name }}{% endfor %}"
+    tools = [{"name": "now"}]
+    eos = stock.eos_token
+    assert tokenizer.render(TALK, shown, tools=tools, end="<|end|>").text == f"{eos} <|end|> now"
+    assert tokenizer.render(TALK, shown, end="<|none|>").text == f"{eos} {eos} "
+
+
+def test_marks_are_where_the_assistant_speaks():
+    tokenizer = wrap(byte_level(add_prefix_space=False, roberta=False))
+    template = "{% for m in messages %}[{% generation %}{{ m.content }}{% endgeneration %}]{% endfor %}"
+    rendered = tokenizer.render(TALK, template)
+    assert [rendered.text[start:end] for start, end in rendered.marks] == ["Be kind.", "Hi"]
+
+
+def test_continued_text_is_tokenized_as_in_the_whole(stories260k):
+    """SentencePiece opens a text with a blank; byte-level vocabularies do not."""
+    story = load_tokenizer(inspect(stories260k, name="s"), max_tokens=512)
+    for tokenizer in (story, wrap(byte_level(add_prefix_space=False, roberta=False))):
+        for before, after in (("Say:\n", "red 电影"), ("Say:\n", " red"), ("a</s>", "red"), ("Say:\n", "")):
+            behind = "</s>" if before.endswith("</s>") else "\n"
+            whole = tokenizer.plain([before + after])[0]
+            assert (*tokenizer.plain([before])[0], *tokenizer.continued([after], behind=behind)[0]) == whole
+        assert tokenizer.continued([]) == []
+    assert story.plain(["red"]) != story.continued(["red"])
 
 
 @pytest.mark.parametrize(
@@ -283,10 +324,9 @@ def test_chat_goes_through_the_template():
     ],
 )
 def test_a_template_that_fails_or_explodes_is_an_error(template):
-    stock = byte_level(add_prefix_space=False, roberta=False)
-    stock.chat_template = template
+    tokenizer = wrap(byte_level(add_prefix_space=False, roberta=False))
     with pytest.raises(ModelError, match="chat template: must"):
-        wrap(stock).chat([[{"role": "user", "content": "Hi"}]])
+        tokenizer.render(TALK[1:], template)
 
 
 # ------------------------------------------------------------------------------------------ loading and saving

@@ -65,6 +65,28 @@ def test_a_factor_reaches_the_gradient(native, monkeypatch):
     assert not once_RV[2].any()
 
 
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_kernels), False])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_weights_multiply_losses_and_gradients_row_by_row(native, dtype, monkeypatch):
+    if not native:
+        monkeypatch.setattr("weft.native.cross_entropy.use_native", lambda *_: None)
+    logits_RV = torch.randn(5, 70, generator=torch.Generator().manual_seed(3)).to(dtype)
+    labels_R, weights_R = torch.tensor([1, 0, IGNORED, 69, 5]), torch.tensor([1.0, 0.5, 3.0, 0.0, 2.0])
+    leaf_RV, wide_RV = logits_RV.clone().requires_grad_(), logits_RV.double().requires_grad_()
+    total = cross_entropy(leaf_RV * 1.0, labels_R, weights_R)
+    losses_R = F.cross_entropy(wide_RV, labels_R, reduction="none", ignore_index=IGNORED)
+    expected = (losses_R * weights_R).sum()
+    torch.testing.assert_close(total.double(), expected, rtol=2e-6, atol=2e-6)
+    rtol, atol = (1e-5, 2e-6) if dtype is torch.float32 else (1e-2, 1e-5)
+    grads = (
+        torch.autograd.grad(2.0 * loss, leaf)[0] for loss, leaf in ((total, leaf_RV), (expected, wide_RV))
+    )
+    got_RV, wanted_RV = grads
+    torch.testing.assert_close(got_RV.double(), wanted_RV, rtol=rtol, atol=atol)
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy(logits_RV.clone(), labels_R, weights_R), total)
+
+
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 def test_what_is_not_finite_is_seen_in_the_loss(odd):
     logits_RV = torch.randn(2, 50)

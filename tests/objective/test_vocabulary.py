@@ -78,6 +78,29 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(name, num_tokens):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("rows", [4, 64])
+def test_weights_multiply_each_tokens_loss(name, rows):
+    torch.manual_seed(1)
+    output = OUTPUTS[name]()
+    states_MD, labels_M = _case(37)
+    states_MD.requires_grad_()
+    weights_M = torch.rand(37, generator=torch.Generator().manual_seed(2)) * 2
+    loss = token_cross_entropy(Projection(states_MD, output), labels_M, weights_M=weights_M, rows=rows)
+    losses_M = F.cross_entropy(output(states_MD).float(), labels_M, reduction="none")
+    expected = losses_M @ weights_M
+    torch.testing.assert_close(loss.total, expected)
+    torch.testing.assert_close(
+        _with_gradients(loss.total, states_MD, output), _with_gradients(expected, states_MD, output)
+    )
+    assert loss.weight == 37.0
+    ones = token_cross_entropy(Projection(states_MD, output), labels_M, weights_M=torch.ones(37)).total
+    torch.testing.assert_close(ones, _plain(states_MD, output, labels_M))
+    with torch.no_grad():
+        judged = token_cross_entropy(Projection(states_MD, output), labels_M, weights_M=weights_M, rows=rows)
+    torch.testing.assert_close(judged.total, loss.total)
+
+
 def test_tied_embeddings_get_the_gradient_of_both_uses():
     embedding = nn.Embedding(V, D)
     output = nn.Linear(D, V, bias=False)

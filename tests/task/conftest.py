@@ -18,7 +18,7 @@ from weft.core.features import Features, Pooling
 from weft.core.network import Heard, Inference, Network, TrunkInfo
 from weft.core.outputs import Outputs, Projection
 from weft.model.folder import locate
-from weft.model.tokenizer import load_tokenizer
+from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.task.base import Task, Tokenizer
 from weft.task.batching import make_batch
 from weft.task.registry import FAMILIES
@@ -250,6 +250,7 @@ class Kit:
     trunk: Callable[..., ToyTrunk]
     words: Tokenizer
     story: Tokenizer
+    chat: Callable[..., Tokenizer]
 
     def tensor(self, outputs: Outputs) -> Tensor:
         """Return what a head returned as one tensor."""
@@ -282,4 +283,13 @@ def kit(tiny_bert: Path, stories260k: Path) -> Kit:
             benches[name] = _bench(name, story if name == "generation" else words)
         return benches[name]
 
-    return Kit(SAMPLES, bench, fit_task, make_rows, ToyTrunk, words, story)
+    def chat(template: str | None, *marks: str, max_tokens: int = 128) -> Tokenizer:
+        """Return the Llama's tokenizer with a chat template, and with special tokens more that its model has not."""
+        from transformers import AutoTokenizer
+
+        stock = AutoTokenizer.from_pretrained(stories260k, local_files_only=True)
+        stock.add_tokens(list(marks), special_tokens=True)
+        stock.chat_template = template
+        return HFTokenizer(stock, max_tokens=max_tokens, has_segments=False)
+
+    return Kit(SAMPLES, bench, fit_task, make_rows, ToyTrunk, words, story, chat)

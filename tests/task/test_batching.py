@@ -18,9 +18,9 @@ from weft.objective.supervised import Supervised
 from weft.task.batching import are_distinct, group_by_length, make_batch, make_plain_batch
 from weft.task.classification import Classification
 from weft.task.generation import Generation
-from weft.task.generation import Supervised as Answered
 from weft.task.regression import Regression
 from weft.task.schemes import Scheme
+from weft.task.supervision import Supervised as Answered
 from weft.task.tagging import Tagging, Words
 
 COLUMNS = {"text": "text", "pair": None}
@@ -57,7 +57,7 @@ def _items(draw: st.DrawFn) -> list[tuple[str, Encoded]]:
                 labels = tuple(draw(st.integers(0, 2)) for _ in positions)
                 target = Words(("w",) * len(positions), tuple(range(len(positions))), positions, labels)
             case _:
-                target = Answered(draw(st.integers(0, len(tokens))))
+                target = Answered.since(draw(st.integers(0, len(tokens))), len(tokens))
         items.append((name, Encoded(tokens, segments, target, "gold", where=f"f:{number}")))
     return items
 
@@ -176,7 +176,7 @@ def test_equal_tokens_in_other_segments_are_another_row():
 
 def test_token_addresses_are_flat_whatever_the_layout():
     tagged = Encoded((1, 2, 1), None, Words(("x", "y"), (0, 1), (0, 2), (1, 0)), (), "f:2")
-    spoken = Encoded((2, 1, 1, 2), None, Answered(2), "", "f:3")
+    spoken = Encoded((2, 1, 1, 2), None, Answered.since(2, 4), "", "f:3")
     items = [("label", Encoded((1,), None, 0, "a", "f:1")), ("tags", tagged), ("text", spoken)]
     for packed in (False, True):
         targets = make_batch(items, TASKS, pad=0, packed=packed).targets

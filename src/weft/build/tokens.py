@@ -6,10 +6,11 @@ import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from weft.core.caches import cache_home, limit_bytes
 from weft.data.tokens import TokenStore
-from weft.model.tokenizer import HFTokenizer, Pieces, Windows
+from weft.model.tokenizer import HFTokenizer, Pieces, Rendered, Windows
 from weft.task.base import Tokenizer
 
 ENCODING = 1  # of texts as pieces; raise it whenever the same text may give other pieces
@@ -74,9 +75,36 @@ class RememberingTokenizer:
         """Return one text's (or pair's) token ids with special tokens around them."""
         return self._tokenizer.frame(first, second)
 
-    def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
-        """Return each conversation through the tokenizer's own chat template; None without one."""
-        return self._tokenizer.chat(messages)
+    def continued(self, texts: Sequence[str], *, behind: str = "\n") -> list[tuple[int, ...]]:
+        """Return the ids of each text as it goes on behind another, which ends with ``behind``."""
+        found = self._recalled(
+            f"behind {behind!r}",
+            [texts],
+            lambda: [Pieces(ids, None, 0) for ids in self._tokenizer.continued(texts, behind=behind)],
+        )
+        return [pieces.tokens for pieces in found]
+
+    @property
+    def template(self) -> str | None:
+        """The tokenizer's own chat template, None without one."""
+        return self._tokenizer.template
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """Ids of the tokens that no text is merged with."""
+        return self._tokenizer.specials
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template: str,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        is_open: bool = False,
+        end: str = "",
+    ) -> Rendered:
+        """Return a conversation as ``template`` writes it."""
+        return self._tokenizer.render(messages, template, tools=tools, is_open=is_open, end=end)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ``tokens`` without special tokens."""

@@ -209,7 +209,9 @@ class Network(nn.Module):
                 found.append(positions_M)
         if not found:
             return None
-        positions_M = found[0] if len(found) == 1 else torch.cat(found).unique()
+        # A target may name a row twice, and with it its positions. Where each row is named once there is no need to look.
+        is_once = sum(len(target.rows_R) for target in batch.targets.values()) == batch.layout.num_rows
+        positions_M = found[0] if len(found) == 1 and is_once else torch.cat(found).unique()
         return positions_M if len(positions_M) else None
 
     def _routed(self, pooler: Pooler | None, routing: Routing) -> Pooler | None:

@@ -128,6 +128,8 @@ INSTRUCTION: Final = (
         "document",
         "input",
         "text",
+        "dialogue",
+        "dialog",
     ),
     *("指令", "提示", "问题", "提问", "原文", "输入"),
 )
@@ -146,6 +148,10 @@ ANSWERS: Final = ("answers", "answer", "gold_answers", "答案", "回答", "参�
 ANSWER_START: Final = ("answer_start", "answer_starts", "start", "答案起点", "答案位置", "起始位置")
 IMPOSSIBLE: Final = ("is_impossible", "impossible", "不可回答", "无答案")
 SYSTEM: Final = ("system", "system_prompt", "系统", "系统提示")
+HISTORY: Final = ("history", "历史", "历史对话")
+TOOLS: Final = ("tools", "functions", "工具")
+TRANSLATION: Final = ("translation",)
+PLAIN: Final = ("text", "content", "document", "body", "文本", "正文", "内容")  # learnt as a whole
 
 
 @dataclass(frozen=True, slots=True)

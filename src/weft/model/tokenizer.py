@@ -7,6 +7,7 @@ them, which makes truncation and the count of cut tokens exact for texts, pairs 
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from weft.model.backbone import UNLIMITED
 from weft.model.decoder import reply_start
 from weft.model.folder import VOCABULARY_FILES, ModelFolder
 from weft.model.quiet import quiet
+from weft.model.rendering import Rendered, rendering
 
 _MAX_CHARACTERS = 1_000_000  # of one text; all beyond is far outside of any row, and would only cost memory
 _MAX_CHAT_GROWTH = 100_000  # characters that a chat template may add to a conversation
 _LOCATED_AT_ONCE = 1000  # texts whose pieces and places the Rust tokenizer holds at a time
 _PROBE = "a"
+_BREAK = "\n"
 _BEHIND_PADDING = frozenset(
     {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"}
 )
@@ -118,6 +121,8 @@ class HFTokenizer:
         self._pair = _frame(self._backend, pair=True)
         self._segments: dict[tuple[int, ...], tuple[int, ...]] = {}  # by the lengths of the texts
         self._is_spaced = _needs_space(self._backend)
+        self._opens_texts = _opens_texts(self._backend)
+        self._specials = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
         self.max_tokens = max_tokens
         self.reply_start = reply_start
         self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -201,15 +206,55 @@ class HFTokenizer:
         """Return one text's (or pair's) token ids with special tokens around them, cut to ``max_tokens``."""
         return self._framed(first) if second is None else self._framed_pair(first, second)
 
-    def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
-        """Return each conversation through the tokenizer's own chat template, ready for the answer; None without one.
+    def continued(self, texts: Sequence[str], *, behind: str = "\n") -> list[tuple[int, ...]]:
+        """Return the ids of each text as it goes on behind another, which ends with ``behind``.
+
+        SentencePiece puts a blank before a text of its own. Texts are then read behind ``behind``, which is taken away.
+        """
+        if not self._opens_texts:
+            return self.plain(texts)
+        found = self._encode([behind + text for text in texts])
+        head = found and self._encode([behind])[0]
+        return [
+            tuple(ids[len(head) :]) if ids[: len(head)] == head else self.plain([text])[0]
+            for ids, text in zip(found, texts, strict=True)
+        ]
+
+    @property
+    def template(self) -> str | None:
+        """The tokenizer's own chat template, None without one; of several the one called default."""
+        found = self._tokenizer.chat_template
+        return (found.get("default") if isinstance(found, Mapping) else found) or None
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """Ids of the tokens that no text is merged with, by what they look like."""
+        return self._specials
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template: str,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        is_open: bool = False,
+        end: str = "",
+    ) -> Rendered:
+        """Return a conversation as the chat template ``template`` writes it; see ``weft.task.base.Tokenizer``.
 
         Raises:
-            ModelError: the template fails, or blows a conversation up.
+            TemplateRefusal: the template fails on this conversation.
+            ModelError: it blows the conversation up.
         """
-        if not self._tokenizer.chat_template:
-            return None
-        return [self._chat([dict(message) for message in conversation]) for conversation in messages]
+        names = dict(self._tokenizer.special_tokens_map)
+        names["end"] = end if end in self._specials else str(names.get("eos_token") or "")
+        rendered = rendering(messages, template, tools=tools, is_open=is_open, names=names)
+        written = len(json.dumps([list(messages), list(tools)], ensure_ascii=False, default=str))
+        if len(rendered.text) > _MAX_CHAT_GROWTH + 10 * written:
+            raise ModelError(
+                f"chat template: must add little text, but made {len(rendered.text)} characters. Do not use it."
+            )
+        return rendered
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ``tokens`` without special tokens."""
@@ -289,26 +334,6 @@ class HFTokenizer:
         shift = len(self._single.parts[0])
         first = tuple(starts[word] + shift if word in starts else -1 for word in range(num_kept))
         return self._framed(encoding.ids, first)
-
-    def _chat(self, conversation: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            text = self._tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True
-            )
-        except (TemplateError, ValueError, TypeError, LookupError, OverflowError) as error:
-            raise ModelError(
-                f"chat template: must take {conversation!r}, but {error}. Change the messages."
-            ) from error
-        limit = _MAX_CHAT_GROWTH + 10 * sum(
-            len(value) for message in conversation for value in message.values()
-        )
-        if len(text) > limit:
-            raise ModelError(
-                f"chat template: must add little text, but made {len(text)} characters. Do not use it."
-            )
-        return text
 
 
 def load_tokenizer(folder: ModelFolder, *, max_tokens: int) -> HFTokenizer:
@@ -422,6 +447,14 @@ def _needs_space(backend: Any) -> bool:
     split = backend.encode([f" {_PROBE}", f" {_PROBE}"], is_pretokenized=True, add_special_tokens=False).ids
     bare = backend.encode([_PROBE, _PROBE], is_pretokenized=True, add_special_tokens=False).ids
     return bare[-1:] != running[-1:] and split[-1:] == running[-1:]
+
+
+def _opens_texts(backend: Any) -> bool:
+    """Return whether a text gets something before it that it does not have behind other text (SentencePiece's blank)."""
+    head, alone, behind = (
+        backend.encode(text, add_special_tokens=False).ids for text in (_BREAK, _PROBE, _BREAK + _PROBE)
+    )
+    return behind[: len(head)] == head and behind[len(head) :] != alone
 
 
 def _first_set(*ids: int | None) -> int:

@@ -10,6 +10,7 @@ Legend: M tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -25,8 +26,10 @@ CHUNK_VALUES = 1 << 22  # logits of a piece: 8 MiB in bf16
 FEWEST_ROWS = 64  # of a full piece; with fewer, reading the weight takes longer than the products
 
 
-def token_cross_entropy(outputs: Projection, labels_M: Tensor, *, rows: int | None = None) -> Loss:
-    """Return the summed negative log-likelihood of ``labels_M`` in nats; the weight is M.
+def token_cross_entropy(
+    outputs: Projection, labels_M: Tensor, *, weights_M: Tensor | None = None, rows: int | None = None
+) -> Loss:
+    """Return the summed negative log-likelihood of ``labels_M`` in nats; the weight is M, whatever the tokens count.
 
     Products are in the dtype of the output embedding, log-softmax and sums in fp32. Gradients of the output
     embedding's parameters are summed over the pieces in fp32.
@@ -34,6 +37,7 @@ def token_cross_entropy(outputs: Projection, labels_M: Tensor, *, rows: int | No
     Args:
         outputs: states and output embedding; M may be 0.
         labels_M: tokens, int64.
+        weights_M: what each token's loss is multiplied by, fp32; None for 1.
         rows: tokens of a piece; None for as many as ``chunk_rows`` says.
 
     Example:
@@ -47,11 +51,11 @@ def token_cross_entropy(outputs: Projection, labels_M: Tensor, *, rows: int | No
     parameters = [parameter for parameter in output.parameters() if parameter.requires_grad]
     size = rows or chunk_rows(_vocabulary(output))
     if torch.is_grad_enabled() and (states_MD.requires_grad or parameters):
-        total: Tensor = _Pieces.apply(output, labels_M, size, states_MD, *parameters)  # pyright: ignore[reportAssignmentType]
+        total: Tensor = _Pieces.apply(output, (labels_M, weights_M), size, states_MD, *parameters)  # pyright: ignore[reportAssignmentType]
     else:
         total = _sum(states_MD)
-        for states_RD, labels_R in _pieces(states_MD, labels_M, size):
-            total += _loss(output, states_RD, labels_R)
+        for states_RD, labels_R, weights_R in _pieces(states_MD, labels_M, weights_M, size):
+            total += cross_entropy(output(states_RD), labels_R, weights_R)
     return Loss(total, weight=float(labels_M.shape[0]))
 
 
@@ -70,19 +74,24 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: nn.Module, labels_M: Tensor, rows: int, states_MD: Tensor, *parameters: Tensor
+        ctx: Any,
+        output: nn.Module,
+        wanted: tuple[Tensor, Tensor | None],
+        rows: int,
+        states_MD: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         wants_states = ctx.needs_input_grad[3]
         total = _sum(states_MD)
         grad_MD = torch.empty_like(states_MD) if wants_states else None
         sums = [torch.zeros_like(parameter, dtype=_wide(parameter)) for parameter in parameters]
         done = 0
-        for states_RD, labels_R in _pieces(states_MD, labels_M, rows):
+        for states_RD, labels_R, weights_R in _pieces(states_MD, *wanted, rows):
             leaf_RD = states_RD.detach().requires_grad_(wants_states)
-            wanted = [leaf_RD, *parameters] if wants_states else parameters
+            leaves = [leaf_RD, *parameters] if wants_states else parameters
             with torch.enable_grad():
-                loss = _loss(output, leaf_RD, labels_R)
-            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+                loss = cross_entropy(output(leaf_RD), labels_R, weights_R)
+            grads = torch.autograd.grad(loss, leaves, allow_unused=True)
             total += loss.detach()
             if grad_MD is not None:
                 kept = grad_MD[done : done + rows]
@@ -101,22 +110,24 @@ class _Pieces(torch.autograd.Function):
         return (None, None, None, *scaled)
 
 
-def _pieces(states_MD: Tensor, labels_M: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _pieces(
+    states_MD: Tensor, labels_M: Tensor, weights_M: Tensor | None, rows: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield ``rows`` tokens at a time, the rest filled up with tokens that count nothing to an eighth of a piece.
 
     The number of tokens changes with every step, and each new shape of a product makes oneDNN build and keep a
     primitive of its own.
     """
-    for states_RD, labels_R in zip(states_MD.split(rows), labels_M.split(rows), strict=True):
+    weights = repeat(None) if weights_M is None else weights_M.split(rows)
+    for states_RD, labels_R, weights_R in zip(
+        states_MD.split(rows), labels_M.split(rows), weights, strict=False
+    ):
         extra = -len(labels_R) % max(1, rows // 8)
         if extra:
-            yield F.pad(states_RD, (0, 0, 0, extra)), F.pad(labels_R, (0, extra), value=IGNORED)
+            padded_R = None if weights_R is None else F.pad(weights_R, (0, extra))
+            yield F.pad(states_RD, (0, 0, 0, extra)), F.pad(labels_R, (0, extra), value=IGNORED), padded_R
         elif len(labels_R):
-            yield states_RD, labels_R
-
-
-def _loss(output: nn.Module, states_RD: Tensor, labels_R: Tensor) -> Tensor:
-    return cross_entropy(output(states_RD), labels_R)
+            yield states_RD, labels_R, weights_R
 
 
 def _add(sums: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:

@@ -24,6 +24,7 @@ from weft.recipe.spec import Sources, Spec
 from weft.task.base import Tokenizer
 from weft.task.labels import plain
 from weft.task.speech import Listener, Speech
+from weft.task.toolcalls import parse_calls
 
 REFERENCES, TESTS, TEST_SETUP = "references", "tests", "test_setup"
 JUDGING: Final = {
@@ -272,7 +273,7 @@ def generated(
         ]
 
     if not spec.execute:
-        return [Answer(text=text) for text in texts(0)]
+        return [answer_of(text) for text in texts(0)]
     samples = [texts(sample) for sample in range(spec.num_programs)]
     return tried(samples, [example.target.trial for example in encoded])
 
@@ -286,7 +287,13 @@ def spoken(
     found = network.generate(name, [asked.tokens], how, heard=speech if how.beams == 1 else None)
     text = read(found[0], how, asked.target.decode)
     speech.finish(text)
-    return Answer(text=text)
+    return answer_of(text)
+
+
+def answer_of(text: str) -> Answer:
+    """Return generated text as an answer, with the calls of tools that it holds."""
+    calls = parse_calls(text)
+    return Answer(text=text, extra={"tool_calls": calls} if calls else {})
 
 
 def read(tokens: Sequence[int], how: Decoding, decode: Callable[[Sequence[int]], str]) -> str:

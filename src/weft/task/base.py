@@ -62,8 +62,45 @@ class Tokenizer(Protocol):
         """Return one text's (or pair's) token ids with special tokens around them, cut to ``max_tokens``."""
         ...
 
-    def chat(self, messages: Sequence[Sequence[Mapping[str, str]]]) -> list[str] | None:
-        """Return each conversation through the tokenizer's own chat template, ready for the answer; None without one."""
+    def continued(self, texts: Sequence[str], *, behind: str = "\n") -> list[tuple[int, ...]]:
+        """Return the ids of each text as it goes on behind another, which ends with ``behind``.
+
+        Like ``plain``, but for what some tokenizers put before a text of its own.
+        """
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """The tokenizer's own chat template, None without one."""
+        ...
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """Ids of the tokens that no text is merged with, by what they look like."""
+        ...
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template: str,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        is_open: bool = False,
+        end: str = "",
+    ) -> Rendered:
+        """Return a conversation as the chat template ``template`` writes it.
+
+        Args:
+            messages: in the form that transformers gives to templates.
+            template: in Jinja; it is run in transformers' sandbox.
+            tools: definitions of tools.
+            is_open: ends with the call to answer.
+            end: what formats of a name put behind a message; empty for the tokenizer's own end token.
+
+        Raises:
+            TemplateRefusal: the template fails on this conversation.
+            ModelError: it blows the conversation up.
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -129,6 +166,20 @@ class Windows(Protocol):
     @property
     def ends(self) -> Sequence[int]:
         """End of the characters of each piece of the whole text."""
+        ...
+
+
+class Rendered(Protocol):
+    """A conversation as text."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        ...
+
+    @property
+    def marks(self) -> tuple[tuple[int, int], ...]:
+        """Where the template says that the assistant speaks, as characters; empty if it never says so."""
         ...
 
 

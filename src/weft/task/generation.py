@@ -1,6 +1,8 @@
-"""Generation: instruction tuning of decoders and encoder-decoders. The loss is on the answer alone.
+"""Generation: instruction and chat tuning of decoders and encoder-decoders, continued pre-training of decoders.
 
-Legend: M answer tokens, V vocabulary.
+Rows are read in ``weft.task.prompts`` and encoded in ``weft.task.encoding``.
+
+Legend: M learnt tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,9 +21,6 @@ from weft.core.loss import Loss
 from weft.core.network import Inference, Network, TrunkInfo
 from weft.core.outputs import Projection
 from weft.core.stock import Stock, StockForm
-from weft.core.tensors import int64
-from weft.data import columns as known
-from weft.data.columns import Role, resolve
 from weft.errors import DataError, ModelError
 from weft.metric.base import Metric
 from weft.objective.vocabulary import token_cross_entropy
@@ -34,18 +33,19 @@ from weft.task.answering import (
     baseline_answer,
     check_judging,
     generated,
-    gold_of,
     judging_columns,
-    prompt_of,
     split_given,
     spoken,
 )
 from weft.task.base import Tokenizer
+from weft.task.encoding import Encoder
 from weft.task.heads import VocabularyHead
-from weft.task.prompts import DEFAULT_TEMPLATE, Exchange, as_chat, check_template, exchange, fill
-from weft.task.replies import pairs_of
+from weft.task.prompts import ROLES, find_columns, teaches, why_nothing
 from weft.task.sequence import Columns
 from weft.task.speech import Listener
+from weft.task.supervision import collate_tokens
+from weft.task.templates import check_template
+from weft.task.writing import Learn
 
 
 class GenerationSpec(AnswerOptions, TaskSpec):
@@ -54,7 +54,10 @@ class GenerationSpec(AnswerOptions, TaskSpec):
     kind: Literal["generation"]  # pyright: ignore[reportIncompatibleVariableOverride]
     """Task family."""
     template: Annotated[str, AfterValidator(check_template)] | None = None
-    """Prompt with {instruction}, {input} and {system}; default: the chat template, else a plain one, else the bare text (T5)."""
+    """A format (alpaca, chatml, gemma, llama2, llama3, mistral, phi3, qwen, vicuna, zephyr), or a prompt with {instruction},
+    {input} and {system}; default: the tokenizer's own chat template, else a plain prompt, else the bare text (T5)."""
+    learn: Learn = Learn.ANSWERS
+    """What is learnt of a conversation: answers (every one), last (the last one) or all (every token, questions too)."""
     judge: int | None = Field(default=200, ge=1)
     """Dev rows that are answered at each evaluation while training, evenly spread; their loss is taken on all."""
 
@@ -62,13 +65,6 @@ class GenerationSpec(AnswerOptions, TaskSpec):
     def _executes_what_is_asked(self) -> Self:
         self.check_execute()
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class Supervised:
-    """The target of a row to learn: the answer starts at token ``start``."""
-
-    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +80,32 @@ class Generation:
     max_new_tokens: int = 128
     template: str | None = None
     answering: AnswerSpec = PLAIN
+    learn: Learn = Learn.ANSWERS
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
-        """Return the task with the columns that ``rows`` have: a conversation, or instruction and output."""
+        """Return the task with the columns that ``rows`` have: of conversations, instructions or plain texts."""
         spec = cast(GenerationSpec, spec)
         asking, judging = split_given(spec.columns)
-        columns = _columns(name, asking, rows)
+        columns = find_columns(name, asking, rows)
         columns = {**columns, **judging_columns(name, judging, rows, taken=columns)}
         answering = AnswerSpec(decoding=spec.decoding, metrics=spec.metrics, execute=spec.execute)
         check_judging(name, columns, answering)
-        if not any(isinstance(found := exchange(row, columns), Exchange) and found.answer for row in rows):
+        if not any(teaches(row, columns) for row in rows):
             raise DataError(
-                f"tasks.{name}: at least one row must have an answer, but none of {len(rows)} has. "
-                f"Give the right columns under columns: {{instruction: ..., output: ...}} or {{messages: ...}}."
+                f"tasks.{name}: at least one row must have an answer, but none of {len(rows)} has "
+                f"({why_nothing(rows, columns)}). Give the right columns under columns: {{instruction: ..., output: "
+                f"...}}, {{messages: ...}} or {{text: ...}}."
             )
-        return cls(name, columns, spec.max_new_tokens, spec.template, answering)
+        return cls(name, columns, spec.max_new_tokens, spec.template, answering, spec.learn)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described. It runs no generated code, whatever the config says."""
         answering = AnswerSpec.model_validate({**config.get("answering", {}), "execute": False})
-        return cls(name, dict(config["columns"]), config["max_new_tokens"], config["template"], answering)
+        columns = dict.fromkeys(ROLES) | dict(config["columns"])
+        learn = Learn(config.get("learn", Learn.ANSWERS))
+        return cls(name, columns, config["max_new_tokens"], config["template"], answering, learn)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -113,114 +113,53 @@ class Generation:
             "columns": dict(self.columns),
             "max_new_tokens": self.max_new_tokens,
             "template": self.template,
+            "learn": self.learn.value,
             "answering": self.answering.model_dump(mode="json", exclude={"execute"}, exclude_defaults=True),
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
         """Return the row that asks for the answer to ``text`` (and ``pair``)."""
-        if self.columns["messages"] is not None:
+        columns = self.columns
+        if columns["messages"] is not None:
             content = text if pair is None else f"{text}\n\n{pair}"
-            return Row({self.columns["messages"]: [{"role": "user", "content": content}]}, where="question")
-        if pair is not None and self.columns["input"] is None:
+            return Row({columns["messages"]: [{"role": "user", "content": content}]}, where="question")
+        if pair is not None and columns["input"] is None:
             raise DataError(f"{self.name}: the task takes one text, but two were given. Give it one text.")
-        values = {self.columns["instruction"]: text} | (
-            {self.columns["input"]: pair} if pair is not None else {}
+        values = {str(columns["instruction"]): text} | (
+            {str(columns["input"]): pair} if pair is not None else {}
         )
-        return Row({str(column): value for column, value in values.items()}, where="question")
+        if columns["translation"] is not None:
+            return Row({columns["translation"]: values}, where="question")
+        return Row(values, where="question")
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns of everything but the answer; a conversation holds its answer in the same column."""
-        return tuple(
-            column for role, column in self.columns.items() if column and role not in ("output", *JUDGING)
-        )
+        """The columns of everything but the answer; conversations and translations hold it in the same column."""
+        whole = self.columns["translation"]
+        if whole is not None:
+            roles = {"translation", "system", "history", "tools"}
+        elif self.columns["text"] is not None:
+            roles = {"instruction"}
+        else:
+            roles = set(self.columns) - {"output", *JUDGING}
+        return tuple(column for role, column in self.columns.items() if column and role in roles)
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
-        read = [self._read(row, purpose) for row in rows]
-        if tokenizer.reply_start is not None:
-            return self._encode_replies(rows, read, tokenizer, purpose)
-        asked = [result for result in read if isinstance(result, Exchange)]
-        prompts = iter(self._prompts(asked, tokenizer))
-        answers = iter(tokenizer.plain([one.answer or "" for one in asked]) if asked else ())
-        results: list[Encoded | Dropped] = []
-        for row, result in zip(rows, read, strict=True):
-            if isinstance(result, Dropped):
-                results.append(result)
-                continue
-            prompt, num_cut = _cut_middle(next(prompts), self._room(tokenizer))
-            answer = (*next(answers), tokenizer.stop)
-            if purpose is Purpose.ANSWER:
-                target = prompt_of(row, self.columns, self.answering, tokenizer)
-                gold = gold_of(row, self.columns, result.answer)
-                results.append(Encoded(prompt, None, target, gold, row.where, num_cut))
-                continue
-            tokens = (*prompt, *answer)[: tokenizer.max_tokens]
-            num_cut += len(prompt) + len(answer) - len(tokens)
-            gold = gold_of(row, self.columns, result.answer)
-            results.append(Encoded(tokens, None, Supervised(len(prompt)), gold, row.where, num_cut))
-        return results
-
-    def _encode_replies(
-        self, rows: Sequence[Row], read: Sequence[Exchange | Dropped], tokenizer: Tokenizer, purpose: Purpose
-    ) -> list[Encoded | Dropped]:
-        """Return each row for an encoder-decoder: the prompt is read, the answer is a reply of its own."""
-        asked = [result for result in read if isinstance(result, Exchange)]
-        pairs = iter(pairs_of(asked, tokenizer, template=self.template))
-        learns = purpose is Purpose.LEARN
-        results: list[Encoded | Dropped] = []
-        for row, result in zip(rows, read, strict=True):
-            if isinstance(result, Dropped):
-                results.append(result)
-                continue
-            pair = next(pairs)
-            source, cut = pair.source, pair.num_cut if learns else pair.source.num_cut
-            reply = pair.reply if learns else None
-            target = Supervised(1) if learns else prompt_of(row, self.columns, self.answering, tokenizer)
-            gold = gold_of(row, self.columns, result.answer)
-            results.append(Encoded(source.tokens, source.segments, target, gold, row.where, cut, reply=reply))
-        return results
-
-    def _read(self, row: Row, purpose: Purpose) -> Exchange | Dropped:
-        found = exchange(row, self.columns)
-        if isinstance(found, str):
-            return Dropped(row.where, found)
-        if found.answer is None and purpose is Purpose.LEARN:
-            return Dropped(row.where, "no answer")
-        return found
-
-    def _prompts(self, asked: Sequence[Exchange], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-        if not asked:
-            return []
-        texts = tokenizer.chat([as_chat(one) for one in asked]) if self.template is None else None
-        if texts is not None:  # a chat template writes the opening tokens itself
-            return tokenizer.plain(texts)
-        template = self.template or DEFAULT_TEMPLATE
-        plain = tokenizer.plain([fill(template, one) for one in asked])
-        return [(*tokenizer.start, *tokens) for tokens in plain]
-
-    def _room(self, tokenizer: Tokenizer) -> int:
-        """Return how many tokens a prompt may have: the same to learn and to answer."""
-        return tokenizer.max_tokens - min(self.max_new_tokens, tokenizer.max_tokens // 2)
+        encoder = Encoder(
+            self.name,
+            tokenizer,
+            columns=self.columns,
+            answering=self.answering,
+            template=self.template,
+            learn=self.learn,
+            max_new_tokens=self.max_new_tokens,
+        )
+        return encoder.encode(rows, purpose)
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
-        """Return the target: ``positions`` is (M,), the flat places whose states predict ``labels`` (M,); the weight is M tokens."""
-        rows_R = int64(rows)
-        if not all(isinstance(example.target, Supervised) for example in encoded):
-            return Target(rows_R, {}, weight=0.0, num_examples=len(encoded))
-        starts = layout.starts_B.tolist()
-        positions: list[int] = []
-        labels: list[int] = []
-        for row, example in zip(rows, encoded, strict=True):
-            tokens = (example.reply or example).tokens
-            first = max(1, example.target.start)  # no state predicts a row's first token
-            positions += range(starts[row] + first - 1, starts[row] + len(tokens) - 1)
-            labels += tokens[first:]
-        values = {
-            "positions": int64(positions),
-            "labels": int64(labels),
-        }
-        return Target(rows_R, values, weight=float(len(labels)), num_examples=len(encoded))
+        """Return the target: the places whose states predict the learnt tokens, and what each counts."""
+        return collate_tokens(encoded, rows, layout)
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> VocabularyHead:  # noqa: ARG002
         """Return the head on the trunk's own output embedding.
@@ -236,8 +175,10 @@ class Generation:
         return VocabularyHead()
 
     def loss(self, outputs: Projection, target: Target) -> Loss:
-        """Return the cross entropy over answer tokens."""
-        return token_cross_entropy(outputs, target.values["labels"])
+        """Return the cross entropy over learnt tokens, each times what it counts."""
+        weights_M = target.values.get("weights")
+        loss = token_cross_entropy(outputs, target.values["labels"], weights_M=weights_M)
+        return loss if weights_M is None else replace(loss, weight=target.weight)
 
     def answers(self, inference: Inference, encoded: Sequence[Encoded]) -> list[Answer]:
         """Return the answer to each prompt."""
@@ -301,30 +242,3 @@ class Generation:
     def same_head(self, config: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """Return None: the output embedding belongs to the trunk, there is no head to keep or lose."""
         return None
-
-
-def _columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> Columns:
-    """Return the columns: a conversation's, or else those of instruction data."""
-    aliases: dict[str, tuple[str, ...]] = {
-        "messages": known.MESSAGES,
-        "instruction": known.INSTRUCTION,
-        "input": known.INPUT,
-        "output": known.OUTPUT,
-        "system": known.SYSTEM,
-    }
-    if "messages" not in given and not given.keys().isdisjoint(("instruction", "output")):
-        aliases["messages"] = ()  # the recipe speaks of instruction data
-    wish = [Role(role, names, required=False) for role, names in aliases.items()]
-    found = resolve(rows, wish, given, what=f"tasks.{name}")
-    if found["messages"] is not None:
-        return {role: found[role] if role == "messages" else None for role in aliases}
-    needed = [Role(role, aliases[role], required=role in ("instruction", "output")) for role in aliases]
-    return resolve(rows, needed, given, what=f"tasks.{name}")
-
-
-def _cut_middle(tokens: tuple[int, ...], room: int) -> tuple[tuple[int, ...], int]:
-    """Return at most ``room`` tokens and how many were lost: the instruction's start and the call to answer stay."""
-    if len(tokens) <= room:
-        return tokens, 0
-    tail = room // 2
-    return tokens[: room - tail] + tokens[len(tokens) - tail :], len(tokens) - room

@@ -1,128 +1,192 @@
-"""From a row of instruction data to a prompt and the answer to learn.
+"""From a row of instruction data to a conversation or a text to learn, whatever way the row is written.
 
-Understood: instruction / input / output (alpaca), prompt / completion, query / response, source / target (all by
-column aliases), and conversations: ``messages`` with role and content, or ShareGPT's from and value.
+Understood: alpaca (instruction, input, output, system, history), prompt and completion as text or as messages, query and
+response, source and target, a translation, conversations (``weft.task.conversation``), and plain text.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from weft.core.example import Row
+from weft.data import columns as known
+from weft.data.columns import Role, resolve
+from weft.errors import DataError
+from weft.task.conversation import (
+    Conversation,
+    Message,
+    Reason,
+    as_context,
+    assistant,
+    conversation,
+    read_history,
+    read_messages,
+    user,
+)
 from weft.task.labels import plain
 from weft.task.sequence import Columns, text_in
+from weft.task.toolcalls import read_tools
 
-FIELDS = ("system", "instruction", "input")
-DEFAULT_TEMPLATE = "{system}\n\n### Task\n{instruction}\n\n### Given\n{input}\n\n### Answer\n"
-
-_FIELD = re.compile(r"\{(\w+)\}")
-_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "developer": "system",
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "messages": known.MESSAGES,
+    "instruction": known.INSTRUCTION,
+    "input": known.INPUT,
+    "output": known.OUTPUT,
+    "system": known.SYSTEM,
+    "history": known.HISTORY,
+    "tools": known.TOOLS,
+    "translation": known.TRANSLATION,
+    "text": known.PLAIN,
 }
-
-Message = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What was said before the answer (system first, user last), and the answer where there is one."""
-
-    messages: tuple[Message, ...]
-    given: str
-    answer: str | None
+"""The roles of columns, and the names that they go by."""
+_SHARED = ("system", "history", "tools")
+_ATTACHED = ("images", "videos", "audios")  # columns of files that a text speaks of
 
 
-def check_template(template: str) -> str:
-    """Return ``template`` unchanged if it can be filled.
+def read(row: Row, columns: Columns) -> Conversation | str | Reason:
+    """Return the conversation in ``row``, or why there is none; a question without its answer is one too.
+
+    Args:
+        row: of any format whose columns ``columns`` names.
+        columns: as ``find_columns`` returns them.
+    """
+    attached = next((name for name in _ATTACHED if plain(row.values.get(name))), None)
+    if attached is not None:
+        return "images, audio and video cannot be read"
+    tools = read_tools(_cell(row, columns, "tools"))
+    if isinstance(tools, str):
+        return tools
+    system = text_in(row, columns["system"])
+    if columns["messages"] is not None:
+        messages = read_messages(_cell(row, columns, "messages"))
+    else:
+        messages = _exchange(row, columns)
+    return messages if isinstance(messages, str) else conversation(messages, system, tools)
+
+
+def plain_text(row: Row, columns: Columns) -> str:
+    """Return the text of a row that is to be learnt as a whole, empty where there is none."""
+    return text_in(row, columns["text"])
+
+
+def teaches(row: Row, columns: Columns) -> bool:
+    """Return whether there is something to learn in ``row``."""
+    if columns["text"] is not None:
+        return bool(plain_text(row, columns))
+    talk = read(row, columns)
+    return isinstance(talk, Conversation) and bool(talk.answers)
+
+
+def why_nothing(rows: Sequence[Row], columns: Columns) -> str:
+    """Return where the first of ``rows`` is, and why nothing is learnt from it."""
+    if not rows:
+        return "there is no row"
+    talk = read(rows[0], columns) if columns["text"] is None else "no text"
+    return f"{rows[0].where}: {talk if isinstance(talk, str) else 'no answer'}"
+
+
+def find_columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str | None]:
+    """Return the columns of every role: of a conversation, a translation, instruction data, or else of plain text.
+
+    A translation's languages are ``instruction`` and ``output``, in the order of the data or as ``given`` names them
+    (``{instruction: translation.zh, output: translation.en}``).
 
     Raises:
-        ValueError: no ``{instruction}``, or an unknown field.
+        DataError: none of these has its columns.
     """
-    unknown = [name for name in _FIELD.findall(template) if name not in FIELDS]
-    if unknown or "{instruction}" not in template:
-        raise ValueError(
-            "template must have {instruction} and may have {input} and {system}, but "
-            + (f"has {{{unknown[0]}}}" if unknown else "has no {instruction}")
+    what = f"tasks.{name}"
+    languages = {role: value for role, value in given.items() if value.startswith("translation.")}
+    given = {role: value for role, value in given.items() if role not in languages}
+    wish = [Role(role, _aliases(role, given, rows), required=False) for role in ROLES]
+    found = resolve(rows, wish, given, what=what)
+    if found["messages"] is not None:
+        return _only(found, "messages")
+    if found["translation"] is not None and "output" not in given:
+        return _only(found, "translation") | _languages(rows, found["translation"], languages, what=what)
+    is_text = "text" in given or (found["output"] is None and found["text"] is not None)
+    if is_text and "output" not in given:
+        return dict.fromkeys(ROLES) | {"text": found["text"], "instruction": "prompt"}
+    wish = [Role(role, ROLES[role], required=role in ("instruction", "output")) for role in _instructed()]
+    return dict.fromkeys(ROLES) | resolve(rows, wish, given, what=what)
+
+
+def _instructed() -> tuple[str, ...]:
+    return ("instruction", "input", "output", *_SHARED)
+
+
+def _aliases(role: str, given: Mapping[str, str], rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the names to look for; a recipe that speaks of instruction data has no conversation.
+
+    A column that is called a dialogue, but holds texts, is not one.
+    """
+    if role in ("instruction", "input"):
+        return ()
+    if role in ("messages", "translation") and not given.keys().isdisjoint(("instruction", "output")):
+        return ()
+    if role != "messages":
+        return ROLES[role]
+    return tuple(name for name in ROLES[role] if _may_be_turns(rows, name))
+
+
+def _may_be_turns(rows: Sequence[Row], column: str) -> bool:
+    """Return whether the first cell of ``column`` that holds anything is a list, or could be the JSON of one."""
+    cell = next((value for row in rows if (value := plain(row.values.get(column))) not in (None, "")), None)
+    return not isinstance(cell, str) or cell.lstrip().startswith("[")
+
+
+def _only(found: Mapping[str, str | None], role: str) -> dict[str, str | None]:
+    kept = (role, *_SHARED)
+    return {name: found[name] if name in kept else None for name in ROLES}
+
+
+def _languages(
+    rows: Sequence[Row], column: str, given: Mapping[str, str], *, what: str
+) -> dict[str, str | None]:
+    cells = (row.values.get(column) for row in rows)
+    names = next((list(cell) for cell in cells if isinstance(cell, Mapping) and len(cell) > 1), [])
+    chosen = {role: value.removeprefix("translation.") for role, value in given.items()}
+    unknown = [name for name in chosen.values() if name not in names]
+    if len(names) < 2 or unknown:
+        raise DataError(
+            f"{what}: {column} must hold two languages, but holds {', '.join(names) or 'none'}"
+            f"{f', not {unknown[0]}' if unknown else ''}. Name them as columns: {{instruction: translation.<language>, "
+            f"output: translation.<language>}}."
         )
-    return template
+    source = chosen.get("instruction") or next(one for one in names if one != chosen.get("output"))
+    target = chosen.get("output") or next(one for one in names if one != source)
+    return {"instruction": source, "output": target}
 
 
-def exchange(row: Row, columns: Columns) -> Exchange | str:
-    """Return the exchange in ``row``, or why there is none. Of a conversation the last answer counts, and only it."""
-    if columns["messages"] is not None:
-        return _conversation(plain(row.values.get(columns["messages"])))
+def _cell(row: Row, columns: Columns, role: str) -> Any:
+    column = columns[role]
+    return None if column is None else row.values.get(column)
+
+
+def _exchange(row: Row, columns: Columns) -> list[Message] | Reason:
+    """Return an instruction, what was said before it, and the answer where there is one."""
+    if columns["translation"] is not None:
+        pair = row.values.get(columns["translation"])
+        row = Row(pair if isinstance(pair, Mapping) else {}, row.where)
+    asked, answered = plain(_cell(row, columns, "instruction")), plain(_cell(row, columns, "output"))
+    if isinstance(asked, list | tuple):  # prompt and completion as lists of messages
+        return _as_messages(asked, answered)
     instruction = text_in(row, columns["instruction"])
     if not instruction:
         return "empty instruction"
-    system = text_in(row, columns["system"])
-    messages = ({"role": "system", "content": system},) if system else ()
-    answer = text_in(row, columns["output"])
-    user = {"role": "user", "content": instruction}
-    return Exchange((*messages, user), text_in(row, columns["input"]), answer.strip() or None)
+    before = read_history(_cell(row, columns, "history"))
+    if isinstance(before, str):
+        return before
+    answer = text_in(row, columns["output"]).strip()
+    question = user(instruction, text_in(row, columns["input"]))
+    return [*before, question, *([assistant(answer)] if answer else [])]
 
 
-def _conversation(value: Any) -> Exchange | str:
-    if not isinstance(value, list | tuple) or not all(isinstance(message, Mapping) for message in value):
-        return "messages are not a list of turns"
-    messages = [_message(message) for message in value]
-    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=None)
-    is_answered = last is not None and last >= len(messages) - 1
-    if is_answered:
-        messages, answer = messages[:-1], messages[-1]["content"].strip() or None
-    else:
-        answer = None
-    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
-        return "no user turn before the answer"
-    return Exchange(tuple(messages), "", answer)
-
-
-def _message(message: Mapping[str, Any]) -> dict[str, str]:
-    role = str(message.get("role", message.get("from", "user")))
-    content = plain(message.get("content", message.get("value", "")))
-    if isinstance(content, list | tuple):  # OpenAI's parts
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    return {"role": _ROLES.get(role, role), "content": "" if content is None else str(content)}
-
-
-def as_chat(asked: Exchange) -> list[Message]:
-    """Return the messages for a chat template: the given material under the instruction of the last user turn."""
-    if not asked.given:
-        return list(asked.messages)
-    last = asked.messages[-1]
-    return [*asked.messages[:-1], {**last, "content": f"{last['content']}\n\n{asked.given}"}]
-
-
-def fill(template: str, asked: Exchange) -> str:
-    r"""Return ``template`` filled; a paragraph whose fields are all empty is left out.
-
-    Earlier turns of a conversation stand before the last one in the instruction, each with its speaker's name.
-
-    Example:
-        >>> fill("{system}\n\nDo: {instruction}\n\n", Exchange(({"role": "user", "content": "sing"},), "", None))
-        'Do: sing\n\n'
-    """
-    system = "\n".join(message["content"] for message in asked.messages if message["role"] == "system")
-    turns = [message for message in asked.messages if message["role"] != "system"]
-    earlier = [f"{message['role'].capitalize()}: {message['content']}" for message in turns[:-1]]
-    values = {
-        "system": system,
-        "instruction": "\n".join([*earlier, turns[-1]["content"]]),
-        "input": asked.given,
-    }
-    return "\n\n".join(_filled_paragraphs(template.split("\n\n"), values))
-
-
-def _filled_paragraphs(paragraphs: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    filled: list[str] = []
-    for paragraph in paragraphs:
-        names = _FIELD.findall(paragraph)
-        if not names or any(values[name] for name in names):
-            filled.append(_FIELD.sub(lambda match: values[match[1]], paragraph))
-    return filled
+def _as_messages(asked: Sequence[Any], answered: Any) -> list[Message] | Reason:
+    """Return the messages of a prompt and of its completion; only the completion's answers are learnt."""
+    if isinstance(answered, str):
+        answered = [{"role": "assistant", "content": answered.strip()}]
+    before, after = read_messages(asked), read_messages(answered or [])
+    if isinstance(before, str) or isinstance(after, str):
+        return before if isinstance(before, str) else after
+    return [*as_context(before), *after]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
 from weft.core.example import Text
 from weft.task.base import Pieces, Tokenizer
-from weft.task.prompts import Exchange, fill
+from weft.task.conversation import Conversation
+from weft.task.rendering import renderer
+from weft.task.templates import FORMATS, fill
 
 SOURCE_TEMPLATE = "{system}\n\n{instruction}\n\n{input}"
 """What is read where a recipe gives no template: nothing but what the row says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """One exchange in tokens.
 
     Attributes:
@@ -29,21 +31,23 @@ class Pair:
     num_cut: int
 
 
-def pairs_of(asked: Sequence[Exchange], tokenizer: Tokenizer, *, template: str | None) -> list[Pair]:
+def pairs_of(asked: Sequence[Conversation], tokenizer: Tokenizer, *, template: str | None) -> list[Pair]:
     """Return sources and replies of exchanges, each at most the tokenizer's ``max_tokens`` long.
 
     A reply that is too long loses its end, and with it the token that ends an answer: nobody learns to stop early.
 
     Args:
-        asked: an answer that is None is taken to be empty.
+        asked: without tools; the reply is the last turn where that is an answer, else empty.
         tokenizer: of an encoder-decoder.
         template: of what is read, as in the recipe.
     """
     assert tokenizer.reply_start is not None, "a model of one stack goes on with its prompt"
     if not asked:
         return []
-    sources = tokenizer.texts([fill(template or SOURCE_TEMPLATE, one).strip() for one in asked])
-    answers = tokenizer.texts([one.answer or "" for one in asked])
+    before = [one.turns[: len(one.turns) - one.is_answered] for one in asked]
+    talks = [replace(one, turns=turns) for one, turns in zip(asked, before, strict=True)]
+    sources = tokenizer.texts([_source(talk, tokenizer, template).strip() for talk in talks])
+    answers = tokenizer.texts([one.turns[-1].text.strip() if one.is_answered else "" for one in asked])
     pairs: list[Pair] = []
     for source, answer in zip(sources, answers, strict=True):
         end = () if tokenizer.stop in answer.tokens else (tokenizer.stop,)
@@ -52,3 +56,21 @@ def pairs_of(asked: Sequence[Exchange], tokenizer: Tokenizer, *, template: str |
         num_cut = source.num_cut + answer.num_cut + len(whole) - len(reply)
         pairs.append(Pair(source, Text(reply, None), num_cut))
     return pairs
+
+
+def _source(talk: Conversation, tokenizer: Tokenizer, template: str | None) -> str:
+    """Return what is read: a format of a name as it is written, else a prompt filled with the question.
+
+    Earlier turns stand before the question in the instruction, each with its speaker's name.
+    """
+    if template is not None and template in FORMATS:
+        way = renderer(tokenizer, template)
+        return "".join(piece.text for piece in way.prompt(way.fitted(talk)))
+    *earlier, asked = talk.turns
+    lines = [f"{turn.speaker.capitalize()}: {turn.text}" for turn in earlier]
+    return fill(
+        template or SOURCE_TEMPLATE,
+        system=talk.system,
+        instruction="\n".join([*lines, asked.content]),
+        given=asked.given,
+    )
