@@ -239,11 +239,49 @@ def test_an_adapter_of_one_task_only_leaves_the_other_as_it_is(
     check_stock(bundle, "names", model, tmp_path / "names", sentences)
 
 
+def lora(**keys: Any) -> dict[str, Any]:
+    return {"strategy": [{"train": "lora", **keys}]}
+
+
+def dora(sites: str, rank: int) -> dict[str, Any]:
+    return {"strategy": [{"train": "dora", "sites": sites, "rank": rank}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        ({"strategy": "ia3"}, {"strategy": "ia3"}, "IA3"),
+        (dora("attention", 4), dora("ffn", 2), "LORA"),
+    ],
+)
+def test_several_of_ia3_or_dora_are_exported_as_one(
+    make: Make,
+    tiny_bert: Path,
+    encoder_tasks: dict[str, Any],
+    sentences: list[str],
+    tmp_path: Path,
+    first: dict[str, Any],
+    second: dict[str, Any],
+    kind: str,
+):
+    bundle = make(tiny_bert, {"mood": encoder_tasks["mood"]}, first, {**second, **STACKED}).open()
+    assert len(bundle.parts.adapters) == 2
+    results = export_plain(bundle, tmp_path, tasks=["mood"])
+    assert [result.folder.name for result in results] == ["mood", "mood-adapter"]
+    folder = tmp_path / "mood-adapter"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["peft_type"] == kind
+    loader = transformers.AutoModelForSequenceClassification
+    options = {"num_labels": len(bundle.tasks["mood"].stock().labels), "pad_token_id": bundle.tokenizer.pad}
+    base = loader.from_pretrained(config["base_model_name_or_path"], **options)
+    check_stock(bundle, "mood", PeftModel.from_pretrained(base, folder).eval(), folder, sentences)
+
+
 def test_adapters_that_do_not_add_up_to_one_are_exported_merged(
     make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
 ):
     tasks = {"mood": encoder_tasks["mood"]}
-    stages = ({"strategy": "ia3"}, {"strategy": "ia3", "carry": {"trunk": "stack"}})
+    stages = (lora(dropout=0.1), {**lora(dropout=0.2), **STACKED})  # PEFT's has one
     (result,) = export_plain(make(tiny_bert, tasks, *stages).open(), tmp_path, tasks=["mood"])
     assert result.folder.name == "mood"
 

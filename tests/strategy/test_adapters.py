@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from weft.core.parts import AdapterState
 from weft.core.sites import SiteMap
 from weft.core.table import Role
 from weft.errors import StrategyError
-from weft.strategy.adapters import adapter_names, extract, given_back, merged, restore
+from weft.strategy.adapters import adapter_names, extract, given_back, joined, merged, restore
 from weft.strategy.apply import apply
 from weft.strategy.lora import LoraInit, LoraRule
 from weft.strategy.plan import CarriedAdapter, plan
@@ -107,3 +108,30 @@ def test_a_weight_leaves_with_what_it_gave_up(toy):
     back = given_back(sites, {path: values[path], "layers.0.norm.ffn.weight": torch.ones(8)})
     assert torch.allclose(back[path], before, rtol=1e-5, atol=1e-6)
     assert torch.equal(back["layers.0.norm.ffn.weight"], torch.ones(8))
+
+
+def of_ia3(name, **factors):
+    sites = {path.replace("_", "."): {"side": "output", "kind": "linear"} for path in factors}
+    tensors = {f"{path.replace('_', '.')}.ia3_l.{name}": torch.tensor(own) for path, own in factors.items()}
+    return AdapterState(name, "ia3", {"sites": sites}, tensors)
+
+
+def test_factors_one_on_the_other_are_their_products():
+    one = joined([of_ia3("p", a_x=[2.0, 3.0], b=[5.0]), of_ia3("q", a_x=[0.5, 1.0])], name="both")
+    assert (one.name, one.method, set(one.config["sites"])) == ("both", "ia3", {"a.x", "b"})
+    assert {path: tensor.tolist() for path, tensor in one.tensors.items()} == {
+        "a.x.ia3_l.both": [1.0, 3.0],
+        "b.ia3_l.both": [5.0],
+    }
+
+
+def test_doras_stand_apart_and_join_as_they_are():
+    def state(name, *paths):
+        tensors = {f"{path}.dora_A.{name}": torch.ones(1) for path in paths}
+        return AdapterState(name, "dora", {"sites": {path: {"kind": "linear"} for path in paths}}, tensors)
+
+    one = joined([state("p", "a"), state("q", "b", "c")], name="both")
+    assert set(one.tensors) == {"a.dora_A.both", "b.dora_A.both", "c.dora_A.both"}
+    assert list(one.config["sites"]) == ["a", "b", "c"]
+    with pytest.raises(StrategyError, match=r"both: adapters of dora must stand apart .* two are at b\."):
+        joined([state("p", "a", "b"), state("q", "b")], name="both")

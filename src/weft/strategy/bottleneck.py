@@ -21,7 +21,7 @@ from weft.core.view import ModelView, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
-from weft.strategy.edit import Edit, Factors
+from weft.strategy.edit import Edit, Factors, at, plus
 from weft.strategy.lora_layer import widths
 from weft.strategy.row_gate import ROW, RowGate, check_rows, gate_at_tokens, is_by_row
 from weft.strategy.site_method import SiteMethod, Start, weight_of
@@ -116,22 +116,15 @@ class BottleneckSite(Edit):
         entered = None if tap is None else tap.take()
         for name, positions_N in self.acting(BottleneckSite, outputs.shape[:-1]):
             options = self.bottleneck_options[name]
-            source, rows = outputs, None
+            source = outputs
             if options["form"] in TAPPED:
                 assert entered is not None, "a block is entered before it is left"
                 source = entered if options["form"] == Form.PARALLEL else self._normed(outputs + entered)
+            added = self.added(at(source, positions_N), name, options)
             if is_by_row(options):
                 weight_1D, bias_1 = self.bottleneck_gate[name], self.bottleneck_gate_bias[name]
-                rows = gate_at_tokens(source, weight_1D, bias_1, self.routing)
-            if positions_N is None:
-                added = self.added(source, name, options)
-                outputs = outputs + (added if rows is None else added * rows)
-            else:
-                added = self.added(source.flatten(0, -2).index_select(0, positions_N), name, options)
-                if rows is not None:
-                    added = added * rows.flatten(0, -2).index_select(0, positions_N)
-                flat = outputs.flatten(0, -2).index_add(0, positions_N, added)
-                outputs = flat.view(outputs.shape)
+                added = added * at(gate_at_tokens(source, weight_1D, bias_1, self.routing), positions_N)
+            outputs = plus(outputs, added, positions_N)
         return outputs
 
     def _normed(self, values: Tensor) -> Tensor:
@@ -209,10 +202,6 @@ class Bottleneck(SiteMethod):
             "kind": str(site.kind),
         }
         return {**found, **({"gate": rule.gate} if rule.gate else {})}
-
-    def sees_rows(self, options: Mapping[str, Any]) -> bool:
-        """Return whether there is a gate for each row."""
-        return is_by_row(options)
 
     def check(self, view: ModelView, sites: Sequence[Site], rule: Rule) -> None:
         """Refuse gates of rows in models that write text."""

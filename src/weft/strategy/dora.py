@@ -5,7 +5,7 @@ Legend: I input width, O output width, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
@@ -24,7 +24,7 @@ from weft.strategy.base import Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora import LoraAt, LoraInit, LoraRule, low_rank_options
 from weft.strategy.lora_layer import initial, scale, update, widths
-from weft.strategy.site_method import SiteMethod, Start, given, weight_of
+from weft.strategy.site_method import SiteMethod, Start, given, side_by_side, weight_of
 
 SQUARES = "dora_squares"  # attribute: squared norms of the weight's rows, by adapter
 
@@ -137,6 +137,10 @@ class Dora(SiteMethod):
         squares_O = _squares_O(sites, site)
         super().place(sites, site, adapter, options, tensors)
         vars(sites.module(site.path)).setdefault(SQUARES, {})[adapter] = squares_O
+
+    def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
+        """Return one adapter called ``name`` that stands wherever one of ``states`` does: never two at one site."""
+        return side_by_side(states, name=name)
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
         """Return ``m (W + s B A) / |W + s B A|`` for each site of ``state``: in fp32, in the dtype of W.

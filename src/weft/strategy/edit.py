@@ -95,6 +95,18 @@ class Edit(Routable):
                 yield name, routing.positions(leading, name, _device(self))
 
 
+def at(values: Tensor, positions_N: Tensor | None) -> Tensor:
+    """Return ``values`` (..., D) at flat positions (N, D); for None all of them, as they are."""
+    return values if positions_N is None else values.flatten(0, -2).index_select(0, positions_N)
+
+
+def plus(outputs: Tensor, added: Tensor, positions_N: Tensor | None) -> Tensor:
+    """Return ``outputs`` (..., D) plus ``added`` (N, D) at flat positions, or (..., D) everywhere."""
+    if positions_N is None:
+        return outputs + added
+    return outputs.flatten(0, -2).index_add(0, positions_N, added).view(outputs.shape)
+
+
 def _device(module: nn.Module) -> torch.device:
     """Return where ``module`` computes: not where a weight is that only stands for one laid out elsewhere."""
     devices = [parameter.device for parameter in module.parameters()]

@@ -22,7 +22,7 @@ from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Below, Edits
 from weft.strategy.bottleneck import TAPPED, Bottleneck, BottleneckSite
 from weft.strategy.choosing import exactly
-from weft.strategy.edit import Edit, Factors, options_at
+from weft.strategy.edit import Edit, Factors, at, options_at, plus
 from weft.strategy.lora_layer import widths
 from weft.strategy.row_gate import is_by_row
 from weft.strategy.selector import select_sites
@@ -58,12 +58,7 @@ class FusionSite(Edit):
         """Return outputs (..., D)."""
         outputs = super().forward(inputs)
         for name, positions_N in self.acting(FusionSite, outputs.shape[:-1]):
-            if positions_N is None:
-                outputs = outputs + self._fused(outputs, name)
-            else:
-                flat_ND = outputs.flatten(0, -2)
-                fused = self._fused(flat_ND.index_select(0, positions_N), name)
-                outputs = flat_ND.index_add(0, positions_N, fused).view(outputs.shape)
+            outputs = plus(outputs, self._fused(at(outputs, positions_N), name), positions_N)
         return outputs
 
     def _fused(self, outputs: Tensor, name: str) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from weft.core.view import ModelView, Site, SiteKind
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
-from weft.strategy.edit import Edit, Factors
+from weft.strategy.edit import Edit, Factors, at, plus
 from weft.strategy.lora_layer import initial, widths
 from weft.strategy.row_gate import check_rows, gate_at_tokens, little
 from weft.strategy.site_method import SiteMethod, Start, weight_of
@@ -53,12 +53,8 @@ class GatedLoraSite(Edit):
             gate = gate_at_tokens(inputs, self.gated_gate[name], self.gated_gate_bias[name], self.routing)
             dropout = self.gated_options[name]["dropout"]
             hidden = F.dropout(inputs, dropout, self.training) if dropout else inputs
-            narrow = F.linear(hidden, self.gated_A[name]) * gate
-            if positions_N is None:
-                outputs = outputs + F.linear(narrow, self.gated_B[name])
-            else:
-                added = F.linear(narrow.flatten(0, -2).index_select(0, positions_N), self.gated_B[name])
-                outputs = outputs.flatten(0, -2).index_add(0, positions_N, added).view(outputs.shape)
+            narrow = F.linear(at(hidden, positions_N), self.gated_A[name]) * at(gate, positions_N)
+            outputs = plus(outputs, F.linear(narrow, self.gated_B[name]), positions_N)
         return outputs
 
 

@@ -5,7 +5,7 @@ Legend: I input width, O output width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -17,9 +17,9 @@ from weft.core.parts import AdapterState
 from weft.core.view import Site, SiteKind
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
-from weft.strategy.edit import Edit, Factors
+from weft.strategy.edit import Edit, Factors, at
 from weft.strategy.lora_layer import widths
-from weft.strategy.site_method import SiteMethod, Start, given, weight_of
+from weft.strategy.site_method import SiteMethod, Start, given, renamed, weight_of
 
 INPUT, OUTPUT = "input", "output"
 
@@ -55,9 +55,8 @@ class Ia3Site(Edit):
             if positions_N is None:
                 values = values * factor
             else:
-                flat = values.flatten(0, -2)
-                scaled = flat.index_select(0, positions_N) * factor
-                values = flat.index_copy(0, positions_N, scaled).view(values.shape)
+                scaled = at(values, positions_N) * factor
+                values = values.flatten(0, -2).index_copy(0, positions_N, scaled).view(values.shape)
         return values
 
 
@@ -99,6 +98,16 @@ class Ia3(SiteMethod):
         shape = weight_of(site).shape
         width_in, width_out = widths((shape[0], shape[1]), site.kind)
         return {"ia3_l": (width_in if options["side"] == INPUT else width_out,)}
+
+    def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:
+        """Return one adapter called ``name`` whose factors are the products of those of ``states``."""
+        sites: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, Tensor] = {}
+        for state in states:
+            sites |= state.config["sites"]
+            for path, factor in renamed(state, name).tensors.items():
+                tensors[path] = tensors[path] * factor if path in tensors else factor
+        return AdapterState(name, self.name, {"sites": sites}, tensors)
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
         """Return the scaled weight of each site and, where outputs are scaled, its bias: in fp32, in their dtype.

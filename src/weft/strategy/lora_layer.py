@@ -18,7 +18,7 @@ from weft.core import linear
 from weft.core.routing import Routing
 from weft.core.view import SiteKind
 from weft.native import low_rank as native
-from weft.strategy.edit import Edit, Factors, edited
+from weft.strategy.edit import Edit, Factors, edited, plus
 from weft.strategy.low_rank import Part, is_uniform, low_rank, routed_parts
 from weft.strategy.low_rank_runs import routed_runs, with_runs
 
@@ -207,11 +207,7 @@ class LoraEmbedding(Edit):
             down_VR, up_DR = self.lora_embedding_A[name].t(), self.lora_embedding_B[name]
             chosen = ids if positions_N is None else ids.flatten()[positions_N]
             added = F.linear(F.embedding(chosen, down_VR) * scale(self.lora_options[name]), up_DR)
-            if positions_N is None:
-                outputs = outputs + added
-            else:
-                flat_ND = outputs.flatten(0, -2)
-                outputs = flat_ND.index_add(0, positions_N, added).view(outputs.shape)
+            outputs = plus(outputs, added, positions_N)
         return outputs
 
 

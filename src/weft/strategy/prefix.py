@@ -152,13 +152,9 @@ class Prefix(SiteMethod):
         "what prefixes need in PEFT's own comparison (method_comparison/MetaMathQA); a tenth "
         "under a projection"
     )
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    module: ClassVar[type[Edit]] = PrefixSite
     source: ClassVar[str] = "arXiv:2101.00190, arXiv:2110.07602, arXiv:2303.16199"
     at_site: ClassVar[type[BaseModel]] = PrefixAt
-
-    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
-        """Return the class for linear modules."""
-        return PrefixSite
 
     def stands_at(self, view: ModelView, site: Site) -> bool:  # noqa: ARG002
         """Return whether ``site`` makes keys or values of a row's own tokens."""
@@ -203,10 +199,6 @@ class Prefix(SiteMethod):
         """Return whether the prefix is behind a gate, which starts closed."""
         assert isinstance(rule, PrefixRule)
         return rule.gate is True
-
-    def sees_rows(self, options: Mapping[str, Any]) -> bool:
-        """Return whether there is a gate for each row."""
-        return is_by_row(options)
 
     def rate(self, rule: Rule, table: str) -> float:  # noqa: ARG002
         """Return the share of the rate where there is a projection, whose weights move every position at once."""

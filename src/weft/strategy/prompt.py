@@ -96,12 +96,9 @@ class Prompt(SiteMethod):
         "for smaller ones"
     )
     kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.EMBEDDING})
+    module: ClassVar[type[Edit]] = PromptSite
     source: ClassVar[str] = "arXiv:2104.08691"
     at_site: ClassVar[type[BaseModel]] = PromptAt
-
-    def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
-        """Return the class for embeddings."""
-        return PromptSite
 
     def stands_at(self, view: ModelView, site: Site) -> bool:
         """Return whether ``site`` is the table of token embeddings."""

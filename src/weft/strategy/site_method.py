@@ -18,6 +18,7 @@ from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
 from weft.strategy.base import Below, Edits, Timed
 from weft.strategy.edit import Edit, Factors, edited, options_at
+from weft.strategy.row_gate import is_by_row
 
 
 class Start(Protocol):
@@ -98,9 +99,9 @@ class SiteMethod(Timed):
         """Return whether a new adapter leaves the network's function as it is: all do that start from nothing."""
         return True
 
-    def sees_rows(self, options: Mapping[str, Any]) -> bool:  # noqa: ARG002
-        """Return whether what it does to a token follows from the other tokens of its row, other than by attention."""
-        return False
+    def sees_rows(self, options: Mapping[str, Any]) -> bool:
+        """Return whether what it does to a token follows from others of its row but by attention: a gate of a row does."""
+        return is_by_row(options)
 
     def rate(self, rule: Rule, table: str) -> float:  # noqa: ARG002
         """Return what the rule's learning rate is multiplied with for the tensors of ``table``."""
@@ -233,6 +234,25 @@ def renamed(state: AdapterState, name: str) -> AdapterState:
     """Return ``state`` under another name."""
     tensors = {f"{path.rpartition('.')[0]}.{name}": tensor for path, tensor in state.tensors.items()}
     return AdapterState(name, state.method, state.config, tensors)
+
+
+def side_by_side(states: Sequence[AdapterState], *, name: str) -> AdapterState:
+    """Return one adapter called ``name`` that stands wherever one of ``states`` does.
+
+    Raises:
+        StrategyError: two stand at one site.
+    """
+    sites: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for state in states:
+        twice = sorted(sites.keys() & state.config["sites"].keys())
+        if twice:
+            raise StrategyError(
+                f"{name}: adapters of {state.method} must stand apart to be joined into one, but two are at {twice[0]}. Export one."
+            )
+        sites |= state.config["sites"]
+        tensors |= renamed(state, name).tensors
+    return AdapterState(name, states[0].method, {"sites": sites}, tensors)
 
 
 def given(weights: Mapping[str, Tensor], path: str, adapter: str) -> Tensor:
