@@ -27,6 +27,7 @@ from weft.task.batching import make_batch
 LOADERS = {
     StockForm.SEQUENCE: "AutoModelForSequenceClassification",
     StockForm.TOKENS: "AutoModelForTokenClassification",
+    StockForm.SPAN: "AutoModelForQuestionAnswering",
     StockForm.CAUSAL: "AutoModelForCausalLM",
 }
 

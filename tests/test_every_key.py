@@ -444,6 +444,9 @@ FAMILIES = {
     **of_family("ordinal", "classification", {"label": "label"}),
     **of_family("choice", "classification", {"choices": "other_choices"}),
     **of_family("tagging", "classification", {"tokens": "other_tokens"}),
+    **of_family("qa", "classification", {"context": "other_context"}),
+    "qa.stride": change(rows, "tasks/main/stride", 4, 16, recipe_of("qa")),
+    "qa.max_answer_tokens": change(answers, "tasks/main/max_answer_tokens", 1, 30, recipe_of("qa")),
     **of_family("generation", "classification", {"output": "other_output"}),
     "classification.labels": change(rows, "tasks/main/labels", ["1", "2"], ["2", "1"]),
     "classification.multi_label": change(weights, "tasks/main/multi_label", False, True),
@@ -724,7 +727,7 @@ def other_model(model: Path, folder: Path) -> None:
 
 
 def records() -> list[Values]:
-    """Return 16 rows with a text of two columns, a label, a score, tags that break their scheme, and an answer."""
+    """Return 16 rows of every kind: a text of two columns, a label, a score, tags that break their scheme, answers."""
     words = ("good", "bad", "film", "cat", "paris", "john", "one", "two")
     found: list[Values] = []
     for number in range(16):
@@ -746,6 +749,10 @@ def records() -> list[Values]:
                 "output": text[1],
                 "other_output": text[2],
                 "tests": ["assert True"],
+                "question": f"what is {text[0]}",
+                "context": " ".join([*text, *words * 10, "the end"]),
+                "other_context": " ".join(["the end", *words * 9, *text]),
+                "answers": [{"text": "the end"}],
             }
         )
     return found

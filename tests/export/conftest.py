@@ -63,7 +63,15 @@ def write_data(folder: Path) -> None:
         {"premise": s, "choices": [sentences[-i], s[:9], OBJECTS[i % 8]][: 2 + i % 2], "label": i % 2}
         for i, s in enumerate(sentences)
     ]
-    for name, lines in (("names", tagged), ("reply", replies), ("pick", picks)):
+    asked = [
+        {
+            "question": f"who {s.split()[-1]}?",
+            "context": f"{s} and {s[::-1]}",
+            "answers": [s] if i % 3 else [],
+        }
+        for i, s in enumerate(sentences)
+    ]
+    for name, lines in (("names", tagged), ("reply", replies), ("pick", picks), ("asked", asked)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.objective.losses import binary_cross_entropy, cross_entropy, squared_error
+from weft.objective.losses import binary_cross_entropy, cross_entropy, span_cross_entropy, squared_error
 
 
 def test_cross_entropy_of_equal_logits_is_log_of_the_classes():
@@ -105,3 +105,39 @@ def test_weights_and_smoothing_are_torchs():
     total = cross_entropy(logits, labels, smoothing=0.2).total
     torch.testing.assert_close(total, F.cross_entropy(logits, labels, label_smoothing=0.2, reduction="sum"))
     assert cross_entropy(logits, labels, by_class[labels], smoothing=0.2).weight == 9.0
+
+
+LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
+
+
+@given(lengths=LENGTHS, seed=st.integers(0, 1000), size=st.sampled_from([1.0, 80.0]))
+@settings(max_examples=60)
+def test_span_cross_entropy_is_one_softmax_a_row(lengths, seed, size):
+    """By hand, row by row; logits of 80 would be infinite without the shift."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (size * torch.randn(sum(lengths), 2, generator=generator)).requires_grad_()
+    places = [int(torch.randint(0, length, (), generator=generator)) for length in lengths for _ in range(2)]
+    labels, first, by_hand = [], 0, []
+    for row, length in enumerate(lengths):
+        own = places[2 * row : 2 * row + 2]
+        part = logits[first : first + length].double()
+        by_hand.append(
+            sum(F.cross_entropy(part[None, :, side], torch.tensor([own[side]])) for side in (0, 1)) / 2
+        )
+        labels.append([first + place for place in own])
+        first += length
+    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    loss = span_cross_entropy(logits, rows, torch.tensor(labels))
+    assert loss.weight == len(lengths)
+    assert loss.total.dtype == torch.float32
+    expected = torch.stack(by_hand).sum()
+    torch.testing.assert_close(loss.total.double(), expected, rtol=1e-5, atol=1e-5)
+    (ours,) = torch.autograd.grad(loss.total, logits)
+    (theirs,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_span_cross_entropy_of_few_bits_is_summed_in_fp32():
+    logits = torch.zeros(512, 2, dtype=torch.bfloat16)
+    loss = span_cross_entropy(logits, torch.zeros(512, dtype=torch.int64), torch.tensor([[3, 7]]))
+    torch.testing.assert_close(loss.total, torch.tensor(math.log(512)))

@@ -92,6 +92,16 @@ class Sample:
     kind: str = ""
 
 
+def _question(question: str, context: str, *answers: str) -> dict[str, Any]:
+    """Return a row of SQuAD; without answers the question has none."""
+    starts = [context.index(answer) for answer in answers]
+    return {
+        "question": question,
+        "context": context,
+        "answers": {"text": list(answers), "answer_start": starts},
+    }
+
+
 SAMPLES = {
     "classification": Sample(
         [
@@ -196,6 +206,21 @@ SAMPLES = {
             {"tokens": ["the", "unbelievable", "dog", "sleeps"], "tags": ["O", "O", "O", "O"]},
             {"tokens": list("我在上海"), "tags": ["O", "O", "B-LOC", "I-LOC"]},
         ],
+    ),
+    "qa": Sample(
+        [
+            _question("where does john work", "john smith works in berlin", "berlin"),
+            _question("where is he", "he is in berlin not in london", "berlin"),
+            _question(
+                "who likes paris", "mary likes paris and john likes london", "mary", "mary likes paris"
+            ),
+            _question("我在哪", "我在上海的小电影", "上海"),
+            _question("what is red", f"{'the old city is big and ' * 14}the book is red", "the book"),
+            _question("who sleeps", f"a dog sleeps {'the old city is big and ' * 14}", "a dog"),
+            _question("who eats", "the cat sleeps in paris"),
+            _question("what is blue", f"one two three {'a cat and a dog ' * 12}"),
+        ],
+        {"stride": 12},
     ),
     "generation": Sample(
         [

@@ -49,6 +49,7 @@ def _learn(network, task, encoded, *, steps: int, lr: float) -> float:
                 "ordinal",
                 "choice",
                 "tagging",
+                "qa",
             )
         ),
         *((name, True) for name in ("classification", "regression", "ordinal", "choice", "generation")),

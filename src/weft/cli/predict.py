@@ -258,7 +258,7 @@ def _words(answer: Answer | Dropped) -> str:
         labels = _label_words(answer) + ("" if answer.value is None else f", {answer.value:.2f}")
         return labels if answer.text is None else f"{labels}: {answer.text}"
     if answer.text is not None:
-        return answer.text.replace("\n", "\n    ")
+        return answer.text.replace("\n", "\n    ") or say("env.none")
     if answer.spans is not None:
         return ", ".join(f"{span['text']} [{span['type']}]" for span in answer.spans) or say("env.none")
     if answer.tags is not None:

@@ -16,6 +16,7 @@ class StockForm(StrEnum):
     SEQUENCE = "sequence"  # AutoModelForSequenceClassification: one vector of logits a row
     TOKENS = "tokens"  # AutoModelForTokenClassification: one vector of logits a token
     CHOICE = "choice"  # AutoModelForMultipleChoice: one logit a row, some rows to choose from
+    SPAN = "span"  # AutoModelForQuestionAnswering: a logit a token to be the first, one to be the last
     CAUSAL = "causal"  # AutoModelForCausalLM: the trunk with its own output embedding
     REPLIES = "replies"  # AutoModelForSeq2SeqLM: what such a task is on an encoder-decoder
 

@@ -41,10 +41,12 @@ _CLASSES = {
         "AutoModelForMultipleChoice",
         None,
     ),  # PEFT has no word for it, and wraps it as any model
+    StockForm.SPAN: ("AutoModelForQuestionAnswering", "QUESTION_ANS"),
     StockForm.CAUSAL: ("AutoModelForCausalLM", "CAUSAL_LM"),
     StockForm.REPLIES: ("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
 }
-_LAST_LAYERS = ("classifier", "score")  # what stock classes call the layer that Weft's heads fit
+# What stock classes call the layer that Weft's heads fit.
+_LAST_LAYERS = ("classifier", "score", "qa_outputs")
 _TRUNK = "base-of-adapters"
 
 
@@ -139,14 +141,18 @@ class _Writer:
         from peft import PeftModel
 
         bundle, home = self.bundle, self.home / f"{check_name(name)}-adapter"
-        auto_class, task_type = _CLASSES[form_of(bundle.network, bundle.tasks[name])]
+        form = form_of(bundle.network, bundle.tasks[name])
+        auto_class, task_type = _CLASSES[form]
         model = stock_model(bundle, name, bundle.parts.delta)
         sites = _bare_sites(bundle)
         raw = {site.path: site.raw for site in sites}
         values = _last_layer_values(bundle, name, model)
         address = str(self.out / base.name if base.is_relative_to(self.home) else base)
         about: dict[str, Any] = {"base": address, "task_type": task_type, "modules_to_save": values}
-        if adapter.method in peft_positions.METHODS:
+        is_of_positions = adapter.method in peft_positions.METHODS
+        if form is StockForm.SPAN and not is_of_positions:
+            about["task_type"] = None  # PEFT's own class for question answering leaves segments out
+        if is_of_positions:
             peft_positions.write(home, adapter, sites=sites, **about)
         else:
             known, prefix = _known_adapter(bundle, adapter, raw, model), _prefix(bundle, model)
@@ -187,6 +193,8 @@ def stock_model(bundle: Bundle, name: str, trunk: Mapping[str, Tensor]) -> Any:
     """
     stock, form = bundle.tasks[name].stock(), form_of(bundle.network, bundle.tasks[name])
     model = _load(_CLASSES[form][0], bundle.base.folder.path, config=_config(bundle, stock))
+    if _own_prefix(model) != model.base_model_prefix:
+        _put(model.base_model, _load("AutoModel", bundle.base.folder.path).state_dict())
     _put(model, {**_known_values(bundle, trunk, model), **_last_layer_values(bundle, name, model)})
     return model
 
@@ -243,6 +251,8 @@ def _merged(bundle: Bundle, name: str) -> dict[str, Tensor]:
 def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
     """Return the one adapter that does what all those of a task do, None where PEFT has no such one."""
     adapters = of_task(bundle.parts.adapters, name)
+    if not _finds_base(bundle, name):
+        return None
     methods = {adapter.method for adapter in adapters}
     known = peft_layout.METHODS | peft_folder.METHODS | peft_positions.METHODS
     if bundle.tasks[name].stock().form is StockForm.CHOICE:
@@ -276,6 +286,31 @@ def _prefix(bundle: Bundle, model: Any) -> str:
     return "" if is_there or not hasattr(model, prefix) else f"{prefix}."
 
 
+def _own_prefix(model: Any) -> str:
+    """Return what the architecture itself calls its trunk, which stands in the names of the base's files.
+
+    Some stock classes call it otherwise, for compatibility (``LlamaForQuestionAnswering``: ``transformer``, not
+    ``model``). They then find none of the base's weights, and begin with random ones.
+    """
+    return type(model.base_model).base_model_prefix
+
+
+def _finds_base(bundle: Bundle, name: str) -> bool:
+    """Return whether the stock class of a task finds the base's weights, as PEFT needs it to."""
+    import transformers
+
+    form = form_of(bundle.network, bundle.tasks[name])
+    config, classes = _config(bundle, bundle.tasks[name].stock()), ("AutoModel", _CLASSES[form][0])
+    found = [getattr(transformers, one)._model_mapping.get(type(config), None) for one in classes]
+    return len({getattr(one, "base_model_prefix", None) for one in found} - {None}) < 2
+
+
+def _stock_name(bundle: Bundle, model: Any, raw: str) -> str:
+    """Return the stock model's name for ``raw`` of the bundle's trunk."""
+    own = _own_prefix(model)
+    return _prefix(bundle, model) + (raw if own == model.base_model_prefix else raw.removeprefix(f"{own}."))
+
+
 def _known_values(bundle: Bundle, values: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Return trunk values under the stock model's names; those it has no place for (a pooler under tags) stay out.
 
@@ -284,7 +319,7 @@ def _known_values(bundle: Bundle, values: Mapping[str, Tensor], model: Any) -> d
     known = model.state_dict().keys()
     raw: dict[str, Tensor] = {}
     for path, value in values.items():
-        name = _prefix(bundle, model) + _raw(bundle, path)
+        name = _stock_name(bundle, model, _raw(bundle, path))
         if name in known:
             raw[name] = value
     return raw

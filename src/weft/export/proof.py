@@ -127,7 +127,7 @@ def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
         layout, width = batch.replies.layout, batch.replies.tokens_RL.shape[1]
         inputs["decoder_input_ids"] = batch.replies.tokens_RL
     with torch.inference_mode():
-        logits = model(**inputs).logits.float()
+        logits = _logits(model(**inputs), form).float()
     if form in (StockForm.SEQUENCE, StockForm.CHOICE):
         return logits
     assert layout.index_T is not None
@@ -138,6 +138,12 @@ def stock_logits(model: Any, task: Task, batch: Batch) -> Tensor:
 def _asked(batch: Batch, task: Task) -> Batch:
     """Return ``batch`` with its replies only where they are what the task is about."""
     return batch if task.stock().form is StockForm.CAUSAL else replace(batch, replies=None)
+
+
+def _logits(found: Any, form: StockForm) -> Tensor:
+    if form is StockForm.SPAN:
+        return torch.stack([found.start_logits, found.end_logits], dim=-1)
+    return found.logits
 
 
 def _padded(rows: list[tuple[int, ...]], width: int, pad: int) -> Tensor:

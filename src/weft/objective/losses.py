@@ -95,3 +95,30 @@ def squared_error(values_R: Tensor, golds_R: Tensor, *, scale: float = 1.0) -> L
     """Return the summed squared error in units of ``scale``; the weight is R."""
     total = ((values_R.float() - golds_R.float()) / scale).square().sum()
     return Loss(total, weight=float(golds_R.shape[0]))
+
+
+def span_cross_entropy(logits_M2: Tensor, rows_M: Tensor, labels_R2: Tensor) -> Loss:
+    """Return the sum over rows of the mean of two losses: of a span's first token and of its last; the weight is R.
+
+    Each of the two is a softmax over the tokens of the row alone, so padding never takes part.
+
+    Args:
+        logits_M2: of every token of every row to be its row's first and last, any float dtype.
+        rows_M: row of each token, 0 to R - 1, int64.
+        labels_R2: the right ones, as places among the M tokens, int64.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.tensor([0, 0, 1, 1, 1, 1])
+        >>> loss = span_cross_entropy(torch.zeros(6, 2), rows, torch.tensor([[0, 1], [2, 2]]))
+        >>> loss.weight, round(loss.total.item(), 4)  # log 2 + log 4
+        (2.0, 2.0794)
+    """
+    logits_M2 = logits_M2.float()
+    num_rows = labels_R2.shape[0]
+    most_R2 = logits_M2.new_full((num_rows, 2), -torch.inf)
+    most_R2 = most_R2.scatter_reduce(0, rows_M[:, None].expand(-1, 2), logits_M2.detach(), "amax")
+    logits_M2 = logits_M2 - most_R2.index_select(0, rows_M)  # exponents stay in range
+    sums_R2 = logits_M2.new_zeros(num_rows, 2).index_add(0, rows_M, logits_M2.exp())
+    total = (sums_R2.log() - logits_M2.gather(0, labels_R2)).sum() / 2
+    return Loss(total, weight=float(num_rows))

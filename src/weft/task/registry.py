@@ -10,6 +10,7 @@ from weft.task.choice import Choice
 from weft.task.classification import Classification
 from weft.task.generation import Generation
 from weft.task.ordinal import Ordinal
+from weft.task.question_answering import QuestionAnswering
 from weft.task.regression import Regression
 from weft.task.tagging import Tagging
 
@@ -20,6 +21,7 @@ FAMILIES: Mapping[str, type[Task]] = MappingProxyType(
         "ordinal": Ordinal,
         "choice": Choice,
         "tagging": Tagging,
+        "qa": QuestionAnswering,
         "generation": Generation,
     }
 )
