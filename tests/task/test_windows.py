@@ -76,7 +76,7 @@ def test_spans_are_those_of_run_qa(tiny_bert: Path, answer: str, max_tokens: int
     tokenizer = HFTokenizer(
         AutoTokenizer.from_pretrained(tiny_bert), max_tokens=max_tokens, has_segments=True
     )
-    (windows,) = tokenizer.windows([CONTEXT], ["who is it"], overlap=overlap)
+    (windows,) = tokenizer.windows(["who is it"], [CONTEXT], overlap=overlap)
     place = (CONTEXT.index(answer), CONTEXT.index(answer) + len(answer))
     spans = token_spans(windows, place)
     assert spans is not None
@@ -99,7 +99,7 @@ def test_an_answer_is_read_back_letter_for_letter(tiny_bert: Path, stories260k: 
     stocks = {"bytes": by_bytes, "bert": lambda: AutoTokenizer.from_pretrained(tiny_bert)}
     stock = stocks.get(name, lambda: AutoTokenizer.from_pretrained(stories260k))()
     tokenizer = HFTokenizer(stock, max_tokens=60, has_segments=False)
-    (windows,) = tokenizer.windows([CONTEXT], ["who"], overlap=25)
+    (windows,) = tokenizer.windows(["who"], [CONTEXT], overlap=25)
     start = CONTEXT.index(answer)
     spans = token_spans(windows, (start, start + len(answer)))
     assert spans is not None

@@ -54,11 +54,9 @@ class RememberingTokenizer:
         """Return each pre-split sentence with special tokens, cut to ``max_tokens``."""
         return self._recalled("words", sentences, lambda: self._tokenizer.words(sentences))
 
-    def windows(
-        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int
-    ) -> list[Windows]:
-        """Return each text as strided windows. They are made anew: to keep every piece's place takes more than the text."""
-        return self._tokenizer.windows(texts, before, overlap=overlap)
+    def windows(self, texts: Sequence[str], pairs: Sequence[str], *, overlap: int) -> list[Windows]:
+        """Return each pair as strided windows. They are made anew: to keep every piece's place takes more than the text."""
+        return self._tokenizer.windows(texts, pairs, overlap=overlap)
 
     def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return each text's token ids without special tokens and without cutting."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """One text as windows; see ``weft.task.base.Windows``."""
+    """One pair as windows; see ``weft.task.base.Windows``."""
 
     pieces: tuple[Pieces, ...]
     at: int
@@ -174,24 +174,22 @@ class HFTokenizer:
             for encoding, sentence in zip(encodings, sentences, strict=True)
         ]
 
-    def windows(
-        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int
-    ) -> list[Windows]:
-        """Return each text as strided windows with special tokens, each window with the text's own ``before`` first.
+    def windows(self, texts: Sequence[str], pairs: Sequence[str], *, overlap: int) -> list[Windows]:
+        """Return each pair as strided windows of its second text, each behind the first text, with special tokens.
 
-        All of a text is in one window or another (up to a million characters); what is longer than half of the room
-        of ``before`` is cut, and ``num_cut`` of the first window says so.
+        All of the second text is in one window or another (up to a million characters). The first is cut to half of
+        the room, and ``num_cut`` of the first window says so.
 
         Args:
-            texts: to be windowed.
-            before: one for each text, repeated in each of its windows.
-            overlap: tokens that two neighbouring windows share; at most half of what a window has of the text.
+            texts: repeated in each window.
+            pairs: to be windowed, one for each text.
+            overlap: tokens that two neighbouring windows share; at most half of what a window has of the second text.
         """
-        located = self._located(texts)
-        fronts = None if before is None else self._encode([text[:_MAX_CHARACTERS] for text in before])
+        firsts = self._encode([text[:_MAX_CHARACTERS] for text in texts])
+        located = self._located(pairs)
         return [
-            self._windows(located[text], None if fronts is None else fronts[number], overlap=overlap)
-            for number, text in enumerate(texts)
+            self._windows(first, located[text], overlap=overlap)
+            for first, text in zip(firsts, pairs, strict=True)
         ]
 
     def plain(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -284,19 +282,14 @@ class HFTokenizer:
                 found[text] = _Located(tuple(encoding.ids), starts, ends)
         return found
 
-    def _windows(self, text: _Located, front: list[int] | None, *, overlap: int) -> Windows:
-        frame = self._single if front is None else self._pair
-        room = self.max_tokens - frame.num_special
-        fixed = [] if front is None else [front[: room // 2]]
-        num_cut = 0 if front is None else len(front) - len(fixed[0])
-        room -= sum(map(len, fixed))
+    def _windows(self, first: list[int], text: _Located, *, overlap: int) -> Windows:
+        room = self.room(is_pair=True)
+        kept = first[: room // 2]
+        room -= len(kept)
         bounds = strided(len(text.tokens), room, overlap=min(overlap, room // 2))
-        pieces: list[Pieces] = []
-        for first, end in bounds:
-            tokens = frame.tokens(*fixed, text.tokens[first:end]) or (self.stop,)
-            segments = self._segments_of(*map(len, fixed), end - first) if self._has_segments else None
-            pieces.append(Pieces(tokens, segments, 0 if pieces else num_cut))
-        at = sum(map(len, (*frame.parts[:-1], *fixed)))
+        pieces = [self._framed_pair(kept, text.tokens[start:end]) for start, end in bounds]
+        pieces[0] = replace(pieces[0], num_cut=len(first) - len(kept))
+        at = len(self._pair.parts[0]) + len(kept) + len(self._pair.parts[1])
         return Windows(tuple(pieces), at, bounds, text.starts, text.ends)
 
     def _word(self, word: str) -> str:

@@ -40,13 +40,11 @@ class Tokenizer(Protocol):
         """Return each pre-split sentence with special tokens, cut to ``max_tokens``; ``Pieces.first`` is set."""
         ...
 
-    def windows(
-        self, texts: Sequence[str], before: Sequence[str] | None = None, *, overlap: int
-    ) -> Sequence[Windows]:
-        """Return each text as one window or several, each with special tokens and the text's own ``before`` first.
+    def windows(self, texts: Sequence[str], pairs: Sequence[str], *, overlap: int) -> Sequence[Windows]:
+        """Return each pair as one window or several of its second text, each behind the first text.
 
-        Nothing of a text is cut, and of ``before`` what is longer than half of a row. Neighbouring windows share
-        ``overlap`` tokens of the text, at most half of what a window has of it.
+        Nothing of the second text is cut, and of the first what is longer than half of a row. Neighbouring windows share
+        ``overlap`` tokens of the second text, at most half of what a window has of it.
         """
         ...
 
@@ -141,7 +139,7 @@ class Pieces(Protocol):
 
 
 class Windows(Protocol):
-    """One text as strided windows, and where in the text each of its pieces stands."""
+    """One pair as strided windows of its second text, and where in that text each of its pieces stands."""
 
     @property
     def pieces(self) -> tuple[Pieces, ...]:

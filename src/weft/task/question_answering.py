@@ -157,8 +157,8 @@ class QuestionAnswering:
         """Return each row as its windows with its target, or why it is not used."""
         read = [self._read(row, purpose) for row in rows]
         asked = [one for one in read if isinstance(one, _Asked)]
-        contexts, questions = [one.context for one in asked], [one.question for one in asked]
-        windows = iter(tokenizer.windows(contexts, questions, overlap=self.stride) if asked else ())
+        questions, contexts = [one.question for one in asked], [one.context for one in asked]
+        windows = iter(tokenizer.windows(questions, contexts, overlap=self.stride) if asked else ())
         return [
             one if isinstance(one, Dropped) else _encoded(row, one, next(windows), purpose)
             for row, one in zip(rows, read, strict=True)
