@@ -16,11 +16,14 @@ from weft.core.batch import Batch, Replies
 from weft.core.decoding import Decoding
 from weft.core.features import Pooling
 from weft.core.layout import Layout
+from weft.core.network import Network
 from weft.errors import ModelError
+from weft.model import compiled
 from weft.model.backbone import UNLIMITED
 from weft.model.decoder import Logits, decoder_of, reply_start
 from weft.model.folder import inspect
 from weft.model.trunk import empty_trunk, is_causal, is_encoder_decoder, load_trunk
+from weft.recipe.spec import Activations
 
 CPU = torch.device("cpu")
 AUTO = "AutoModelForSeq2SeqLM"
@@ -270,6 +273,62 @@ def test_dropout_acts_while_training_only(saved, kind):
         assert torch.equal(one, two)
         trunk.train()
         assert not torch.equal(own_logits(trunk, batch_of()), own_logits(trunk, batch_of()))
+
+
+def passed(trunk) -> tuple[float, dict[str, Tensor]]:
+    """Return loss and gradients of a pass with dropout."""
+    trunk.zero_grad()
+    torch.manual_seed(5)
+    with Network(trunk, {}).computing(torch.float32):
+        features = trunk(batch_of(packed=True))
+        states = torch.cat([features.flat_TD(), features.decoder.flat_TD()])
+        loss = (states * torch.linspace(-1, 1, states.numel()).view_as(states).sin()).square().sum()
+        loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in trunk.named_parameters() if p.grad is not None}
+
+
+def assert_same(found, expected, **how) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert found[1].keys() == expected[1].keys()
+    for name, grad in expected[1].items():
+        torch.testing.assert_close(found[1][name], grad, msg=lambda m, n=name: f"{n}: {m}", **how)
+
+
+@pytest.mark.parametrize("how", [Activations.RECOMPUTE, Activations.OFFLOAD])
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_layers_of_both_stacks_can_be_computed_again(saved, kind, how):
+    trunk = load(saved(kind, AUTO), dropout=0.1).train()
+    assert trunk.recomputes
+    expected = passed(trunk)
+    runs: list[str] = []
+    parts = {"encoder": trunk.reader, "decoder": trunk.model.get_decoder()}
+    for name, stack in parts.items():
+        norm = next(part for part in stack.modules() if "LayerNorm" in type(part).__name__)
+        norm.register_forward_hook(lambda *_, name=name: runs.append(name))
+    trunk.activations = how
+    assert_same(passed(trunk), expected, rtol=0, atol=0)
+    assert sorted(runs) == ["decoder"] * 2 + ["encoder"] * 2
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the tracer looks at it
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_layers_of_both_stacks_run_compiled(saved, kind, monkeypatch):
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    compiled.function_of.cache_clear()
+    trunk = load(saved(kind, AUTO)).train()
+    expected = passed(trunk)
+    assert not graphs
+    trunk.compiles = True
+    assert_same(passed(trunk), expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) >= 2, "one kind of layer in each stack at least"
+    compiled.function_of.cache_clear()
+    torch.compiler.reset()
 
 
 def test_a_perturbation_is_added_to_what_the_encoder_reads(saved):

@@ -208,7 +208,10 @@ def _ways(stage: StageSpec, entered: Entered, activations: Activations) -> Itera
             f"layers[:{at}] are frozen: they run once a text, and without dropout (reuse: false runs them every time)"
         )
     if not cast(Trunk, entered.network.trunk).packs:
-        yield f"{entered.sites.view.architecture} takes no packed rows: batches are padded, rows of like length together"
+        yield (
+            f"{entered.sites.view.architecture} takes no packed rows: batches are padded, rows of like length together, and "
+            f"frozen layers run every time"
+        )
 
 
 def _notes(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:

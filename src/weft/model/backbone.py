@@ -25,7 +25,7 @@ from weft.core.virtual import rerouted, with_tokens
 from weft.errors import ModelError
 from weft.model import attention, prefixed
 from weft.model.compiled import compiled
-from weft.model.cut import evaluating, layers_of, obstacle
+from weft.model.cut import all_layers, evaluating
 from weft.model.decoder import decoder_of, has_encoder, written
 from weft.model.frozen import Frozen
 from weft.model.generate import continued
@@ -62,7 +62,7 @@ class HFTrunk(nn.Module):
         self.compiles = False
         # A tuple: a module in an attribute of its own would be a child.
         table = name_table(backbone.config.to_dict())
-        self._layers: tuple[nn.Module, ...] = () if obstacle(backbone) else layers_of(backbone, table)
+        self._layers = all_layers(backbone, table)
         self._attentions = attentions_of(backbone, table) if self.packs else ()
         self._decoder = decoder_of(model) if info.is_encoder_decoder else None
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
@@ -233,10 +233,9 @@ class HFTrunk(nn.Module):
         features = self._features(flat(grid_positions(layout)) if layout.is_packed else hidden_BLD, layout)
         if batch.replies is not None:
             self._check_length(batch.replies.layout.max_length, virtual=0)
-            even = partial(self._even, steps=_PADDED_STEPS)
-            features.decoder = written(
-                self._decoder, hidden_BLD, batch, even=even, most=self.info.max_positions
-            )
+            even, most = partial(self._even, steps=_PADDED_STEPS), self.info.max_positions
+            with self._compiled(None), kept(self.activations, self._layers, again=nullcontext):
+                features.decoder = written(self._decoder, hidden_BLD, batch, even=even, most=most)
         return features
 
     def generate(

@@ -210,6 +210,15 @@ def layers_of(backbone: nn.Module, table: NameTable) -> tuple[nn.Module, ...]:
     return tuple(found)  # its ``children()`` would leave out a layer that stands there twice
 
 
+def all_layers(backbone: nn.Module, table: NameTable) -> tuple[nn.Module, ...]:
+    """Return the layers of a model's one stack, or of both, where they are known by name; else none."""
+    if not obstacle(backbone):
+        return layers_of(backbone, table)
+    stacks = dict.fromkeys(raw.partition(".{i}")[0] for raw, site in table.pairs if f".{_LAYERS}" in site)
+    there = dict(backbone.named_modules())  # a decoder may have been left out
+    return tuple(layer for stack in stacks for layer in cast(Iterable[nn.Module], there.get(stack, ())))
+
+
 def deepest_cut(trained: Iterable[str], *, num_layers: int) -> int | None:
     """Return the highest place below which nothing is trained; None where there is no such place.
 
