@@ -165,3 +165,10 @@ def test_families_that_show_something_say_so(kit):
         golds = [one.gold for one in bench.ask]
         answers = kit.answers(kit.network(bench.task), bench.task, bench.ask)
         assert bench.task.shown(golds, answers)
+
+
+def test_classes_that_do_not_occur_have_no_row():
+    blocks = label_blocks(
+        ["a", "b"], [Answer(label="a"), Answer(label="a")], ["z", "b", "a"], temperature=1.0
+    )
+    assert part(blocks, Part.CONFUSION).labels == ("b", "a")

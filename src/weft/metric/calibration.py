@@ -60,16 +60,16 @@ class Claims(NamedTuple):
 
 def claims(golds: Sequence[Any], answers: Sequence[Answer], *, several: bool) -> Claims:
     """Return what was claimed of each row: that the answered label is right, or that each label applies."""
-    found: list[tuple[int, float, bool]] = []
-    for row, (gold, answer) in enumerate(zip(golds, answers, strict=True)):
-        if several:
-            found += [(row, claimed, label in gold) for label, claimed in _yes(gold, answer).items()]
-        else:
-            found.append((row, confidence(answer), answer.label == gold))
-    rows, claimed, true = zip(*found, strict=True) if found else ((), (), ())
-    return Claims(
-        np.array(rows, dtype=np.int64), np.array(claimed, dtype=np.float64), np.array(true, dtype=np.float64)
-    )
+    if several:
+        said = [_yes(gold, answer) for gold, answer in zip(golds, answers, strict=True)]
+        rows_P = np.repeat(np.arange(len(said)), [len(own) for own in said])
+        claimed = [share for own in said for share in own.values()]
+        true = [label in gold for gold, own in zip(golds, said, strict=True) for label in own]
+    else:
+        rows_P = np.arange(len(answers))
+        claimed = [confidence(answer) for answer in answers]
+        true = [answer.label == gold for gold, answer in zip(golds, answers, strict=True)]
+    return Claims(rows_P, np.array(claimed, dtype=np.float64), np.array(true, dtype=np.float64))
 
 
 def _yes(gold: Sequence[str], answer: Answer) -> Mapping[str, float]:

@@ -73,7 +73,7 @@ svg .strong{font-size:15px;font-weight:600;fill:var(--ink)}
 .chart .band{fill:var(--c);opacity:.14}.chart .whisker{stroke:var(--c);stroke-width:6;opacity:.2}
 .chart .dot{fill:var(--c)}.chart .best{fill:var(--card);stroke:var(--c);stroke-width:2.4}
 .bar{width:180px;min-width:120px}
-.card .bar{width:100%;margin:8px 0 6px}
+.card .bar{width:100%;max-width:400px;margin:8px 0 6px}
 .bar .track{stroke:var(--wash);stroke-width:8;stroke-linecap:round}.bar .base{stroke:var(--ink);stroke-width:1.5}
 .bar.above{--b:var(--good)}.bar.level{--b:var(--even)}.bar.below{--b:var(--bad)}
 .bar .range{fill:var(--b);opacity:.45}.bar .value{fill:var(--b)}

@@ -139,11 +139,10 @@ def _confused(pairs: Pairs, labels: Sequence[str]) -> tuple[Block, ...]:
 
 
 def _matrix(counts: Mapping[tuple[str, str], int], sizes: Counter[str], labels: Sequence[str]) -> Matrix:
-    """Return the counts of the largest classes in the order of ``labels``; all others share a row and a column."""
-    kept = labels
-    if len(labels) > MOST_CLASSES:
-        largest = {label for label, _ in sizes.most_common(MOST_CLASSES)}
-        kept = [label for label in labels if label in largest]
+    """Return the counts of the largest classes that occur, in the order of ``labels``; all others share a row and a column."""
+    labels = [label for label in labels if sizes[label]]
+    largest = {label for label, _ in sizes.most_common(MOST_CLASSES)}
+    kept = [label for label in labels if label in largest]
     place = {label: at for at, label in enumerate(kept)}
     rest = len(kept)
     size = rest + (len(kept) < len(labels))
