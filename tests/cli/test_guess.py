@@ -54,7 +54,9 @@ def test_counts_are_most_frequent_first():
     assert list(found.counts.items()) == [("c", 3), ("b", 2), ("a", 1)]
 
 
-@pytest.mark.parametrize("value", [{"foo": "a", "bar": "b"}, {"text": "only text"}, {"label": "no text"}])
+@pytest.mark.parametrize(
+    "value", [{"foo": "a", "bar": "b"}, {"text": "a", "speaker": "b"}, {"label": "no text"}]
+)
 def test_columns_that_say_nothing(value: dict[str, str]):
     with pytest.raises(
         DataError, match=f"^f: must have columns that say what to learn.*but has {', '.join(value)}"

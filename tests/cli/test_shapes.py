@@ -71,6 +71,46 @@ TURNS = [
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Hello!"},
 ]
+CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+TOOL = [
+    {"role": "user", "content": "Is it cold in Oslo?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": '{"degrees": -3}'},
+    {"role": "assistant", "content": "Yes, three below zero."},
+]
+SQUAD = {
+    "context": "Anna moved to Paris in May.",
+    "question": "Where did Anna move?",
+    "answers": {"text": ["Paris"], "answer_start": [14]},
+}
+NESTED = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "Anna",
+            "paragraphs": [
+                {
+                    "context": SQUAD["context"],
+                    "qas": [
+                        {
+                            "id": "1",
+                            "question": SQUAD["question"],
+                            "answers": [{"text": "Paris", "answer_start": 14}],
+                        }
+                    ],
+                }
+            ],
+        }
+    ],
+}
+CMRC = [
+    {
+        "context_id": "D0",
+        "context_text": "安娜五月搬到了巴黎。",
+        "title": "安娜",
+        "qas": [{"query_id": "Q0", "query_text": "安娜搬到了哪里？", "answers": ["巴黎", "巴黎"]}],
+    }
+]
 COPA = both(
     {"choice1": "It rained.", "choice2": "It sang.", "label": 0},
     {"choice1": "It sang.", "choice2": "It rained.", "label": 1},
@@ -115,6 +155,11 @@ SHAPES = {
     "tokens and tags": Shape("tag.jsonl", both({"tokens": ["Anna", "sleeps"], "ner_tags": ["B-PER", "O"]}, {"tokens": ["Oslo"], "ner_tags": ["B-LOC"]}), "tagging"),
     "slots in csv": Shape("slots.csv", both({"words": "to Oslo", "slots": "O B-city"}, {"words": "by bus", "slots": "O B-means"}), "tagging"),
     "chinese tags": Shape("zhtag.jsonl", both({"词": ["小", "明"], "标注": ["B-人", "I-人"]}, {"词": ["睡"], "标注": ["O"]}), "tagging"),
+    # ---- questions on a text
+    "squad": Shape("squad.jsonl", [SQUAD], "qa"),
+    "squad nested": Shape("nested.json", json.dumps(NESTED), "qa"),
+    "cmrc nested": Shape("cmrc.json", json.dumps(CMRC, ensure_ascii=False), "qa"),
+    "chinese answers": Shape("zhqa.jsonl", [{"文章": "安娜五月搬到了巴黎。", "问题": "安娜搬到了哪里？", "答案": "巴黎"}], "qa"),
     # ---- choices
     "copa": Shape("copa.jsonl", COPA, "choice"),
     "race": Shape("race.jsonl", both({"answer": "A"}, {"answer": "C"}, article="Ann went home.", question="Who went?", options=["Ann", "Ben", "Eva", "Dan"]), "choice"),
@@ -127,12 +172,18 @@ SHAPES = {
     "dolly": Shape("dolly.jsonl", [{"instruction": "Who?", "context": "", "response": "Ann", "category": "qa"}], "generation"),
     "sharegpt": Shape("sharegpt.json", [{"conversations": HUMAN}], "generation"),
     "openai messages": Shape("chat.jsonl", [{"messages": TURNS}], "generation"),
+    "tool calls": Shape("tools.jsonl", [{"messages": TOOL, "tools": [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {}}}]}], "generation"),
     "prompt and completion": Shape("pc.jsonl", [{"prompt": "1+1=", "completion": "2"}], "generation"),
     "query and response": Shape("qr.jsonl", [{"query": "你是谁？", "response": "我是助手。", "history": []}], "generation"),
     "source and target": Shape("st.csv", [{"source": "A dog.", "target": "Ein Hund, der über eine grüne Wiese vor dem alten Haus läuft."}], "generation"),
     "gsm8k": Shape("gsm.jsonl", [{"question": "1 and 2?", "answer": "1+2=3\n#### 3"}], "generation"),
     "cnn": Shape("cnn.jsonl", [{"article": "It rained all day.", "highlights": "Rain.", "id": "1"}], "generation"),
     "xsum": Shape("xsum.jsonl", [{"document": "It rained all day.", "summary": "Rain."}], "generation"),
+    "samsum": Shape("samsum.jsonl", [{"id": "1", "dialogue": "Ann: Hi!\nBen: Lunch?", "summary": "Ben asks Ann to lunch."}], "generation"),
+    "translation": Shape("opus.jsonl", [{"translation": {"en": "A dog.", "zh": "一只狗。"}}], "generation"),
+    "messages in csv": Shape("chat.csv", [{"messages": json.dumps(TURNS)}], "generation"),
+    "plain text": Shape("poems.txt", "床前明月光\n疑是地上霜\n", "generation"),
+    "documents": Shape("docs.jsonl", [{"id": 1, "url": "u", "text": "It rained all day."}], "generation"),
     "chinese instructions": Shape("zhi.csv", [{"指令": "写一句诗", "输入": "", "输出": "春眠不觉晓"}], "generation"),
 }  # fmt: skip
 
@@ -169,9 +220,10 @@ def test_a_shape_is_recognised_and_read(
     [
         {"text": "浙商银行企业信贷部叶老桂", "label": {"name": {"叶老桂": [[9, 11]]}}},
         {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."},
+        {"messages": TURNS, "chosen": "Hello!", "rejected": "Go away."},
         {"id": 1, "value": None},
     ],
-    ids=["spans by type", "preferences", "nothing"],
+    ids=["spans by type", "preferences", "preferences on messages", "nothing"],
 )
 def test_what_no_family_reads_is_refused_with_its_columns(
     weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row

@@ -28,10 +28,11 @@ from weft.run.session import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HUB = REPOSITORY / "recipes" / "data" / "hub"
-NAMES = "chat clue conll customer_service glue gsm8k imdb instruct quickstart summarise super_glue xnli yardstick".split()
+NAMES = "chat clue cmrc conll customer_service glue gsm8k imdb instruct quickstart squad summarise super_glue translate xnli yardstick".split()
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 ROWS = 24
+FAST = ("instruct", "quickstart", "squad", "super_glue", "yardstick")  # of each family one
 
 Tiny = Callable[[Path], tuple[str, ...]]
 
@@ -118,7 +119,11 @@ def test_a_recipe_is_checked_and_planned(path: Path, offline: Tiny):
         assert 0 < plan.num_trained <= plan.num_values
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path.stem in FAST else pytest.mark.slow) for path in RECIPES],
+    ids=lambda path: path.stem,
+)
 def test_a_recipe_runs(path: Path, tiny: Tiny, tmp_path: Path):
     recipe = open_recipe(path, tiny(path))
     *_, last = train(recipe, RunFolder(tmp_path / "run"), root=path.parent)

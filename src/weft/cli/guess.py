@@ -47,6 +47,10 @@ _PASSAGES = (
     ),
     *("段落", "文章", "文档", "上下文", "内容", "标题", "回答", "答案", "回复", "文本"),
 )
+_BESIDE = frozenset(
+    "id idx url source meta metadata timestamp date title author lang language 标题 作者 来源".split()
+)
+_PREFERENCES = frozenset({"chosen", "rejected"})  # no family learns from them
 _YES_OR_NO = frozenset("true false yes no 是 否 对 错 是的 不是".split())
 
 
@@ -97,11 +101,13 @@ def guess(rows: Sequence[Row], *, what: str) -> Guess:
     Raises:
         DataError: no known column says what to learn.
     """
-    for look in (_conversations, _tagging, _choices, _passages, _instructions, _judged_text, _answers):
+    columns = column_names(rows)
+    looks = (_conversations, _tagging, _choices, _passages, _instructions, _judged_text, _answers, _texts)
+    for look in () if _PREFERENCES.issubset(columns) else looks:
         found = look(rows)
         if found is not None:
             return found
-    names = ", ".join(column_names(rows))
+    names = ", ".join(columns)
     raise DataError(
         f"{what}: must have columns that say what to learn, such as text and label, text1, text2 and score, tokens "
         f"and tags, or instruction and output, but has {names}. Rename them, or write the task by hand with columns:."
@@ -110,9 +116,9 @@ def guess(rows: Sequence[Row], *, what: str) -> Guess:
 
 def _conversations(rows: Sequence[Row]) -> Guess | None:
     column = _columns(rows, {"messages": known.MESSAGES})["messages"]
-    if column is None or not any(_is_list(value) for value in _values(rows, column)):
-        return None
-    return Guess("generation")
+    values = _values(rows, column) if column is not None else []
+    is_talk = any(_is_list(value) or str(value).lstrip().startswith("[") for value in values)
+    return Guess("generation") if is_talk else None
 
 
 def _tagging(rows: Sequence[Row]) -> Guess | None:
@@ -139,9 +145,8 @@ def _passages(rows: Sequence[Row]) -> Guess | None:
         return None
     has_places = _columns(rows, {"start": known.ANSWER_START})["start"] is not None
     if not has_places and not any(_holds_places(value) for value in _values(rows, answers)):
-        texts = [(str(row.values.get(context)), row.values.get(answers)) for row in rows]
-        num_inside = sum(isinstance(answer, str) and answer.strip() in text for text, answer in texts)
-        if num_inside < _MOST_ROWS * len(texts):
+        num_inside = sum(_is_piece(row.values.get(answers), str(row.values.get(context))) for row in rows)
+        if num_inside < _MOST_ROWS * len(rows):
             return None
     found = Guess("qa")
     return found if _fits(found, rows) else None
@@ -207,11 +212,17 @@ def _answers(rows: Sequence[Row]) -> Guess | None:
     return Guess("generation") if columns["instruction"] and columns["output"] else None
 
 
+def _texts(rows: Sequence[Row]) -> Guess | None:
+    """Return generation where a row is one text in two languages, or one text and nothing that could be its answer."""
+    columns = _columns(rows, {"translation": known.TRANSLATION, "text": known.PLAIN})
+    others = set(column_names(rows)) - {columns["text"]} - _BESIDE
+    is_plain = columns["text"] is not None and not others
+    return Guess("generation") if columns["translation"] or is_plain else None
+
+
 def _fits(found: Guess, rows: Sequence[Row]) -> bool:
     """Return whether the family of ``found`` can read ``rows``."""
-    family = FAMILIES.get(found.kind)
-    if family is None:
-        return False
+    family = FAMILIES[found.kind]
     spec = family.spec_type.model_validate({"kind": found.kind, "train": ["rows"], **found.options})
     try:
         family.fit("rows", spec, rows)
@@ -229,6 +240,12 @@ def _holds_places(value: Any) -> bool:
     if isinstance(value, dict):
         return "answer_start" in value
     return _is_list(value) and any(_holds_places(one) for one in value)
+
+
+def _is_piece(answer: Any, text: str) -> bool:
+    """Return whether an answer, or the first of several, stands in ``text`` word for word."""
+    first = answer[0] if _is_list(answer) and answer else answer
+    return isinstance(first, str) and first.strip() in text
 
 
 def _numbers(values: Sequence[Any]) -> list[float] | None:
