@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from weft.core.decoding import Decoding, Stops
+from weft.model.decoder import reply_start
 from weft.model.folder import locate
 from weft.model.generate import gumbel_BV
 from weft.model.tokenizer import load_tokenizer
@@ -36,13 +37,17 @@ def tokenizer(folder):
     return load_tokenizer(folder, max_tokens=256)
 
 
-def stock(trunk, prompt, **options):
+def stock(trunk, prompt, *, behind=True, stop=STOP, **options):
+    """Return what the stock ``generate`` makes of one prompt; an encoder-decoder's answer does not stand behind it."""
     from transformers import GenerationConfig
 
-    config = GenerationConfig(max_new_tokens=24, eos_token_id=STOP, pad_token_id=STOP, **options)
+    told = {"max_new_tokens": 24, "eos_token_id": stop, "pad_token_id": stop, **options}
     ids = torch.tensor([prompt])
-    grown = trunk.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    return GREEDY.answer(grown[0, len(prompt) :].tolist())
+    grown = trunk.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=GenerationConfig(**told)
+    )
+    answer = grown[0, len(prompt) if behind else 1 :].tolist()
+    return replace(GREEDY, stop_tokens=(stop,)).answer(answer)
 
 
 @pytest.mark.parametrize(
@@ -183,3 +188,50 @@ def test_a_group_counts_every_beam(trunk, monkeypatch):
     assert max(sizes) <= 3
     assert sum(sizes) == 4
     assert len(sizes) == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        ({"beams": 3, "length_penalty": 0.5}, {"num_beams": 3, "length_penalty": 0.5}),
+        ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"no_repeat_ngram": 2}, {"no_repeat_ngram_size": 2}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_replies_of_an_encoder_decoder_are_those_of_the_stock_generate(saved, kind, how, options):
+    folder = saved(kind, "AutoModelForSeq2SeqLM")
+    replying = load_trunk(folder, wants_lm_head=True, dropout=0.0, device=torch.device("cpu"))
+    prompts = [[5, 6, 7, 8, 9], [11], [20, 21, 22]]
+    stop = 58  # a token that these do not begin from
+    decoding = replace(GREEDY, max_new_tokens=10, stop_tokens=(stop,), **how)
+    together = replying.generate(prompts, decoding)
+    start = reply_start(replying.model.config)
+    options = {**options, "max_new_tokens": 10, "decoder_start_token_id": start}
+    assert together == [stock(replying, prompt, behind=False, stop=stop, **options) for prompt in prompts]
+    assert any(together)
+
+
+def test_replies_of_an_encoder_decoder_are_drawn_and_heard_row_by_row(saved):
+    folder = saved("t5", "AutoModelForSeq2SeqLM")
+    replying = load_trunk(folder, wants_lm_head=True, dropout=0.0, device=torch.device("cpu"))
+    prompts = [[5, 6, 7, 8, 9], [11], [20, 21, 22]]
+    how = replace(GREEDY, max_new_tokens=10, temperature=2.0)
+    drawn = replying.generate(prompts, how)
+    assert drawn == [replying.generate([prompt], how)[0] for prompt in prompts]
+    assert len({tuple(answer) for answer in drawn}) == 3
+    said = []
+    assert replying.generate(prompts[:1], how, heard=said.append)[0] == [
+        token for token in said if token != STOP
+    ]
+
+
+def test_penalties_do_not_see_the_tokens_that_stand_for_learnt_ones(saved):
+    """A prompt's virtual tokens have ids of their own, which penalties must not take for text."""
+    from weft.model.generate import processors
+
+    how = replace(GREEDY, repetition_penalty=2.0)
+    (penalty,) = processors(how, width=4, skipped=[2], seeds=[0])
+    scores = torch.ones(1, 60)
+    changed = penalty(torch.tensor([[50, 51, 7, 8]]), scores)
+    assert (changed != 1).nonzero()[:, 1].tolist() == [7, 8]
