@@ -138,6 +138,10 @@ class TestCompare:
         (2.0, Answer(value=2.5), 0.5),
         (("O", "B-X", "O"), Answer(tags=("O", "O")), 2.0),
         ("yes", Answer(text=" yes "), 0.0),
+        (("yes", "yes, it is"), Answer(text="yes, it is"), 0.0),
+        (("yes", "no"), Answer(text="yes no"), 1.0),
+        ((), Answer(text=""), 0.0),
+        ((), Answer(text="something"), 1.0),
     ],
 )
 def test_distance_from_gold(gold, answer, far):

@@ -12,6 +12,7 @@ from weft.core.example import Answer, Row
 from weft.evaluate.details import MOST_SIGNS, NUM_SAMPLES, NUM_WORST, cut, detail, quarters, question
 from weft.report.details import Part, TaskDetail
 from weft.task.generation import Generation
+from weft.task.prompts import ROLES
 from weft.task.schemes import Scheme
 from weft.task.tagging import Tagging
 
@@ -108,9 +109,7 @@ def test_spans_are_read_with_their_words_in_english_and_chinese(toy):
 
 
 def test_generated_texts_are_sampled_and_not_chosen(toy):
-    columns = dict.fromkeys(("messages", "instruction", "input", "output", "system")) | {
-        "messages": "messages"
-    }
+    columns = dict.fromkeys(ROLES) | {"messages": "messages"}
     encoded = [toy.row((at,), gold="yes", where=f"f:{at}") for at in range(18)]
     turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "yes"}]
     rows = {one.where: Row({"messages": turns}, one.where) for one in encoded}

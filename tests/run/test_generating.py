@@ -92,13 +92,14 @@ def test_the_dev_loss_is_that_of_all_rows_by_teacher_forcing(done):
     assert (
         together.weight
         == sum(one.weight for one in alone)
-        == sum(len(row.tokens) - row.target.start for row in taught["story"])
+        == sum(row.target.texts[0][0].end - row.target.texts[0][0].start for row in taught["story"])
     )
     assert together.total == pytest.approx(sum(one.total for one in alone), rel=1e-5)
     with torch.no_grad():
         row = taught["story"][0]
+        ((span,),) = row.target.texts
         logits = bundle.network.trunk.model(torch.tensor([row.tokens])).logits[0].log_softmax(-1)
-    by_hand = -sum(float(logits[at - 1, row.tokens[at]]) for at in range(row.target.start, len(row.tokens)))
+    by_hand = -sum(float(logits[at - 1, row.tokens[at]]) for at in range(span.start, span.end))
     assert alone[0].total == pytest.approx(by_hand, rel=1e-5)
     final = RunReport.model_validate_json((home / "run" / "report.json").read_bytes()).final[0]
     assert final.tasks[0].loss == pytest.approx(together.mean, rel=1e-5)

@@ -96,7 +96,8 @@ def recipe_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Reci
 def distance(gold: Any, answer: Answer) -> float:
     """Return how far an answer is from ``gold``: 0 where it is right.
 
-    Numbers: absolute error. Tags: words with another tag. Everything else (label, labels, text): 0 or 1.
+    Numbers: absolute error. Tags: words with another tag. Everything else (label, labels, text): 0 or 1. A text is right
+    if it is one of several right ones, an empty one where there is none.
     """
     if answer.value is not None and answer.label is None:
         return abs(answer.value - float(gold))
@@ -105,7 +106,8 @@ def distance(gold: Any, answer: Answer) -> float:
         return float(wrong + abs(len(answer.tags) - len(gold)))
     given = answer.text if answer.label is None else answer.label
     if isinstance(given, str):
-        return float(given.strip() != str(gold).strip())
+        right = gold if isinstance(gold, list | tuple) else [gold]
+        return float(given.strip() not in ([str(one).strip() for one in right] or [""]))
     return float(set(given or ()) != set(gold))
 
 
