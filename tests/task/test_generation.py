@@ -419,6 +419,26 @@ def test_texts_are_judged_by_how_they_go_on_and_questions_are_continued(kit):
     (long,) = task.encode([task.ask("far " * 300)], kit.story, Purpose.ANSWER)
     assert len(long.tokens) == kit.story.max_tokens - 6
     assert long.num_cut > 0
+    chinese = [{"text": "春眠不觉晓处处闻啼鸟"}]  # three tokens a character
+    for asked in _encode(
+        kit, task, [{"text": row["text"] + "。" * n} for row in chinese for n in range(4)], Purpose.ANSWER
+    ):
+        assert chinese[0]["text"].startswith(kit.story.decode(asked.tokens))
+
+
+def test_an_answer_that_lies_behind_the_limit_is_not_learnt(kit):
+    """The template writes a preface of its own before what it marks as said."""
+    preface = (
+        "{% if m.role == 'assistant' %}{{ 'x ' * 200 }}{% generation %}{{ m.content }}{% endgeneration %}"
+    )
+    template = TEMPLATE.replace("{{ m.content }}", preface + "{% else %}{{ m.content }}{% endif %}")
+    (dropped,) = kit.fit("generation", ROWS).encode(kit.rows(ROWS), kit.chat(template), Purpose.LEARN)
+    assert dropped.reason == "no answer left after cutting: raise model.max_tokens"
+    (kept,) = kit.fit("generation", ROWS).encode(
+        kit.rows(ROWS), kit.chat(template, max_tokens=900), Purpose.LEARN
+    )
+    ((span,),) = kept.target.texts
+    assert kit.story.decode(kept.tokens[span.start : span.end]) == "red"
 
 
 def test_options_come_back_from_the_config_and_old_ones_are_filled_in(kit):

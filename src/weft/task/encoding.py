@@ -20,6 +20,8 @@ from weft.task.writing import Learn, Span, Writer, blocks, counted
 
 _ROWS_AT_ONCE = 1024  # whose renderings are kept, and whose pieces go to the tokenizer together
 
+_TORN = "\N{REPLACEMENT CHARACTER}"
+
 
 class _Draft(NamedTuple):
     """A conversation with the pieces of its prompt and of what follows, before they are tokens."""
@@ -151,7 +153,7 @@ class Encoder:
         row, tokens, is_question = one
         if not tokens or (is_question and purpose is Purpose.LEARN):
             return Dropped(row.where, "no text")
-        half = min(self._room, max(1, len(tokens) // 2))
+        half = self._half(tokens)
         rest = self.tokenizer.decode(tokens[half : half + self.max_new_tokens]).strip()
         gold = gold_of(row, self.columns, None if is_question else rest or None)
         if purpose is Purpose.LEARN:
@@ -161,6 +163,13 @@ class Encoder:
         num_cut = len(tokens) - len(prompt) if is_question else 0
         target = self._target(row, self.tokenizer.stop)
         return Encoded(prompt, None, target, gold, row.where, num_cut=num_cut)
+
+    def _half(self, tokens: tuple[int, ...]) -> int:
+        """Return how many tokens of a text are its first half; a character of several tokens is not torn."""
+        half = min(self._room, max(1, len(tokens) // 2))
+        while half > 1 and self.tokenizer.decode(tokens[:half]).endswith(_TORN):
+            half -= 1
+        return half
 
     # ------------------------------------------------------------------------------------------- replies
 
