@@ -72,6 +72,21 @@ def test_the_threshold_of_the_best_evaluation_is_the_bundles(done: Path):
     assert report.final[0].tasks[0].fitted == judged.fitted
 
 
+def test_the_report_says_how_answers_are_wrong_and_shows_some(done: Path):
+    report = json.loads((done / "report.json").read_text("utf-8"))
+    (detail,) = report["details"]
+    parts = {block["part"]: block for block in detail["blocks"]}
+    assert {row[0] for row in parts["span_errors"]["rows"]} <= {
+        "wrong_boundary",
+        "elsewhere",
+        "missed",
+        "spurious",
+    }
+    example = parts["samples"]["examples"][0]
+    assert example["text"].startswith("where does ")
+    assert "works in" in example["text"]
+
+
 def test_test_rows_are_answered_by_that_threshold(done: Path):
     found = read_predictions(done / "predictions" / "test" / "asked.jsonl")
     assert len(found.rows) == 8 + 4

@@ -22,6 +22,7 @@ from weft.task.base import Shows
 from weft.task.shown import (
     MOST_PAIRS,
     MOST_POINTS,
+    answer_blocks,
     label_blocks,
     set_blocks,
     span_blocks,
@@ -172,3 +173,25 @@ def test_classes_that_do_not_occur_have_no_row():
         ["a", "b"], [Answer(label="a"), Answer(label="a")], ["z", "b", "a"], temperature=1.0
     )
     assert part(blocks, Part.CONFUSION).labels == ("b", "a")
+
+
+def test_pieces_of_a_context_are_wrong_in_four_ways():
+    rows = [
+        (("berlin",), "Berlin.", None),  # right
+        (("in berlin", "berlin"), "in berlin today", SpanError.BOUNDARY),
+        (("上海大学",), "上海", SpanError.BOUNDARY),
+        (("berlin",), "paris", SpanError.ELSEWHERE),
+        (("berlin",), "", SpanError.MISSED),
+        ((), "paris", SpanError.SPURIOUS),
+        ((), "", None),
+    ]
+    (table,) = answer_blocks([gold for gold, _, _ in rows], [Answer(text=text) for _, text, _ in rows])
+    assert table.part is Part.SPAN_ERRORS
+    assert {row[0]: row[1:] for row in table.rows} == {
+        "wrong_boundary": (2, 2 / 5),
+        "elsewhere": (1, 1 / 5),
+        "missed": (1, 1 / 5),
+        "spurious": (1, 1 / 5),
+    }
+    (none,) = answer_blocks([()], [Answer(text="")])
+    assert none.rows == ()

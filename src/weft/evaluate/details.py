@@ -203,7 +203,7 @@ def _said(value: Any) -> str:
     if isinstance(value, set | frozenset | list | tuple):
         items = sorted(map(str, value)) if isinstance(value, set | frozenset) else map(str, value)
         return ", ".join(items) or "–"
-    return str(value).strip()
+    return str(value).strip() or "–"
 
 
 def cut(text: str, most: int = MOST_SIGNS) -> str:

@@ -47,6 +47,7 @@ class DetailWords:
     wrong_type: str
     wrong_boundary: str
     wrong_both: str
+    elsewhere: str
     missed: str
     spurious: str
     others: str
@@ -107,6 +108,7 @@ EN = DetailWords(
     wrong_type="wrong type",
     wrong_boundary="wrong boundary",
     wrong_both="wrong type and boundary",
+    elsewhere="wrong place",
     missed="missed",
     spurious="spurious",
     others="{} others",
@@ -159,6 +161,7 @@ ZH = DetailWords(
     wrong_type="类型错误",
     wrong_boundary="边界错误",
     wrong_both="类型与边界均错",
+    elsewhere="位置错误",
     missed="漏报",
     spurious="误报",
     others="其余 {} 类",

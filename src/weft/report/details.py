@@ -51,6 +51,7 @@ class SpanError(StrEnum):
     TYPE = "wrong_type"
     BOUNDARY = "wrong_boundary"
     BOTH = "wrong_both"
+    ELSEWHERE = "elsewhere"
     MISSED = "missed"
     SPURIOUS = "spurious"
 

@@ -33,10 +33,12 @@ from weft.metric.base import Metric
 from weft.metric.question_answering import best, f1, qa_metrics
 from weft.objective.losses import span_cross_entropy
 from weft.recipe.spec import TaskSpec
+from weft.report.details import Block
 from weft.task.base import Tokenizer, Windows
 from weft.task.heads import TokenHead, new_linear
 from weft.task.references import References, references
 from weft.task.sequence import Columns, text_in
+from weft.task.shown import answer_blocks
 from weft.task.windows import FIRST, Reading, best_spans, token_spans
 
 NUM_BEST = 20  # spans that share the probability, as in the official scripts
@@ -245,6 +247,10 @@ class QuestionAnswering:
         above = [float(answer.extra[_NO_ANSWER]) for answer in answers]
         task = replace(self, threshold=best_threshold(above, gains))
         return task, [task._settled(answer) for answer in answers]
+
+    def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
+        """Return how answers are wrong."""
+        return answer_blocks(golds, answers)
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the most frequent answer for every row, which may be none; of equals the one seen first."""

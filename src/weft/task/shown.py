@@ -13,6 +13,7 @@ import numpy as np
 
 from weft.core.example import Answer
 from weft.metric.calibration import NUM_BINS, bins_of, claims, label_calibration, yes_calibration
+from weft.metric.question_answering import best, exact_match, f1
 from weft.metric.tagging import Span, aligned, spans
 from weft.report.details import (
     MOST_CLASSES,
@@ -82,15 +83,32 @@ def span_blocks(golds: Sequence[Sequence[str]], answers: Sequence[Answer]) -> tu
         gold_counts.update(kind for kind, _, _ in wanted)
         answered.update(kind for kind, _, _ in given)
         errors.update(_span_errors(wanted - given, given - wanted))
+    return (_class_table(right, answered, gold_counts, part=Part.SPAN_TYPES), _error_table(errors))
+
+
+def answer_blocks(golds: Sequence[Sequence[str]], answers: Sequence[Answer]) -> tuple[Block, ...]:
+    """Return how answers that are pieces of a context are wrong: in their bounds, their place, or in being given at all."""
+    kinds = (_answer_error(gold, answer) for gold, answer in zip(golds, answers, strict=True))
+    return (_error_table(Counter(kind for kind in kinds if kind is not None)),)
+
+
+def _answer_error(gold: Sequence[str], answer: Answer) -> SpanError | None:
+    if best(exact_match, gold, answer):
+        return None
+    if not gold:
+        return SpanError.SPURIOUS
+    if not answer.text:
+        return SpanError.MISSED
+    return SpanError.BOUNDARY if best(f1, gold, answer) else SpanError.ELSEWHERE
+
+
+def _error_table(errors: Counter[SpanError]) -> Table:
     found = [(kind, errors[kind]) for kind in SpanError if errors[kind]]
     total = errors.total()
-    return (
-        _class_table(right, answered, gold_counts, part=Part.SPAN_TYPES),
-        Table(
-            part=Part.SPAN_ERRORS,
-            columns=(Column.ERROR, Column.COUNT, Column.SHARE),
-            rows=tuple((str(kind), count, count / total) for kind, count in found),
-        ),
+    return Table(
+        part=Part.SPAN_ERRORS,
+        columns=(Column.ERROR, Column.COUNT, Column.SHARE),
+        rows=tuple((str(kind), count, count / total) for kind, count in found),
     )
 
 
