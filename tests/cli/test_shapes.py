@@ -219,11 +219,9 @@ def test_a_shape_is_recognised_and_read(
     "row",
     [
         {"text": "浙商银行企业信贷部叶老桂", "label": {"name": {"叶老桂": [[9, 11]]}}},
-        {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."},
-        {"messages": TURNS, "chosen": "Hello!", "rejected": "Go away."},
         {"id": 1, "value": None},
     ],
-    ids=["spans by type", "preferences", "preferences on messages", "nothing"],
+    ids=["spans by type", "nothing"],
 )
 def test_what_no_family_reads_is_refused_with_its_columns(
     weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row
@@ -235,6 +233,20 @@ def test_what_no_family_reads_is_refused_with_its_columns(
     assert err.startswith("x.jsonl: must have columns that say what to learn")
     assert f"but has {', '.join(row)}" in err
     assert not (tmp_path / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("asked", [{"prompt": "Hi"}, {"messages": TURNS}])
+def test_preferences_are_refused_by_name(
+    weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Row
+):
+    monkeypatch.chdir(tmp_path)
+    row = {**asked, "chosen": "Hello!", "rejected": "Go away."}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    code, _, err = weft("init", "x.jsonl", "--model", "some/model")
+    assert code == 5
+    assert err.startswith(
+        "x.jsonl: must have an answer to learn in each row, but has chosen and rejected ones"
+    )
 
 
 @pytest.mark.parametrize(("kind", "line"), [("jsonl", 3), ("csv", 4)])

@@ -48,9 +48,9 @@ _PASSAGES = (
     *("段落", "文章", "文档", "上下文", "内容", "标题", "回答", "答案", "回复", "文本"),
 )
 _BESIDE = frozenset(
-    "id idx url source meta metadata timestamp date title author lang language 标题 作者 来源".split()
+    "id idx url source meta metadata timestamp date title author book part lang language 标题 作者 来源".split()
 )
-_PREFERENCES = frozenset({"chosen", "rejected"})  # no family learns from them
+_PREFERENCES = frozenset({"chosen", "rejected"})
 _YES_OR_NO = frozenset("true false yes no 是 否 对 错 是的 不是".split())
 
 
@@ -103,7 +103,12 @@ def guess(rows: Sequence[Row], *, what: str) -> Guess:
     """
     columns = column_names(rows)
     looks = (_conversations, _tagging, _choices, _passages, _instructions, _judged_text, _answers, _texts)
-    for look in () if _PREFERENCES.issubset(columns) else looks:
+    if _PREFERENCES.issubset(columns):
+        raise DataError(
+            f"{what}: must have an answer to learn in each row, but has chosen and rejected ones, from which no task "
+            f"learns. Rename chosen to output, and leave rejected out."
+        )
+    for look in looks:
         found = look(rows)
         if found is not None:
             return found
