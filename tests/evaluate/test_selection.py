@@ -53,6 +53,17 @@ def test_a_task_at_or_below_its_baseline_drags_but_does_not_hide_the_rest():
     assert selection_score(better) > selection_score(stuck)
 
 
+def test_tasks_at_the_floor_are_told_apart_by_their_loss():
+    def stuck(loss):
+        return task(0.5).model_copy(update={"loss": loss})
+
+    early, late, diverged = (selection_score([stuck(loss)]) for loss in (9.0, 4.0, math.nan))
+    assert FLOOR > late > early > diverged > 0
+    assert early == pytest.approx(FLOOR / 10)
+    learnt = task(0.51).model_copy(update={"loss": 50.0})
+    assert selection_score([learnt]) == pytest.approx(0.02), "a metric above its baseline decides alone"
+
+
 def test_a_value_that_is_not_finite_counts_as_the_baseline():
     assert selection_score([task(math.nan)]) == pytest.approx(FLOOR)
     assert gain(task(math.inf).scores[0]) == 0.0
@@ -78,5 +89,5 @@ def test_a_loss_is_on_the_scale_of_gains_and_orders_as_losses_do():
     assert selection_score([by_loss(0.0)]) == 1.0
     assert selection_score([by_loss(1.0)]) > selection_score([by_loss(1.1)])
     assert selection_score([by_loss(11.0)]) > selection_score([by_loss(12.0)]) > 2 * FLOOR, "a new model"
-    assert selection_score([by_loss(math.nan)]) == pytest.approx(FLOOR)
+    assert selection_score([by_loss(math.nan)]) < FLOOR
     assert selection_score([by_loss(None)]) == selection_score([task(0.3)])

@@ -110,7 +110,8 @@ def test_checkpoints_are_chosen_by_the_loss_and_by_named_metrics(done):
     for report in (event.report for event in events if isinstance(event, Evaluated)):
         story, code = report.tasks
         assert story.loss is not None
-        code_gain = max(code.scores[0].value, 0.01)
+        assert code.loss is not None
+        code_gain = max(code.scores[0].value, 0.01 / (1 + code.loss))
         assert report.selection == pytest.approx(math.sqrt(code_gain / (1 + story.loss)))
 
 

@@ -52,13 +52,14 @@ def task_gain(report: TaskReport) -> float:
     """
     if not report.is_chosen_by_loss or report.loss is None:
         return gain(report.scores[0])
-    return 1 / (1 + report.loss) if math.isfinite(report.loss) else 0.0
+    return _by_loss(report.loss)
 
 
 def selection_score(reports: Sequence[TaskReport]) -> float:
     """Return the geometric mean over tasks of each task's gain, floored at ``FLOOR``.
 
-    A relative improvement counts the same in every task and at every level, and a task that stays at its baseline
+    Tasks at the floor are told apart by their loss, within the floor: a hard metric is 0 for many evaluations, and the
+    first of them is not the best. A relative improvement counts the same in every task and at every level, and a task that stays at its baseline
     drags the whole, however easy the others are. A diverged model (value not finite) counts as at its baseline.
 
     Raises:
@@ -66,5 +67,14 @@ def selection_score(reports: Sequence[TaskReport]) -> float:
     """
     if not reports:
         raise ValueError("selection: needs the report of one task at least, but there is none.")
-    logs = [math.log(max(task_gain(report), FLOOR)) for report in reports]
+    logs = [math.log(max(task_gain(report), _floor(report.loss))) for report in reports]
     return math.exp(math.fsum(logs) / len(logs))
+
+
+def _floor(loss: float | None) -> float:
+    return FLOOR if loss is None else FLOOR * max(_by_loss(loss), FLOOR)
+
+
+def _by_loss(loss: float) -> float:
+    """Return a loss on the scale of gains, 1 for none; a loss that is not finite is the worst."""
+    return 1 / (1 + max(loss, 0.0)) if math.isfinite(loss) else 0.0
