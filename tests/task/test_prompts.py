@@ -25,6 +25,8 @@ def _read(values, **given):
         {"prompt": "Say red", "completion": " red"},
         {"query": "Say red", "response": "red", "history": []},
         {"question": "Say red", "answer": "red"},
+        {"question": "Say red", "answers": ["red", "Red."]},
+        {"instruction": "Say red", "output": ("red",)},
         {"source": "Say red", "target": "red"},
         {"article": "Say red", "highlights": "red"},
         {"document": "Say red", "summary": "red"},

@@ -45,7 +45,7 @@ from weft.task.choices import (
     place_of,
 )
 from weft.task.heads import SequenceHead, choose_pooling, new_linear, of_temperature
-from weft.task.labels import SEPARATOR, label_text, plain
+from weft.task.labels import SEPARATOR, label_text
 from weft.task.sequence import Columns, Judged, example_of, text_in
 from weft.task.several import places, spread
 from weft.task.shown import label_blocks
@@ -170,7 +170,7 @@ class Choice:
         choices = choices_of(row, self.columns)
         if isinstance(choices, str):
             return Dropped(row.where, choices)
-        text, question = (_text_in(row, self.columns[role]) for role in ("text", "question"))
+        text, question = (text_in(row, self.columns[role]) for role in ("text", "question"))
         if not text and not question:
             return Dropped(row.where, "empty text")
         label = row.values.get(str(self.columns["label"]))
@@ -267,11 +267,3 @@ def _answer(shares: Sequence[float], texts: Sequence[str]) -> Answer:
     own = shares[: len(texts)]
     best = own.index(max(own))
     return Answer(LETTERS[best], dict(zip(LETTERS, own, strict=False)), text=texts[best])
-
-
-def _text_in(row: Row, column: str | None) -> str:
-    """Return the text of a column; the turns of a dialogue line by line."""
-    value = plain(row.values.get(column)) if column is not None else None
-    if isinstance(value, list | tuple):
-        return "\n".join(str(turn) for turn in value)
-    return text_in(row, column)

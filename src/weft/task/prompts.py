@@ -177,6 +177,8 @@ def _exchange(row: Row, columns: Columns) -> list[Message] | Reason:
     before = read_history(_cell(row, columns, "history"))
     if isinstance(before, str):
         return before
+    if isinstance(answered, list | tuple):  # several right answers: the first is learnt
+        row = Row({**row.values, str(columns["output"]): answered[0] if answered else None}, row.where)
     answer = text_in(row, columns["output"]).strip()
     question = user(instruction, text_in(row, columns["input"]))
     return [*before, question, *([assistant(answer)] if answer else [])]

@@ -38,9 +38,16 @@ def text_roles() -> tuple[Role, ...]:
 
 
 def text_in(row: Row, column: str | None) -> str:
-    """Return the text in a column of ``row``, empty where there is none."""
+    r"""Return the text in a column of ``row``, empty where there is none; of a list of texts, one a line.
+
+    Example:
+        >>> text_in(Row({"a": ["x", "y"], "b": 5, "c": {"en": "x"}}, "f:1"), "a")
+        'x\ny'
+    """
     value = plain(row.values.get(column)) if column is not None else None
-    text = "" if value is None else str(value)
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        value = "\n".join(value)
+    text = "" if value is None or isinstance(value, Mapping | list | tuple) else str(value)
     return text if text.strip() else ""
 
 
