@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from weft.task.conversation import Conversation, assistant, user
 from weft.task.rendering import renderer
+from weft.task.templates import FORMATS
 from weft.task.writing import Learn, Span, Writer, blocks, counted, cut_middle
 
 TURNS = [turn for n in range(8) for turn in (user(f"question {n}"), assistant(f"answer {n}"))]
@@ -139,3 +144,41 @@ def test_blocks_learn_every_token_once():
 def test_cutting_the_middle_keeps_both_ends():
     assert cut_middle((1, 2, 3), 3) == (1, 2, 3)
     assert cut_middle((1, 2, 3, 4, 5), 3) == (1, 2, 5)
+
+
+WORDS = st.sampled_from(
+    ["red ", "蓝", "\n", " ", "</s>", "[INST]", "<|im_end|>", "a" * 30, "Tim went home. ", "{x}"]
+)
+SAID = st.lists(WORDS, min_size=1, max_size=6).map("".join).filter(str.strip)
+
+
+@st.composite
+def _talks(draw):
+    turns = []
+    for _ in range(draw(st.integers(1, 5))):
+        turns += [user(draw(SAID)), assistant(draw(SAID), draw(st.sampled_from([0.0, 0.5, 1.0])))]
+    return Conversation(draw(st.sampled_from(["", "Be kind. 好"])), tuple(turns))
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    talk=_talks(),
+    template=st.sampled_from([*sorted(FORMATS), "Q: {instruction}\nA: "]),
+    limit=st.integers(24, 300),
+)
+def test_whatever_is_said_is_learnt_once_behind_its_own_prompt(kit, talk, template, limit):
+    writer, tokenizer = _writer(kit, template, max_tokens=limit, room=limit - 8)
+    talk = renderer(tokenizer, template).fitted(talk)
+    texts = writer.learn(talk, Learn.ANSWERS)
+    wanted = counted(talk, Learn.ANSWERS)
+    spans = [(text, span) for text in texts for span in text.spans]
+    assert len(spans) == len(wanted)
+    assert sorted(span.weight for _, span in spans) == sorted(talk.turns[turn].weight for turn in wanted)
+    for text in texts:
+        assert len(text.tokens) <= limit
+        assert all(0 < span.start < span.end <= len(text.tokens) for span in text.spans)
+        assert all(one.end <= other.start for one, other in pairwise(text.spans))
+    for text, turn in zip(texts, sorted(wanted, reverse=True)[:1], strict=False):
+        asked = writer.ask(Conversation(talk.system, talk.turns[:turn], talk.tools))
+        assert text.tokens[: len(asked.tokens)] == asked.tokens
+        assert text.spans[-1].start == len(asked.tokens)

@@ -245,7 +245,8 @@ class HFTokenizer:
             ModelError: it blows the conversation up.
         """
         names = dict(self._tokenizer.special_tokens_map)
-        names["end"] = end if end in self._specials else str(names.get("eos_token") or "")
+        own = next((mark for mark, number in self._specials.items() if number == self.stop), "")
+        names["end"] = end if end in self._specials else own
         rendered = rendering(messages, template, tools=tools, is_open=is_open, names=names)
         written = len(json.dumps([list(messages), list(tools)], ensure_ascii=False, default=str))
         if len(rendered.text) > _MAX_CHAT_GROWTH + 10 * written:
