@@ -98,6 +98,19 @@ def test_heads_of_one_branch_stay_and_those_of_two_are_averaged(open_kit, kit):
     torch.testing.assert_close(found.heads["mood"].tensors["out.weight"], (mood[0] + mood[1]) / 2)
 
 
+def test_heads_that_differ_in_what_was_fitted_to_dev_rows_are_averaged(open_kit, kit):
+    opened = open_kit([{"name": "one", "strategy": "head"}], {"mood": kit.MOOD})
+    parts = opened.enter("one").leave()
+    head = parts.heads["mood"]
+    doubled = {path: 2 * tensor for path, tensor in head.tensors.items()}
+    other = type(head)(head.task, head.kind, {**head.config, "temperature": 2.5}, doubled)
+    sites = opened.base.sites(opened.base.network({}, device=torch.device("cpu")))
+    branches = {"a": parts, "b": replace(parts, heads={"mood": other})}
+    found = combined(branches, sites, Combine(), seed=0).heads["mood"]
+    assert found.config == head.config
+    torch.testing.assert_close(found.tensors["out.weight"], 1.5 * head.tensors["out.weight"])
+
+
 def test_heads_of_another_form_are_refused(open_kit, kit):
     opened = open_kit([{"name": "one", "strategy": "head"}], {"mood": kit.MOOD})
     parts = opened.enter("one").leave()

@@ -13,6 +13,7 @@ from weft.core.sites import SiteMap
 from weft.errors import HandOverError, StrategyError
 from weft.recipe.spec import Combine, CombineMethod
 from weft.strategy.adapters import merged
+from weft.task.registry import FAMILIES
 
 
 def combined(branches: Mapping[str, Parts], sites: SiteMap, how: Combine, *, seed: int) -> Parts:
@@ -143,11 +144,16 @@ def _heads(branches: Mapping[str, Parts], shares: Sequence[float]) -> dict[str, 
     return {task: _head(task, heads) for task, heads in found.items()}
 
 
+def _differ(first: HeadState, other: HeadState) -> str | None:
+    """Return what keeps two heads from being one; what each branch fitted to dev rows does not, it is fitted anew."""
+    return FAMILIES[first.kind].from_config(first.task, first.config).same_head(other.config)
+
+
 def _head(task: str, heads: Sequence[tuple[float, HeadState]]) -> HeadState:
     (_, first), *others = heads
     for _, other in others:
         shapes = [{path: tensor.shape for path, tensor in one.tensors.items()} for one in (first, other)]
-        if other.kind != first.kind or other.config != first.config or shapes[0] != shapes[1]:
+        if other.kind != first.kind or _differ(first, other) or shapes[0] != shapes[1]:
             raise HandOverError(
                 f"heads.{task}: heads must be of one form to be averaged, but those of two branches differ. "
                 f"Train the task in one branch only, or drop its heads before."
