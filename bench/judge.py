@@ -37,6 +37,24 @@ def span_f1(task: str, gold: Sequence[Sequence[str]], said: Sequence[Sequence[st
     return _score(task, tagging_metrics(), list(gold), [Answer(tags=tuple(tags)) for tags in said])
 
 
+def micro_f1(task: str, gold: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> Score:
+    """Return the F1 of all labels of all rows together."""
+    from weft.core.example import Answer
+    from weft.metric.classification import multi_label_metrics
+
+    answers = [Answer(label=list(labels)) for labels in said]
+    return _score(task, multi_label_metrics(), [tuple(labels) for labels in gold], answers)
+
+
+def question_f1(task: str, gold: Sequence[Sequence[str]], said: Sequence[str]) -> Score:
+    """Return the F1 of the words (Chinese: characters) of spans against the best of the references."""
+    from weft.core.example import Answer
+    from weft.metric.question_answering import qa_metrics
+
+    answers = [Answer(text=text) for text in said]
+    return _score(task, qa_metrics(has_unanswerable=False), [tuple(texts) for texts in gold], answers)
+
+
 def mean_score(task: str, metric: str, totals: Sequence[float], weights: Sequence[float]) -> Score:
     """Return ``sum(totals) / sum(weights)``, its interval over rows."""
     generator = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from weft.recipe.yaml import parse
 from weft.strategy.named import STRATEGIES as NAMED
 
 
-def figures(value, *, trained=10.0, seconds=2.0):
+def figures(value, *, trained=10.0, seconds=2.0, threads=2):
     score = Score("a", "accuracy", value, value - 0.05, value + 0.05, 100)
-    facts = {"trained": trained, "values": 100.0, "stored_bytes": 2.0**20}
+    facts = {"trained": trained, "values": 100.0, "stored_bytes": 2.0**20, "threads": threads}
     return Figures((Lap("training", seconds, 5),), (score,), 7.0, facts=facts)
 
 
@@ -31,6 +31,14 @@ def test_a_difference_within_the_interval_of_full_training_is_a_tie():
     assert lines[0] == "| | trained | a, accuracy, n = 100 | against full | seconds | peak MiB | MiB a task |"
     assert "| lora | 10.00% | 0.850 [0.800, 0.900] | 1 tie | 2 | 7 | 1.00 |" in lines
     assert [line.split("|")[4].strip() for line in lines[2:]] == ["1 tie", "1 tie", "1 worse", "1 better"]
+
+
+def test_seconds_are_those_of_rounds_with_the_most_threads():
+    found = {
+        (FULL, "a", 0): figures(0.80, seconds=2.0),
+        (FULL, "a", 1): figures(0.82, seconds=9.0, threads=1),
+    }
+    assert "| 0.810 [0.760, 0.860] | 1 tie | 2 |" in table(found, ["a"])
 
 
 def test_who_has_not_done_every_task_is_not_in_the_table():

@@ -1,0 +1,185 @@
+"""Every family of understanding on real rows, beside the Hugging Face Trainer with the same budget: scores with intervals.
+
+Judged once, after the last step, on the official dev set, which nothing is chosen by. What is done already stands in the
+figures' file and is not done again, so the table may be made in several goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import gettempdir
+
+from bench.machine import describe, say
+from bench.order import Figures, Order
+from bench.race import ROOT, Contestant, ContestantError, run
+from bench.rawfiles import rows_of, write_jsonl
+
+DEV = 100
+
+
+@dataclass(frozen=True)
+class Set:
+    """One data set.
+
+    Attributes:
+        kind: Weft's family.
+        rows: to train on.
+        epochs: passes.
+        batch: examples a step.
+        max_tokens: of a row.
+        options: of Weft's task, YAML flow text.
+        train: name of the training file.
+        test: name of the file that is judged.
+        most_test: rows of it.
+        note: what a reader must know.
+    """
+
+    kind: str
+    rows: int
+    epochs: int = 3
+    batch: int = 16
+    max_tokens: int = 128
+    options: str = ""
+    train: str = "train"
+    test: str = "dev"
+    most_test: int = 1000
+    note: str = ""
+
+
+SETS: Mapping[str, Set] = {
+    "squad_v1_subset": Set("qa", 2000, epochs=2, max_tokens=256),
+    "cmrc2018_subset": Set("qa", 1300, epochs=2, max_tokens=256),
+    "weibo_ner": Set("tagging", 1250, epochs=5),
+    "cluener_subset": Set("tagging", 3000),
+    "clinc150": Set("classification", 6000, batch=32, most_test=3100),
+    "nlupp": Set("classification", 2000, epochs=5, options="multi_label: true, columns: {label: labels}"),
+    "mnli_subset": Set("classification", 4000),
+    "xcopa_en_zh": Set("choice", 300, epochs=5, train="train_en", test="dev_en"),
+    "movie_reviews": Set(
+        "classification",
+        380,
+        batch=8,
+        max_tokens=256,
+        options="windows: mean",
+        note="The Trainer reads the first 256 tokens of a review, Weft windows over all of it.",
+    ),
+    "tnews_subset": Set("classification", 5000, batch=32),
+}
+RATE = "1e-4"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.families", description=__doc__)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--contestants", nargs="+", choices=("weft", "trainer"), default=["weft", "trainer"])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
+    parser.add_argument("--rows", type=int, help="at most so many of each set")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    say(f"# Families\n\n- {describe(given.threads)}")
+    say(f"- MiniLM, full training, rate {RATE}, seeds 0 to {given.seeds - 1}; official dev sets judged\n")
+    figures = given.work / "families.jsonl"
+    done = read(figures)
+    for seed in range(given.seeds):
+        for name in given.sets:
+            rows = min(SETS[name].rows, given.rows or SETS[name].rows)
+            files = given.work.resolve() / f"families-{name}-{rows}"
+            write_files(given.data / name, files, SETS[name], rows)
+            for who in given.contestants:
+                key = (name, who, rows, seed)
+                if key not in done and (found := measured(key, files, given.work, given.threads)):
+                    done[key] = found
+                    line = dict(zip(("set", "who", "rows", "seed"), key, strict=True))
+                    with figures.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line | {"figures": asdict(found)}) + "\n")
+    say("\n" + table(done, given.sets))
+
+
+def measured(key: tuple[str, str, int, int], files: Path, work: Path, threads: int) -> Figures | None:
+    """Return the figures of one contestant on one set; None, said, where it fails."""
+    name, who, rows, seed = key
+    room = "ours" if who == "weft" else "peers"
+    order = Order(name, who, files, work, rows, SETS[name].epochs, seed, threads)
+    try:
+        found = run(Contestant(f"bench.{room}.families", who), order)
+    except ContestantError as error:
+        say(f"  seed {seed}, {name}, {who}: FAILED: {str(error)[-600:]}")
+        return None
+    first = found.scores[0]
+    say(f"  seed {seed}, {name}, {who}: {first.metric} {first.value:.4f}, {found.laps[0].seconds:.1f} s")
+    return found
+
+
+def write_files(data: Path, home: Path, about: Set, rows: int) -> None:
+    """Write training rows, as many as asked for, further ones as dev rows, and the official dev set to be judged by."""
+    home.mkdir(parents=True, exist_ok=True)
+    found = rows_of(data / f"{about.train}.jsonl", rows + DEV)
+    write_jsonl(home / "train.jsonl", found[:rows])
+    write_jsonl(home / "dev.jsonl", found[rows:])
+    write_jsonl(home / "test.jsonl", rows_of(data / f"{about.test}.jsonl", about.most_test))
+
+
+def read(figures: Path) -> dict[tuple[str, str, int, int], Figures]:
+    """Return what earlier goes have measured."""
+    if not figures.is_file():
+        return {}
+    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
+    return {(one["set"], one["who"], one["rows"], one["seed"]): Figures.of(one["figures"]) for one in lines}
+
+
+def table(found: Mapping[tuple[str, str, int, int], Figures], sets: Sequence[str]) -> str:
+    """Return, a set a line, both scores (means over seeds) with their intervals, and seconds of training."""
+    lines = [
+        "| set | metric | n | rows | Trainer | Weft | | seconds: Trainer, Weft |",
+        "|---|---|--:|--:|---|---|---|---|",
+    ]
+    for name in sets:
+        own = {
+            who: [one for key, one in found.items() if key[:2] == (name, who)] for who in ("trainer", "weft")
+        }
+        if not all(own.values()):
+            continue
+        first = own["weft"][0].scores[0]
+        rows = max(key[2] for key in found if key[0] == name)
+        cells = [
+            name,
+            first.metric,
+            f"{first.n}",
+            f"{rows}",
+            *(_score(own[who]) for who in ("trainer", "weft")),
+        ]
+        cells += [verdict(own["trainer"], own["weft"])]
+        cells += [", ".join(f"{_seconds(own[who]):.0f}" for who in ("trainer", "weft"))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verdict(theirs: Sequence[Figures], ours: Sequence[Figures]) -> str:
+    """Return whether our mean score lies above, within or below the interval of theirs."""
+    half = statistics.mean((one.scores[0].high - one.scores[0].low) / 2 for one in theirs)
+    difference = _mean(ours) - _mean(theirs)
+    return "tie" if abs(difference) <= half else ("better" if difference > 0 else "worse")
+
+
+def _mean(rounds: Sequence[Figures], part: str = "value") -> float:
+    return statistics.mean(getattr(one.scores[0], part) for one in rounds)
+
+
+def _score(rounds: Sequence[Figures]) -> str:
+    return f"{_mean(rounds):.3f} [{_mean(rounds, 'low'):.3f}, {_mean(rounds, 'high'):.3f}]"
+
+
+def _seconds(rounds: Sequence[Figures]) -> float:
+    return statistics.median(one.laps[0].seconds for one in rounds)
+
+
+if __name__ == "__main__":
+    main()
