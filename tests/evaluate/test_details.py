@@ -12,7 +12,6 @@ from weft.core.example import Answer, Row
 from weft.evaluate.details import MOST_SIGNS, NUM_SAMPLES, NUM_WORST, cut, detail, quarters, question
 from weft.report.details import Part, TaskDetail
 from weft.task.generation import Generation
-from weft.task.prompts import ROLES
 from weft.task.schemes import Scheme
 from weft.task.tagging import Tagging
 
@@ -109,12 +108,13 @@ def test_spans_are_read_with_their_words_in_english_and_chinese(toy):
 
 
 def test_generated_texts_are_sampled_and_not_chosen(toy):
-    columns = dict.fromkeys(ROLES) | {"messages": "messages"}
     encoded = [toy.row((at,), gold="yes", where=f"f:{at}") for at in range(18)]
     turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "yes"}]
     rows = {one.where: Row({"messages": turns}, one.where) for one in encoded}
+    spec = Generation.spec_type.model_validate({"kind": "generation", "train": "x.jsonl"})
+    task = Generation.fit("say", spec, list(rows.values()))
     answers = [Answer(text="yes")] * 17 + [Answer(text="no")]
-    found = detail(Generation("say", columns), encoded, answers, rows, split="test", resamples=10, seed=0)
+    found = detail(task, encoded, answers, rows, split="test", resamples=10, seed=0)
     samples = block(found, Part.SAMPLES).examples
     assert [one.where for one in samples] == [f"f:{at * 18 // NUM_SAMPLES}" for at in range(NUM_SAMPLES)]
     assert (samples[0].text, samples[0].gold, samples[0].answer) == ("user: Is it?", "yes", "yes")
@@ -124,6 +124,10 @@ def test_generated_texts_are_sampled_and_not_chosen(toy):
 def test_a_question_is_made_of_its_columns():
     row = Row({"premise": "a cat", "hypothesis": " sleeps ", "none": None}, "f:1")
     assert question(row, ("premise", "hypothesis", "none")) == "a cat\nsleeps"
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    talk = Row({"messages": turns}, "f:1")
+    assert question(talk, ("messages",), ("hey", "hello")) == "user: hi"
+    assert question(talk, ("messages",)) == "user: hi\nassistant: hello"
     shared = Row({"conversations": [{"from": "human", "value": "hi"}]}, "f:1")
     assert question(shared, ("conversations",), "hi") == "human: hi"
     assert question(Row({"choices": ["a cat", "上海"]}, "f:1"), ("choices",)) == "a cat\n上海"

@@ -165,7 +165,8 @@ def _text(value: Any, gold: Any) -> str:
         turns = [one for one in value if isinstance(one, Mapping)]
         if turns and len(turns) == len(value):
             lines = [_turn(turn) for turn in turns]
-            is_answer = len(lines) > 1 and lines[-1][1] == gold
+            references = (gold,) if isinstance(gold, str) else gold or ()
+            is_answer = len(lines) > 1 and lines[-1][1] in references
             return "\n".join(": ".join(line) for line in (lines[:-1] if is_answer else lines))
         return "\n".join(map(str, value))
     return "" if value is None else str(value).strip()
