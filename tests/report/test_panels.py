@@ -24,8 +24,10 @@ from weft.report.details import (
     TaskDetail,
 )
 from weft.report.html import render_html
+from weft.report.markdown import render_markdown
 from weft.report.plots import confusion_map, histogram, reliability_bars, scatter
 from weft.report.records import RunReport
+from weft.report.words import EN as WORDS
 
 EVIL = "<script>alert(1)</script>"
 
@@ -150,3 +152,20 @@ def test_a_histogram_has_a_bar_where_there_is_something():
     heights = [float(found) for found in re.findall(r'height="([\d.]+)"', drawn)]
     assert len(heights) == 3
     assert heights[1] / heights[2] == pytest.approx(2, abs=0.01)
+
+
+def test_the_document_has_the_tables_and_their_scores(report):
+    document = render_markdown(detailed(report, "a|b"))
+    assert f"## {WORDS.details}" in document
+    assert f"a\\|b: {EN.classes}" in document
+    assert "| a\\|b | 50.0 | 25.0 | 33.3 | 12 | 6 |" in document
+    assert "| 3–9 | 90.0 \\[80.0, 95.0\\] | 50 |" in document
+    assert f"## {WORDS.details}" not in render_markdown(report)
+
+
+def test_a_table_without_rows_is_not_shown(report):
+    empty = Table(part=Part.SPAN_ERRORS, columns=(Column.ERROR, Column.COUNT, Column.SHARE), rows=())
+    task = TaskDetail(task="t", kind="tagging", split="dev", blocks=(empty,))
+    shown = report.model_copy(update={"details": (task,)})
+    assert EN.span_errors not in render_html(shown)
+    assert EN.span_errors not in render_markdown(shown)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from weft.report import tables
+from weft.report.detail_words import DetailWords
+from weft.report.details import Column, Slice, Slices, SpanError, Table
 from weft.report.records import (
     EvalReport,
     GroupRow,
@@ -239,6 +241,50 @@ def _cost(name: str, stages: Iterable[StageReport]) -> tuple[str, ...]:
 def signatures(task: TaskReport) -> tuple[str, ...]:
     """Return how the library behind a score took it, for those scores that can be taken in several ways."""
     return tuple(f"{score.metric}: {score.signature}" for score in task.scores if score.signature)
+
+
+_TEXTS = (Column.CLASS, Column.GOLD, Column.ANSWERED, Column.ERROR)
+_SCORES = (Column.PRECISION, Column.RECALL, Column.F1)
+
+
+def detail_grid(table: Table, words: DetailWords) -> Grid:
+    """Return a table of a task's answers, with the rows that it has."""
+    columns = tuple(
+        (words.title(column), Kind.TEXT if column in _TEXTS else Kind.NUMBER) for column in table.columns
+    )
+    rows = (
+        tuple(_detail(value, column, words) for value, column in zip(row, table.columns, strict=True))
+        for row in table.rows
+    )
+    return Grid(columns, tuple(rows))
+
+
+def _detail(value: str | float, column: Column, words: DetailWords) -> str:
+    if column is Column.ERROR:
+        return words.title(SpanError(value))
+    if isinstance(value, str):
+        return value
+    if column is Column.SHARE:
+        return tables.percent(value)
+    return tables.number(value, hundredths=True) if column in _SCORES else tables.whole(int(value))
+
+
+def slice_texts(one: Slice, *, hundredths: bool) -> tuple[str, str, str]:
+    """Return the lengths of some rows, their score with its interval, and their number."""
+    lengths = dict.fromkeys((tables.whole(one.low), tables.whole(one.high)))
+    low, high = one.interval
+    return (
+        "–".join(lengths),
+        tables.interval(one.value, low, high, hundredths=hundredths),
+        tables.whole(one.n),
+    )
+
+
+def slice_grid(found: Slices, words: DetailWords) -> Grid:
+    """Return the scores of rows of like length."""
+    hundredths = tables.is_share(found.best, higher_is_better=found.higher_is_better)
+    rows = [slice_texts(one, hundredths=hundredths) for one in found.slices]
+    return _grid((words.tokens, found.metric, words.count), rows, {1: Kind.NUMBER, 2: Kind.NUMBER})
 
 
 def stage_lines(stage: StageReport, words: Words) -> tuple[str, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.report import grids
+from weft.report.details import Slices, Table
 from weft.report.grids import Grid, Kind
 from weft.report.records import RunReport, StageReport
 from weft.report.tables import duration, percent, short
@@ -26,6 +27,7 @@ def render_markdown(report: RunReport) -> str:
         _chosen_by_dev(report),
         _fitted_to_dev(report, words),
         _signatures(report),
+        *_details(report, words),
         f"## {words.leaving}",
         table(grids.leaving_grid(report, words)),
         f"## {words.stages}",
@@ -101,3 +103,19 @@ def _signatures(report: RunReport) -> str:
         for line in grids.signatures(task)
     ]
     return "\n".join(lines)
+
+
+def _details(report: RunReport, words: Words) -> list[str]:
+    """Return the tables of answers in detail, each under its task; what is drawn or read stands on the page alone."""
+    blocks: list[str] = []
+    for task in report.details:
+        found = [
+            (block.part, grids.detail_grid(block, words.detail))
+            if isinstance(block, Table)
+            else (block.part, grids.slice_grid(block, words.detail))
+            for block in task.blocks
+            if isinstance(block, Table | Slices)
+        ]
+        for part, grid in found:
+            blocks += [f"{escape(task.task)}: {words.detail.title(part)}", table(grid)] if grid.rows else []
+    return [f"## {words.details}", *blocks] if blocks else []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from weft.report import plots, tables
+from weft.report import plots
 from weft.report.detail_words import DetailWords
 from weft.report.details import (
     Block,
-    Column,
     Example,
     Examples,
     Histogram,
@@ -15,19 +14,17 @@ from weft.report.details import (
     Reliability,
     Slice,
     Slices,
-    SpanError,
     Table,
     TaskDetail,
 )
-from weft.report.grids import Grid, Kind
+from weft.report.grids import Grid, detail_grid, slice_texts
 from weft.report.markup import Html, join, tag
 from weft.report.records import RunReport
 from weft.report.svg import bar_ends, interval_bar
-from weft.report.tables import is_share, number, percent, plain, whole
+from weft.report.tables import is_share, percent, plain, whole
 from weft.report.widgets import grid_table, scroll
 from weft.report.words import Words
 
-_SHARES = frozenset({Column.PRECISION, Column.RECALL, Column.F1})
 _WIDE_MATRIX = 12
 """Classes of a confusion matrix from which on it needs the width of the page."""
 _SHORT_ROWS = 14
@@ -40,7 +37,9 @@ def details(report: RunReport, words: Words) -> Html:
 
 
 def _task(task: TaskDetail, words: DetailWords) -> Html:
-    panels = [_panel(block, words) for block in task.blocks]
+    panels = [
+        _panel(block, words) for block in task.blocks if not (isinstance(block, Table) and not block.rows)
+    ]
     heading = tag("h3", task.task, tag("small", f"{task.kind} · {task.split}"))
     return tag("div", heading, tag("div", *panels, attrs={"class": "panels"}), attrs={"class": "detail"})
 
@@ -89,11 +88,7 @@ def _reliability(found: Reliability, words: DetailWords) -> Html:
 
 
 def _table(table: Table, words: DetailWords) -> Html:
-    columns = tuple((words.title(column), _kind(column)) for column in table.columns)
-    rows = tuple(
-        tuple(_cell(value, column, words) for value, column in zip(row, table.columns, strict=True))
-        for row in table.rows
-    )
+    columns, rows = (grid := detail_grid(table, words)).columns, grid.rows
     shown, rest = rows[:_SHORT_ROWS], rows[_SHORT_ROWS:]
     parts: list[Html] = [grid_table(Grid(columns, shown))]
     if rest:
@@ -102,21 +97,6 @@ def _table(table: Table, words: DetailWords) -> Html:
     if table.more:
         parts.append(tag("p", words.not_shown.format(whole(table.more)), attrs={"class": "note"}))
     return join(parts)
-
-
-def _kind(column: Column) -> Kind:
-    names = (Column.CLASS, Column.GOLD, Column.ANSWERED, Column.ERROR)
-    return Kind.TEXT if column in names else Kind.NUMBER
-
-
-def _cell(value: str | float, column: Column, words: DetailWords) -> str:
-    if column is Column.ERROR:
-        return words.title(SpanError(value))
-    if isinstance(value, str):
-        return value
-    if column is Column.SHARE:
-        return percent(value)
-    return number(value, hundredths=True) if column in _SHARES else whole(int(value))
 
 
 def _slices(found: Slices, words: DetailWords) -> Html:
@@ -137,15 +117,14 @@ def _slices(found: Slices, words: DetailWords) -> Html:
 def _slice(one: Slice, ends: tuple[float, float], *, hundredths: bool) -> Html:
     low, high = one.interval
     bar = interval_bar(one.value, low=low, high=high, baseline=None, ends=ends, standing="plain")
-    text = tables.interval(one.value, low, high, hundredths=hundredths)
+    lengths, text, count = slice_texts(one, hundredths=hundredths)
     value, _, interval = text.partition(" ")
-    lengths = whole(one.low) if one.low == one.high else f"{whole(one.low)}–{whole(one.high)}"
     return tag(
         "tr",
         tag("td", lengths),
         tag("td", tag("b", value), " ", tag("small", interval), attrs={"class": "n"}),
         tag("td", bar, attrs={"class": "w mid"}),
-        tag("td", whole(one.n), attrs={"class": "n s"}),
+        tag("td", count, attrs={"class": "n s"}),
     )
 
 
