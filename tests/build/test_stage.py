@@ -314,3 +314,26 @@ def test_every_trained_row_is_in_the_optimizer_and_none_else(open_kit):
 def test_an_unknown_site_in_the_network_is_named(open_kit):
     with pytest.raises(SiteError, match="Did you mean 'pooler'"):
         open_kit(ONE).enter("one").sites.module("poler")
+
+
+def test_gates_of_rows_are_handed_on_and_learn(open_kit):
+    again = {"name": "two", "strategy": "unipelt", "carry": {"trunk": "continue"}, "lr": 1e-3}
+    opened = open_kit([{"name": "one", "strategy": "unipelt", "lr": 1e-2}, again])
+    first = opened.enter("one")
+    before = values(first)
+    opened.trained(first, "one")
+    gates = [path for path in before if "gate" in path]
+    assert len(gates) == 2 * 2 * (2 + 1 + 1)  # layers, weight and bias, two LoRAs, a prefix and an adapter
+    moved = {path for path in gates if not torch.equal(values(first)[path], before[path])}
+    assert moved == set(gates)
+    second = opened.enter("two", first.leave())
+    assert second.network.sees_rows
+    feed = opened.feed(opened.recipe.stage("one"), budget=4096)
+    for rows in ([("mood", 0), ("mood", 5), ("names", 2)], [("mood", 5)]):
+        batch = feed(rows)[0]
+        with torch.no_grad():
+            one, two = (state.network.eval().features(batch).flat_TD() for state in (first, second))
+        assert torch.equal(one, two)
+    assert {row.owner for row in second.table.trained() if row.owner.startswith("adapter:")} == {
+        f"adapter:one-{method}" for method in ("gated-lora", "prefix", "adapter")
+    }

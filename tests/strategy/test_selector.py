@@ -116,6 +116,14 @@ def test_one_stack_answers_to_either_word_with_its_final_norm(llama):
     assert select(llama, "decoder") == select(llama, "encoder") == select(llama, "layers, final_norm")
 
 
+def test_pairs_of_attentions_matrices_are_found_apart_and_fused(llama, gpt2):
+    for word, parts in (("kv", ("key", "value")), ("qv", ("query", "value"))):
+        assert select_sites(llama, f"layers[1].{word}") == tuple(
+            f"layers.1.attention.{part}" for part in parts
+        )
+        assert select_sites(gpt2, f"layers[1].{word}") == ("layers.1.attention.qkv",)
+
+
 def test_fused_and_transposed_sites(gpt2):
     assert sites_of(select(gpt2, "layers[1:].attention")) == {
         "layers.1.attention.qkv", "layers.1.attention.output", "layers.2.attention.qkv", "layers.2.attention.output"

@@ -25,7 +25,7 @@ from weft.strategy.site_method import SiteMethod, Start, weight_of
 class GatedLoraRule(AdapterRule):
     """``{train: gated-lora, rank: 8}``."""
 
-    sites: str = "attention.query, attention.value"
+    sites: str = "qv"
     """Selector; default: queries and values, where its authors put it."""
     train: Literal["gated-lora"] = "gated-lora"  # pyright: ignore[reportIncompatibleVariableOverride]
     rank: int = Field(default=8, ge=1, le=4096)

@@ -6,7 +6,7 @@
     layers[0:4], layers[8:], layers[-2:], layers[3], top 2, bottom 4
     embeddings, attention, ffn, pooler, final_norm, lm_head
     norm, bias, linear                   by kind: every norm, every bias, every matrix but the output embedding
-    kv                                   keys and values, also where they lie in one matrix with the queries
+    kv, qv                               keys and values, queries and values, also where they lie in one matrix
     layers[8:].attention.query, encoder.layers[0:2].ffn, layers[4:].bias
     layers.3.attention.query             a canonical path, of a site or of one parameter
     re:<regex>                           searched for in the raw module names of the trunk
@@ -28,7 +28,7 @@ from weft.strategy.base import Place
 
 MATRICES = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
 WORDS = frozenset(
-    "all heads encoder decoder layers embeddings attention cross_attention kv ffn norm final_norm bias linear pooler lm_head".split()
+    "all heads encoder decoder layers embeddings attention cross_attention kv qv ffn norm final_norm bias linear pooler lm_head".split()
 )
 
 _SEGMENT = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?:\[(?P<range>[^\[\]]*)\])?")
@@ -275,5 +275,7 @@ def _is_kind(word: str, site: Site, local: str) -> bool:
             return site.kind in MATRICES and site.path != "lm_head"
         case "kv":
             return re.search(r"attention\.(key|value|kv|qkv)$", site.path) is not None
+        case "qv":
+            return re.search(r"attention\.(query|value|kv|qkv)$", site.path) is not None
         case _:
             return False
