@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from peft import AutoPeftModelForSeq2SeqLM, PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from weft.core.example import Purpose, Row
@@ -160,3 +162,22 @@ def test_a_prompt_is_read_by_the_encoder_as_peft_does(
     torch.testing.assert_close(stock_logits(adapted, task, batch), expected, rtol=1e-5, atol=2e-5)
     bare = transformers.AutoModelForSeq2SeqLM.from_pretrained(bundle.base.folder.path).eval()
     assert (stock_logits(bare, task, batch) - expected).abs().max() > 1e-3
+
+
+def test_a_later_t5_keeps_its_own_output_embedding(make: Make, tiny_t5: Path, decoder_tasks, tmp_path: Path):
+    folder = tmp_path / "later"
+    shutil.copytree(tiny_t5, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["scale_decoder_outputs"]
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    tensors = load_file(folder / "model.safetensors")
+    own = torch.randn(tensors["shared.weight"].shape, generator=torch.Generator().manual_seed(0))
+    save_file({**tensors, "lm_head.weight": own}, folder / "model.safetensors", metadata={"format": "pt"})
+    bundle: Bundle = make(folder, {"reply": decoder_tasks["reply"]}, {"strategy": "full"}).open()
+    assert {"lm_head.weight", "embeddings.word.weight"} <= bundle.parts.delta.keys()
+    (result,) = export_plain(bundle, tmp_path / "out", tasks=["reply"])
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(result.folder).eval()
+    batch, task = probe_batch(bundle), bundle.tasks["reply"]
+    expected = weft_logits(bundle.network, task, batch)
+    torch.testing.assert_close(stock_logits(model, task, batch), expected, rtol=1e-5, atol=1e-4)
+    assert not torch.equal(model.lm_head.weight, model.shared.weight)
