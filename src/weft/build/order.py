@@ -135,7 +135,7 @@ def _progress(start: Progress, steps: Iterable[Step], order: EpochOrder) -> Iter
 
 
 def _tokens(step: Step, order: EpochOrder) -> int:
-    """Return the tokens of a step that pass the trunk: those of each text once."""
+    """Return the tokens of a step that pass the trunk: those of each text once, with one reply where it has several."""
     lengths = {
         int(order.texts[draw.task].keys_R[draw.row]): int(order.texts[draw.task].lengths_R[draw.row])
         for draw in step
