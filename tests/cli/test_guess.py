@@ -78,6 +78,7 @@ def test_columns_that_say_nothing(value: dict[str, str]):
         (["情感.train.csv"], {"task": {"train": ["情感.train.csv"]}}),
         (["data/agnews:train", "data/agnews:test"], {"agnews": {"train": ["data/agnews:train"], "test": ["data/agnews:test"]}}),
         (["glue@mnli:train", "glue@mnli:validation_matched"], {"glue_mnli": {"train": ["glue@mnli:train"], "dev": ["glue@mnli:validation_matched"]}}),
+        (["cnn@3.0.0:train", "cnn@3.0.0:validation[:9]"], {"cnn_3_0_0": {"train": ["cnn@3.0.0:train"], "dev": ["cnn@3.0.0:validation[:9]"]}}),
         (["a.csv", "b.csv"], {"a": {"train": ["a.csv"]}, "b": {"train": ["b.csv"]}}),
     ],
 )  # fmt: skip

@@ -80,15 +80,21 @@ def group(files: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 def _name_and_split(file: str) -> tuple[str, str]:
     file = _SLICE.sub("", file)
     named = _NAMED_SPLIT.fullmatch(file)
-    if named and named["split"].lower() in _SPLITS:  # validation_matched of MNLI is dev too
-        file = f"{named['rest']}:{named['split']}"
+    if named and (split := _SPLITS.get(named["split"].lower())):  # validation_matched of MNLI is dev too
+        path = PurePath(named["rest"])
+        return _plain_name(_PART.split(path.name), path), split
     path = PurePath(file)
     stem = path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name
     words = [word for word in _PART.split(PurePath(stem).stem) if word]
-    split = next((word for word in reversed(words) if word.lower() in _SPLITS), None)
-    rest = [word for word in words if word is not split]
-    plain = re.sub(r"[^A-Za-z0-9_]+", "", "_".join(rest)) or re.sub(r"[^A-Za-z0-9_]+", "", path.parent.name)
-    return (plain.lstrip("_") or "task")[:64], _SPLITS[split.lower()] if split else "train"
+    word = next((word for word in reversed(words) if word.lower() in _SPLITS), None)
+    name = _plain_name([one for one in words if one is not word], path)
+    return name, _SPLITS[word.lower()] if word else "train"
+
+
+def _plain_name(words: Iterable[str], path: PurePath) -> str:
+    """Return a task's name from the words of a file's name, or of its folder's."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "", "_".join(words)) or re.sub(r"[^A-Za-z0-9_]+", "", path.parent.name)
+    return (name.lstrip("_") or "task")[:64]
 
 
 def guess(rows: Sequence[Row], *, what: str) -> Guess:
