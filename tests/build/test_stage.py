@@ -322,7 +322,7 @@ def test_gates_of_rows_are_handed_on_and_learn(open_kit):
     first = opened.enter("one")
     before = values(first)
     opened.trained(first, "one")
-    gates = [path for path in before if "gate" in path]
+    gates = [path for path in before if "_gate" in path.split(".")[-2]]
     assert len(gates) == 2 * 2 * (2 + 1 + 1)  # layers, weight and bias, two LoRAs, a prefix and an adapter
     moved = {path for path in gates if not torch.equal(values(first)[path], before[path])}
     assert moved == set(gates)
