@@ -88,12 +88,12 @@ def _reliability(found: Reliability, words: DetailWords) -> Html:
 
 
 def _table(table: Table, words: DetailWords) -> Html:
-    columns, rows = (grid := detail_grid(table, words)).columns, grid.rows
-    shown, rest = rows[:_SHORT_ROWS], rows[_SHORT_ROWS:]
-    parts: list[Html] = [grid_table(Grid(columns, shown))]
+    grid = detail_grid(table, words)
+    shown, rest = grid.rows[:_SHORT_ROWS], grid.rows[_SHORT_ROWS:]
+    parts: list[Html] = [grid_table(Grid(grid.columns, shown))]
     if rest:
         summary = tag("summary", words.left_out.format(len(rest)))
-        parts.append(tag("details", summary, grid_table(Grid(columns, rest))))
+        parts.append(tag("details", summary, grid_table(Grid(grid.columns, rest))))
     if table.more:
         parts.append(tag("p", words.not_shown.format(whole(table.more)), attrs={"class": "note"}))
     return join(parts)
