@@ -169,5 +169,6 @@ def test_no_alias_is_written_twice(name: str):
 
 def test_what_is_first_for_one_role_is_first_for_no_other():
     assert len(ALIASES) >= 17
-    for one, other in combinations(sorted(ALIASES), 2):
+    others = ALIASES.keys() - {"PLAIN"}  # a text as a whole: asked for only where a row has no other role
+    for one, other in combinations(sorted(others), 2):
         assert ALIASES[one][0] != ALIASES[other][0]

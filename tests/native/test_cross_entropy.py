@@ -46,7 +46,8 @@ def test_loss_and_gradient_are_those_of_torch(dtype, rows, width, scale, seed):
     expected, expected_RV = reference(logits_RV, labels_R)
     assert total.dtype is torch.float32
     torch.testing.assert_close(total.double(), expected, rtol=2e-6, atol=2e-6)
-    rtol, atol = (1e-5, 2e-6) if dtype is torch.float32 else (4e-3, 1e-5)
+    # The exponent of a logit of 100 has lost 100 * 2^-24 already, and that is the relative error of its exponential.
+    rtol, atol = (1e-5, 2e-6 + 1e-7 * scale) if dtype is torch.float32 else (4e-3, 1e-5)
     torch.testing.assert_close(grad_RV.double(), expected_RV, rtol=rtol, atol=atol)
     with torch.no_grad():
         kept_RV = logits_RV.clone()

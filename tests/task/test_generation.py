@@ -205,6 +205,14 @@ def test_only_a_causal_trunk_with_an_output_embedding_generates(kit):
             task.head(dataclasses.replace(info, **change), dropout=0.0, seed=0)
 
 
+def test_an_encoder_decoder_cannot_learn_what_its_encoder_reads(kit):
+    info = dataclasses.replace(kit.trunk().info, is_causal=False, is_encoder_decoder=True)
+    for learn in ("answers", "last"):
+        kit.fit("generation", ROWS, learn=learn).head(info, dropout=0.0, seed=0)
+    with pytest.raises(ModelError, match=r"tasks\.t\.learn: must be answers or last"):
+        kit.fit("generation", ROWS, learn="all").head(info, dropout=0.0, seed=0)
+
+
 def test_baseline_and_counts(kit):
     task = kit.fit("generation", ROWS)
     assert [answer.text for answer in task.baseline(["yes", "no", "no"], 2)] == ["no", "no"]

@@ -150,7 +150,7 @@ IMPOSSIBLE: Final = ("is_impossible", "impossible", "不可回答", "无答案")
 SYSTEM: Final = ("system", "system_prompt", "系统", "系统提示")
 HISTORY: Final = ("history", "历史", "历史对话")
 TOOLS: Final = ("tools", "functions", "工具")
-TRANSLATION: Final = ("translation",)
+TRANSLATION: Final = ("translation", "翻译")
 PLAIN: Final = ("text", "content", "document", "body", "文本", "正文", "内容")  # learnt as a whole
 
 

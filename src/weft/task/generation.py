@@ -57,7 +57,8 @@ class GenerationSpec(AnswerOptions, TaskSpec):
     """A format (alpaca, chatml, gemma, llama2, llama3, mistral, phi3, qwen, vicuna, zephyr), or a prompt with {instruction},
     {input} and {system}; default: the tokenizer's own chat template, else a plain prompt, else the bare text (T5)."""
     learn: Learn = Learn.ANSWERS
-    """What is learnt of a conversation: answers (every one), last (the last one) or all (every token, questions too)."""
+    """What is learnt of a conversation: answers (every one), last (the last one) or all (every token, questions too).
+    An encoder-decoder reads the conversation and writes its last answer, which is what it learns."""
     judge: int | None = Field(default=200, ge=1)
     """Dev rows that are answered at each evaluation while training, evenly spread; their loss is taken on all."""
 
@@ -165,12 +166,18 @@ class Generation:
         """Return the head on the trunk's own output embedding.
 
         Raises:
-            ModelError: a trunk that neither is causal nor has a decoder, or has no output embedding.
+            ModelError: a trunk that neither is causal nor has a decoder, or has no output embedding; one that reads the
+                questions with its encoder, where they are to be learnt too.
         """
         if not (info.is_causal or info.is_encoder_decoder) or not info.vocabulary:
             raise ModelError(
                 f"tasks.{self.name}: generation needs a causal model or an encoder-decoder with an output embedding, but "
                 f"this trunk is neither. Choose a decoder such as a Llama, or a T5 or BART."
+            )
+        if info.is_encoder_decoder and self.learn is Learn.ALL:
+            raise ModelError(
+                f"tasks.{self.name}.learn: must be answers or last on an encoder-decoder, whose decoder writes nothing but "
+                f"the last answer, but is all. Leave it out, or choose a decoder."
             )
         return VocabularyHead()
 
