@@ -55,6 +55,14 @@ def question_f1(task: str, gold: Sequence[Sequence[str]], said: Sequence[str]) -
     return _score(task, qa_metrics(has_unanswerable=False), [tuple(texts) for texts in gold], answers)
 
 
+def bleu(task: str, gold: Sequence[str], said: Sequence[str]) -> Score:
+    """Return sacrebleu's corpus BLEU."""
+    from weft.core.example import Answer
+    from weft.metric.translation import bleu as corpus_bleu
+
+    return _score(task, [corpus_bleu()], list(gold), [Answer(text=text) for text in said])
+
+
 def mean_score(task: str, metric: str, totals: Sequence[float], weights: Sequence[float]) -> Score:
     """Return ``sum(totals) / sum(weights)``, its interval over rows."""
     generator = np.random.default_rng(0)
