@@ -90,7 +90,7 @@ def test_scores(work: Path, stage: str) -> dict[str, Any]:
     tasks = {name: context.data.fitted[name] for name in parts.heads}
     network = context.base.network(tasks, device=context.device)
     put_parts(context.base, network, parts)
-    judged = evaluate(context, recipe.stage(stage), network, tuple(tasks), split=TEST)
+    judged = evaluate(context, recipe.stage(stage), network, tasks, split=TEST)
     return judged.report.model_dump(mode="json")
 
 

@@ -83,7 +83,9 @@ def test_other_rows_take_the_adapters_of_the_rows_that_they_belong_to() -> None:
 
 
 class _Site(Routable):
-    adapter_names = ABC
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        return ABC
 
 
 def test_what_fits_neither_rows_nor_tokens_is_refused() -> None:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from weft.data.delimited import read_csv, read_text, read_tsv
 from weft.data.encoding import inspect
+from weft.data.table import Record
 from weft.errors import DataError
 
 READERS = {"csv": read_csv, "tsv": read_tsv, "txt": read_text}
 
 
-def records(folder: Path, text: str, kind: str = "csv") -> list[tuple[dict[str, Any], int]]:
+def records(folder: Path, text: str, kind: str = "csv") -> list[Record]:
     path = folder / f"x.{kind}"
     path.write_bytes(text.encode())
     return list(READERS[kind](inspect(path, name=path.name)))

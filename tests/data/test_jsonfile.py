@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from weft.data.encoding import inspect
 from weft.data.jsonfile import read
+from weft.data.table import Record
 from weft.errors import DataError
 
 ROWS = [
@@ -19,7 +19,7 @@ ROWS = [
 ]
 
 
-def records(folder: Path, text: str | bytes, *, is_lines: bool = True) -> list[tuple[dict[str, Any], int]]:
+def records(folder: Path, text: str | bytes, *, is_lines: bool = True) -> list[Record]:
     path = folder / "x.json"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return list(read(inspect(path, name="x.json"), is_lines=is_lines))

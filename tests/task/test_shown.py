@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -76,7 +78,7 @@ def test_many_classes_are_folded_and_left_out_but_counted():
     assert len(pairs.rows) == MOST_PAIRS
     counts = [row[2] for row in pairs.rows]
     assert counts == sorted(counts, reverse=True)
-    gold, answered, count, share = pairs.rows[0]
+    gold, answered, count, share = cast("tuple[str, str, int, float]", pairs.rows[0])
     assert gold != answered
     assert count == sum((g, a.label) == (gold, answered) for g, a in zip(golds, answers, strict=True))
     assert share == pytest.approx(count / golds.count(gold))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,7 @@ class _Chat:
 def _typed() -> Iterator[str]:
     """Yield lines of the terminal to its end; Ctrl-C drops the line that is being typed."""
     with suppress(ImportError):
-        import readline  # noqa: F401  # gives `input` its editing and history
+        import_module("readline")  # gives `input` its editing and history
     while True:
         try:
             yield input(_PROMPT)
