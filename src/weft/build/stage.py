@@ -6,7 +6,7 @@ is illegal for the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -119,10 +119,7 @@ def enter(
         tasks=own,
         stage_lr=stage.lr,
         adapter=stage.name,
-        carried=[
-            CarriedAdapter.of(adapter, Role.TRAINED if adapter.name in going_on else Role.FROZEN)
-            for adapter in carried.adapters
-        ],
+        carried=_standing(carried.adapters, going_on),
     )
     if _has_function_to_keep(recipe, stage):
         _check_function(made)
@@ -131,6 +128,12 @@ def enter(
     origins = {adapter.name: adapter.stage for adapter in carried.adapters}
     origins |= {one.adapter: origin for one in made.installs if one.adapter not in origins}
     return Entered(sites, table, made, wanted, frozenset(carried.delta), origins, choices)
+
+
+def _standing(adapters: Sequence[AdapterState], going_on: Collection[str]) -> list[CarriedAdapter]:
+    """Return ``adapters`` as the plan meets them: trained further if they go on, else frozen."""
+    roles = (Role.TRAINED if adapter.name in going_on else Role.FROZEN for adapter in adapters)
+    return [CarriedAdapter.of(adapter, role) for adapter, role in zip(adapters, roles, strict=True)]
 
 
 def _has_function_to_keep(recipe: Recipe, stage: StageSpec) -> bool:
