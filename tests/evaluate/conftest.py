@@ -13,6 +13,7 @@ from weft.core.features import Features, Pooling
 from weft.core.network import Network, TrunkInfo
 from weft.task.classification import Classification
 from weft.task.regression import Regression
+from weft.task.texts import Texts
 
 INFO = TrunkInfo(8, 0, Pooling.MEAN, False, True, False, max_positions=64, init_range=0.5)
 
@@ -38,8 +39,12 @@ def encoded(tokens, *, target=None, gold=None, where="f:1"):
 def toy():
     """Return tasks, network and a maker of rows."""
     tasks = {
-        "mood": Classification("mood", {"text": "text", "pair": None, "label": "label"}, ("bad", "good")),
-        "score": Regression("score", {"text": "text", "pair": None, "score": "score"}, mean=2.0, std=1.5),
+        "mood": Classification(
+            "mood", Texts({"text": "text", "pair": None, "label": "label"}), ("bad", "good")
+        ),
+        "score": Regression(
+            "score", Texts({"text": "text", "pair": None, "score": "score"}), mean=2.0, std=1.5
+        ),
     }
     heads = {name: task.head(INFO, dropout=0.5, seed=3) for name, task in tasks.items()}
     return SimpleNamespace(tasks=tasks, network=Network(ToyTrunk(), heads).train(), row=encoded)

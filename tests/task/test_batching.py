@@ -22,12 +22,13 @@ from weft.task.regression import Regression
 from weft.task.schemes import Scheme
 from weft.task.supervision import Supervised as Answered
 from weft.task.tagging import Tagging, Words
+from weft.task.texts import Texts
 
 COLUMNS = {"text": "text", "pair": None}
 TASKS = {
-    "label": Classification("label", COLUMNS, ("a", "b", "c"), pooling=Pooling.MEAN),
-    "many": Classification("many", COLUMNS, ("a", "b"), multi_label=True, pooling=Pooling.LAST),
-    "score": Regression("score", COLUMNS, mean=2.0, std=3.0, pooling=Pooling.CLS),
+    "label": Classification("label", Texts(COLUMNS, Pooling.MEAN), ("a", "b", "c")),
+    "many": Classification("many", Texts(COLUMNS, Pooling.LAST), ("a", "b"), multi_label=True),
+    "score": Regression("score", Texts(COLUMNS, Pooling.CLS), mean=2.0, std=3.0),
     "tags": Tagging("tags", {}, ("O", "B-X", "I-X"), Scheme.BIO),
     "text": Generation("text", {}),
 }
@@ -150,7 +151,7 @@ def test_a_plain_batch_is_what_looking_for_shared_texts_gives(items, packed, pad
     assert not are_distinct([*own, own[-1]])
     plain = make_plain_batch(name, TASKS[name], own, pad=pad, packed=packed)
     # One more task on the first text: looked for and found, so rows are as before, and the other target tells nothing new.
-    other = Classification("other", COLUMNS, ("a", "b"), pooling=Pooling.MEAN)
+    other = Classification("other", Texts(COLUMNS, Pooling.MEAN), ("a", "b"))
     extra = ("other", Encoded(own[0].tokens, own[0].segments, 0, "a", "g:1"))
     general = make_batch(
         [*((name, one) for one in own), extra], {**TASKS, "other": other}, pad=pad, packed=packed

@@ -66,7 +66,7 @@ def test_a_missing_column_is_refused(kit):
         [{"text": "a", "verdict": "x"}, {"text": "b", "verdict": "y"}],
         columns={"label": "verdict"},
     )
-    assert task.columns == {"text": "text", "pair": None, "label": "verdict"}
+    assert task.texts.columns == {"text": "text", "pair": None, "label": "verdict"}
 
 
 def test_unusable_rows_are_dropped_with_their_reason(kit):

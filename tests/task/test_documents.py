@@ -267,7 +267,7 @@ def test_regression_answers_a_document_in_the_units_of_the_data(kit, short):
     encoded = task.encode(kit.rows(rows), short, Purpose.ANSWER)
     answers = kit.answers(kit.network(task), task, encoded)
     assert [answer.value for answer in answers] == pytest.approx([1005, 1005], abs=task.std)
-    assert kit.fit("regression", rows).windows is None
+    assert kit.fit("regression", rows).texts.windows is None
 
 
 def test_a_task_saved_before_there_were_windows_comes_back(kit):
@@ -277,7 +277,7 @@ def test_a_task_saved_before_there_were_windows_comes_back(kit):
     assert task.stock().windows == config["windows"]
     assert type(task).from_config("t", config) == task
     del config["windows"]
-    assert type(task).from_config("t", config).windows is None
+    assert type(task).from_config("t", config).texts.windows is None
 
 
 def test_the_short_form_and_what_is_refused():

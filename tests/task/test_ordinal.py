@@ -40,7 +40,7 @@ def test_names_need_an_order(kit):
     zh = kit.fit(
         "ordinal", [{"评论": "很好", "评级": "好"}, {"评论": "坏", "评级": "差"}], labels=["差", "好"]
     )
-    assert (zh.labels, zh.columns["label"], zh.columns["text"]) == (("差", "好"), "评级", "评论")
+    assert (zh.labels, zh.texts.columns["label"], zh.texts.columns["text"]) == (("差", "好"), "评级", "评论")
 
 
 @pytest.mark.parametrize(("stars", "labels"), [([3, 3], []), ([None, ""], []), ([1, 2], ["7", "8"])])

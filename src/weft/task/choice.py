@@ -44,7 +44,7 @@ from weft.task.choices import (
     naming_of,
     place_of,
 )
-from weft.task.heads import SequenceHead, choose_pooling, new_linear, of_temperature
+from weft.task.heads import SequenceHead, choose_pooling, new_linear, of_temperature, other_pooling
 from weft.task.labels import SEPARATOR, label_text
 from weft.task.sequence import Columns, Judged, example_of, text_in
 from weft.task.several import places, spread
@@ -253,9 +253,7 @@ class Choice:
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: pooling changed."""
-        if config.get("pooling") != self.config()["pooling"]:
-            return f"pooling was {config.get('pooling')} and is now {self.pooling}"
-        return None
+        return other_pooling(config, self.pooling)
 
 
 def _scores(outputs_R1: Tensor, target: Target) -> Tensor:

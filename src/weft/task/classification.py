@@ -21,7 +21,7 @@ from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
-from weft.core.stock import Stock, StockForm
+from weft.core.stock import Stock
 from weft.core.tensors import float32, int64
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
@@ -32,8 +32,8 @@ from weft.recipe.spec import TaskSpec
 from weft.report.details import Block
 from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
-from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
-from weft.task.heads import SequenceHead, choose_pooling, new_linear, of_temperature
+from weft.task.documents import AnyWindows
+from weft.task.heads import SequenceHead, of_temperature
 from weft.task.labels import (
     are_ids,
     difference,
@@ -44,9 +44,10 @@ from weft.task.labels import (
     labels_in,
     named,
 )
-from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.sequence import Columns, Judged, collate_rows, text_roles
 from weft.task.shown import label_blocks, set_blocks
 from weft.task.temperature import fit_choice, fit_yes, table_of, tempered_choice, tempered_yes
+from weft.task.texts import Texts
 
 
 class ClassificationSpec(CriterionSpec):
@@ -94,14 +95,12 @@ class Classification:
 
     Attributes:
         name: of the task.
-        columns: by role.
+        texts: how they are read.
         labels: in the order of the outputs.
         multi_label: whether a row may have any number of them.
         threshold: above which a label is answered, of several.
-        pooling: asked for; None for the architecture's own.
         criterion: how the loss is summed.
         draws_evenly: whether training rows of all labels are drawn equally often.
-        windows: into which a text that is too long is divided; None where it is cut.
         calibrates: whether a temperature is fitted to dev rows.
         temperature: of the head's outputs: what they are divided by.
         has_ids: whether data holds numbers of ``labels`` instead of labels.
@@ -112,14 +111,12 @@ class Classification:
     wants_lm_head: ClassVar[bool] = False
 
     name: str
-    columns: Columns
+    texts: Texts
     labels: tuple[str, ...]
     multi_label: bool = False
     threshold: float = 0.5
-    pooling: Pooling | None = None
     criterion: Criterion = PLAIN
     draws_evenly: bool = False
-    windows: Windows | None = None
     calibrates: bool = True
     temperature: float = 1.0
     has_ids: bool = False
@@ -149,49 +146,42 @@ class Classification:
         criterion = Criterion.of(spec, _weights([one for one in sets if one is not None], labels, spec))
         return cls(
             name,
-            columns,
+            Texts(columns, spec.pooling, spec.windows),
             labels,
             spec.multi_label,
             spec.threshold,
-            spec.pooling,
             criterion,
             draws_evenly=spec.balance == "sampling",
             calibrates=spec.calibration == "temperature",
             has_ids=has_ids,
-            windows=spec.windows,
         )
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
-        pooling = None if config["pooling"] is None else Pooling(config["pooling"])
         criterion = Criterion.from_config(config["criterion"]) if "criterion" in config else PLAIN
         return cls(
             name,
-            dict(config["columns"]),
+            Texts.from_config(config),
             tuple(config["labels"]),
             config["multi_label"],
             config["threshold"],
-            pooling,
             criterion,
             draws_evenly=config.get("draws_evenly", False),
             calibrates=config.get("calibrates", False),
             temperature=config.get("temperature", 1.0),
             has_ids=config.get("has_ids", False),
-            windows=from_config(config),
         )
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
         return {
-            "columns": dict(self.columns),
+            **self.texts.config(),
             "labels": list(self.labels),
             "multi_label": self.multi_label,
             "threshold": self.threshold,
-            "pooling": None if self.pooling is None else str(self.pooling),
             "criterion": self.criterion.config(),
             "draws_evenly": self.draws_evenly,
-            "windows": to_config(self.windows),
             "calibrates": self.calibrates,
             "temperature": self.temperature,
             "has_ids": self.has_ids,
@@ -199,21 +189,19 @@ class Classification:
 
     def ask(self, text: str, pair: str | None = None) -> Row:
         """Return the row that asks for the answer to ``text`` (and ``pair``)."""
-        return text_row(self.name, self.columns, text, pair)
+        return self.texts.ask(text, pair, task=self.name)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns of the text and, where there is one, the second text."""
-        return text_columns(self.columns)
+        return self.texts.inputs
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
-        return encode_texts(
-            rows, self.columns, tokenizer, lambda row: self._judge(row, purpose), windows=self.windows
-        )
+        return self.texts.encode(rows, tokenizer, lambda row: self._judge(row, purpose))
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
-        labels = _labels_of(row, self.columns, multi_label=self.multi_label)
+        labels = _labels_of(row, self.texts.columns, multi_label=self.multi_label)
         if labels is not None and self.has_ids:
             labels = named(labels, self.labels)
         if labels is None or is_absent(labels, self.labels):
@@ -233,12 +221,8 @@ class Classification:
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
         """Return a new head with one output a label; a temperature is its unit, so stock models have it in their weights."""
-        pooling = choose_pooling(info, self.pooling, task=self.name)
-        out = new_linear(info, len(self.labels), has_bias=info.has_bias, seed=seed)
-        units = of_temperature(self.temperature)
-        return SequenceHead(
-            out, pooling=pooling, dropout=dropout, units=units, windows=pooling_of(self.windows)
-        )
+        units, outputs = of_temperature(self.temperature), len(self.labels)
+        return self.texts.head(info, outputs, task=self.name, dropout=dropout, seed=seed, units=units)
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return cross entropy, or for multi-label independent yes/no losses averaged over labels."""
@@ -308,15 +292,13 @@ class Classification:
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
         problem = "multi_label_classification" if self.multi_label else "single_label_classification"
-        return Stock(StockForm.SEQUENCE, self.labels, problem, "text-classification", to_config(self.windows))
+        return self.texts.stock(self.labels, problem)
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: labels, their order or kind, or pooling changed."""
         if config.get("multi_label") != self.multi_label:
             return f"multi_label is now {self.multi_label}"
-        if config.get("pooling") != self.config()["pooling"]:
-            return f"pooling was {config.get('pooling')} and is now {self.pooling}"
-        return difference(config.get("labels", ()), self.labels)
+        return self.texts.changed(config) or difference(config.get("labels", ()), self.labels)
 
 
 def _softmax(logits: Tensor) -> Tensor:

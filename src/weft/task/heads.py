@@ -6,7 +6,7 @@ as many rows as examples, but for those of several windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +211,12 @@ def choose_pooling(info: TrunkInfo, asked: Pooling | None, *, task: str) -> Pool
             f"tasks.{task}.pooling: 'pooler' needs a trunk with a pooler, but this one has none. Choices: {choices}."
         )
     return info.pooling if asked is None else asked
+
+
+def other_pooling(config: Mapping[str, Any], asked: Pooling | None) -> str | None:
+    """Return why a head saved with ``config`` does not pool as ``asked``, None where it does."""
+    before = config.get("pooling")
+    return None if before == asked else f"pooling was {before} and is now {asked}"
 
 
 def _stock(out: nn.Linear, units: Units) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
-from weft.core.stock import Stock, StockForm
+from weft.core.stock import Stock
 from weft.core.tensors import float32
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
@@ -36,11 +36,12 @@ from weft.objective.losses import continuation_loss
 from weft.recipe.spec import TaskSpec
 from weft.report.details import Block
 from weft.task.base import Tokenizer
-from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
-from weft.task.heads import SequenceHead, choose_pooling, new_linear
+from weft.task.documents import AnyWindows
+from weft.task.heads import SequenceHead
 from weft.task.labels import are_ids, difference, given_labels, is_absent, label_text, labels_in, named
-from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.sequence import Columns, Judged, collate_rows, text_roles
 from weft.task.shown import label_blocks
+from weft.task.texts import Texts
 
 
 class OrdinalSpec(TaskSpec):
@@ -63,11 +64,9 @@ class Ordinal:
 
     Attributes:
         name: of the task.
-        columns: by role.
+        texts: how they are read.
         labels: from the lowest to the highest.
         has_ids: whether data holds their ranks from 0 instead of labels.
-        pooling: asked for; None for the architecture's own.
-        windows: into which a text that is too long is divided; None where it is cut.
     """
 
     kind: ClassVar[str] = "ordinal"
@@ -75,11 +74,9 @@ class Ordinal:
     wants_lm_head: ClassVar[bool] = False
 
     name: str
-    columns: Columns
+    texts: Texts
     labels: tuple[str, ...]
     has_ids: bool = False
-    pooling: Pooling | None = None
-    windows: Windows | None = None
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -103,48 +100,32 @@ class Ordinal:
                 f"tasks.{name}: column {columns['label']!r} must hold at least two different labels, but holds "
                 f"{list(seen[:10])} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."
             )
-        return cls(name, columns, labels, has_ids, spec.pooling, spec.windows)
+        return cls(name, Texts(columns, spec.pooling, spec.windows), labels, has_ids)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
-        pooling = None if config["pooling"] is None else Pooling(config["pooling"])
-        return cls(
-            name,
-            dict(config["columns"]),
-            tuple(config["labels"]),
-            config["has_ids"],
-            pooling,
-            from_config(config),
-        )
+        return cls(name, Texts.from_config(config), tuple(config["labels"]), config["has_ids"])
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
-        return {
-            "columns": dict(self.columns),
-            "labels": list(self.labels),
-            "has_ids": self.has_ids,
-            "pooling": None if self.pooling is None else str(self.pooling),
-            "windows": to_config(self.windows),
-        }
+        return {**self.texts.config(), "labels": list(self.labels), "has_ids": self.has_ids}
 
     def ask(self, text: str, pair: str | None = None) -> Row:
         """Return the row that asks for the answer to ``text`` (and ``pair``)."""
-        return text_row(self.name, self.columns, text, pair)
+        return self.texts.ask(text, pair, task=self.name)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns of the text and, where there is one, the second text."""
-        return text_columns(self.columns)
+        return self.texts.inputs
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
-        return encode_texts(
-            rows, self.columns, tokenizer, lambda row: self._judge(row, purpose), windows=self.windows
-        )
+        return self.texts.encode(rows, tokenizer, lambda row: self._judge(row, purpose))
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
-        label = _label_of(row, self.columns)
+        label = _label_of(row, self.texts.columns)
         if label is not None and self.has_ids:
             (label,) = named((label,), self.labels)
         if label is None or is_absent((label,), self.labels):
@@ -160,9 +141,7 @@ class Ordinal:
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> SequenceHead:
         """Return a new head with one output for each label but the last."""
-        pooling = choose_pooling(info, self.pooling, task=self.name)
-        out = new_linear(info, len(self.labels) - 1, has_bias=info.has_bias, seed=seed)
-        return SequenceHead(out, pooling=pooling, dropout=dropout, windows=pooling_of(self.windows))
+        return self.texts.head(info, len(self.labels) - 1, task=self.name, dropout=dropout, seed=seed)
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return the negative log-likelihood of the labels, which is CORN's loss as a sum over rows."""
@@ -208,14 +187,11 @@ class Ordinal:
         """
         names = [f"> {label}" for label in self.labels[:-1]]
         passed = (*names[:1], *(f"{name} given {before}" for before, name in pairwise(names)))
-        form, problem = StockForm.SEQUENCE, "multi_label_classification"
-        return Stock(form, passed, problem, "text-classification", to_config(self.windows))
+        return self.texts.stock(passed, "multi_label_classification")
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: labels, their order or pooling changed."""
-        if config.get("pooling") != self.config()["pooling"]:
-            return f"pooling was {config.get('pooling')} and is now {self.pooling}"
-        return difference(config.get("labels", ()), self.labels)
+        return self.texts.changed(config) or difference(config.get("labels", ()), self.labels)
 
 
 def _label_of(row: Row, columns: Columns) -> str | None:

@@ -19,7 +19,7 @@ from weft.core.features import Pooling
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
-from weft.core.stock import Stock, StockForm
+from weft.core.stock import Stock
 from weft.core.tensors import float32
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
@@ -30,11 +30,12 @@ from weft.objective.losses import squared_error
 from weft.recipe.spec import TaskSpec
 from weft.report.details import Block
 from weft.task.base import Tokenizer
-from weft.task.documents import AnyWindows, Windows, from_config, pooling_of, to_config
-from weft.task.heads import SequenceHead, Units, choose_pooling, new_linear
+from weft.task.documents import AnyWindows
+from weft.task.heads import SequenceHead, Units
 from weft.task.labels import label_text
-from weft.task.sequence import Columns, Judged, collate_rows, encode_texts, text_columns, text_roles, text_row
+from weft.task.sequence import Columns, Judged, collate_rows, text_roles
 from weft.task.shown import value_blocks
+from weft.task.texts import Texts
 
 NUM_BINS = 5
 
@@ -59,11 +60,9 @@ class Regression:
     wants_lm_head: ClassVar[bool] = False
 
     name: str
-    columns: Columns
+    texts: Texts
     mean: float
     std: float
-    pooling: Pooling | None = None
-    windows: Windows | None = None
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -77,41 +76,33 @@ class Regression:
                 f"tasks.{name}: column {columns['score']!r} must hold at least two different numbers, but holds "
                 f"{sorted(set(numbers))} in {len(rows)} rows. Give the right column under columns: {{score: ...}}."
             )
-        return cls(name, columns, fmean(numbers), pstdev(numbers), spec.pooling, spec.windows)
+        texts = Texts(columns, spec.pooling, spec.windows)
+        return cls(name, texts, fmean(numbers), pstdev(numbers))
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
-        pooling = None if config["pooling"] is None else Pooling(config["pooling"])
-        return cls(name, dict(config["columns"]), config["mean"], config["std"], pooling, from_config(config))
+        return cls(name, Texts.from_config(config), config["mean"], config["std"])
 
     def config(self) -> dict[str, Any]:
-        """Return labels, columns and options as JSON values."""
-        return {
-            "columns": dict(self.columns),
-            "mean": self.mean,
-            "std": self.std,
-            "pooling": None if self.pooling is None else str(self.pooling),
-            "windows": to_config(self.windows),
-        }
+        """Return the unit, columns and options as JSON values."""
+        return {**self.texts.config(), "mean": self.mean, "std": self.std}
 
     def ask(self, text: str, pair: str | None = None) -> Row:
         """Return the row that asks for the answer to ``text`` (and ``pair``)."""
-        return text_row(self.name, self.columns, text, pair)
+        return self.texts.ask(text, pair, task=self.name)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns of the text and, where there is one, the second text."""
-        return text_columns(self.columns)
+        return self.texts.inputs
 
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
-        return encode_texts(
-            rows, self.columns, tokenizer, lambda row: self._judge(row, purpose), windows=self.windows
-        )
+        return self.texts.encode(rows, tokenizer, lambda row: self._judge(row, purpose))
 
     def _judge(self, row: Row, purpose: Purpose) -> Judged | Dropped:
-        score = _score_of(row, self.columns)
+        score = _score_of(row, self.texts.columns)
         if isinstance(score, str):
             return Dropped(row.where, score)
         if score is None and purpose is Purpose.LEARN:
@@ -128,12 +119,8 @@ class Regression:
         Where the architecture's stock head has no bias there is nothing to carry a shift: then the unit is the
         root mean square of the scores, so that answers of the right size are within reach of the weights.
         """
-        pooling = choose_pooling(info, self.pooling, task=self.name)
         units = Units(self.mean, self.std) if info.has_bias else Units(scale=math.hypot(self.mean, self.std))
-        out = new_linear(info, 1, has_bias=info.has_bias, seed=seed)
-        return SequenceHead(
-            out, pooling=pooling, dropout=dropout, units=units, windows=pooling_of(self.windows)
-        )
+        return self.texts.head(info, 1, task=self.name, dropout=dropout, seed=seed, units=units)
 
     def loss(self, outputs: Tensor, target: Target) -> Loss:
         """Return the squared error in units of the training scores' standard deviation."""
@@ -170,14 +157,12 @@ class Regression:
 
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
-        return Stock(
-            StockForm.SEQUENCE, (self.name,), "regression", "text-classification", to_config(self.windows)
-        )
+        return self.texts.stock((self.name,), "regression")
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: pooling or units changed."""
-        if config.get("pooling") != self.config()["pooling"]:
-            return f"pooling was {config.get('pooling')} and is now {self.pooling}"
+        if changed := self.texts.changed(config):
+            return changed
         if (config.get("mean"), config.get("std")) != (self.mean, self.std):
             return f"the scores' mean and deviation changed: now {self.mean:.4g} and {self.std:.4g}"
         return None
