@@ -128,6 +128,39 @@ def test_eval_of_a_run_gives_the_scores_of_its_report(weft: Weft, runs: Runs):
     assert weft("eval", str(runs.first / "bundle"))[1].splitlines() == runs.said.splitlines()[:-2]
 
 
+def test_eval_shows_the_answers_that_the_report_of_the_run_shows(weft: Weft, runs: Runs, tmp_path: Path):
+    report = json.loads((runs.first / "report.json").read_text())
+    page = tmp_path / "page.html"
+    code, out, err = weft("eval", str(runs.first), "--json", "--html", str(page))
+    assert (code, err) == (0, f"page: {page}\n")
+    found = json.loads(out)
+    assert found["details"] == report["details"]
+    assert (found["name"], found["model"]) == ("first", "tiny_bert0")
+    whole, own = (path.read_text(encoding="utf-8") for path in (runs.first / "report.html", page))
+    for key in ("scores", "details"):
+        start = f'<section id="{key}">'
+        section = whole[whole.index(start) : whole.index("</section>", whole.index(start))]
+        assert section in own
+    assert 'id="stages"' not in own
+
+
+def test_eval_on_a_file_shows_its_rows_in_the_language_of_the_command_line(
+    weft: Weft, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file, page = tmp_path / "新.csv", tmp_path / "页.html"
+    file.write_text("text,label\nthe <b>cat</b> likes london,sad\nmary hates bad food,happy\n")
+    monkeypatch.setenv("WEFT_LANG", "zh")
+    code, out, err = weft("eval", str(runs.first), f"mood={file}", "--html", str(page))
+    assert (code, err) == (0, f"网页：{page}\n")
+    assert "mood" in out
+    written = page.read_text(encoding="utf-8")
+    assert "<h2>答案细览</h2>" in written
+    assert "the &lt;b&gt;cat&lt;/b&gt; likes london" in written or "mary hates bad food" in written
+    assert "<b>cat" not in written
+    code, _, err = weft("eval", str(runs.first), f"mood={file}", "--html", str(tmp_path / "no" / "page.html"))
+    assert (code, "no/page.html" in err) == (74, True)
+
+
 def test_eval_on_a_file_says_which_rows_it_cannot_judge(weft: Weft, runs: Runs, tmp_path: Path):
     file = tmp_path / "new.csv"
     file.write_text("text,label\nthe cat likes london,happy\na dog,\nmary hates bad food,sad\nmary,angry\n")

@@ -23,10 +23,10 @@ from weft.report.details import (
     Table,
     TaskDetail,
 )
-from weft.report.html import render_html
+from weft.report.html import render_evaluation, render_html
 from weft.report.markdown import render_markdown
 from weft.report.plots import confusion_map, histogram, reliability_bars, scatter
-from weft.report.records import RunReport
+from weft.report.records import BundleReport, RunReport
 from weft.report.words import EN as WORDS
 
 EVIL = "<script>alert(1)</script>"
@@ -91,6 +91,26 @@ def test_every_block_stands_on_the_page(report, lang, words):
     assert words.tempered.format("0.0600", "1.70", "0.200") in page
     assert words.drawn_of.format(2, 900) in page
     assert words.others.format(3) in page
+
+
+@pytest.mark.parametrize(("lang", "title"), [("en", "Evaluation"), ("zh", "评估报告")])
+def test_an_evaluation_by_itself_is_the_same_page_without_what_a_run_did(report, lang, title):
+    run = detailed(report)
+    alone = BundleReport(
+        weft="0.1.0",
+        name="here",
+        model="minilm",
+        details=run.details,
+        **run.final[0].model_dump(include={"split", "selection"}),
+        tasks=run.final[0].tasks,
+    )
+    page, whole = render_evaluation(alone, lang=lang), render_html(run, lang=lang)
+    assert re.findall(r'<section id="(\w+)">', page) == ["scores", "details"]
+    for start, end in (('<section id="scores">', '<section id="leaving">'), ('<div class="cards">', "<nav>")):
+        section = whole[whole.index(start) :].split(end)[0].split('<section id="mixture">')[0]
+        assert section in page
+    assert f"<title>here · {title}</title>" in page
+    assert BundleReport.model_validate_json(alone.model_dump_json()) == alone
 
 
 def test_a_run_without_details_has_no_such_section(report):

@@ -11,22 +11,25 @@ from typing import Annotated, TypeGuard
 
 import typer
 
+import weft
 from weft.build.catalogue import open_recipe
 from weft.build.data import read_data
 from weft.cli.console import err, out
-from weft.cli.messages import say
+from weft.cli.messages import language, say
 from weft.cli.show import show_scores
-from weft.core.example import Dropped, Encoded, Purpose
+from weft.core.example import Dropped, Encoded, Purpose, Row
 from weft.core.seeds import fold
 from weft.data.sources import read
 from weft.errors import DataError, nearest
+from weft.evaluate.details import detail
 from weft.evaluate.judge import fitted_values, judge
 from weft.evaluate.predict import answer_all, sum_losses
 from weft.evaluate.selection import selection_score
 from weft.evaluate.telling import told
 from weft.export.bundle import Bundle, open_bundle
 from weft.export.parts import read_json
-from weft.report.records import EvalReport
+from weft.report.html import render_evaluation
+from weft.report.records import BundleReport
 from weft.run.folder import RunFolder
 from weft.run.judging import TEST, split_rows, taught_rows
 from weft.task.base import Task
@@ -41,15 +44,19 @@ def run(
     data: Annotated[list[str] | None, typer.Argument(help=say("eval.data"))] = None,
     base: Annotated[Path | None, typer.Option("--base", help=say("arg.base"))] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=say("arg.set"))] = None,
+    page: Annotated[Path | None, typer.Option("--html", help=say("eval.html"))] = None,
     is_json: Annotated[bool, typer.Option("--json", help=say("env.json"))] = False,
 ) -> None:
-    """Print every metric with its 95 % interval, its baseline and its n."""
+    """Print every metric with its 95 % interval, its baseline and its n; the page and JSON show the answers too."""
     given = tuple(settings or ())
     report = (
         _on_files(_told(open_bundle(bundle, base=base), given), data)
         if data
         else _of_run(bundle, base, given)
     )
+    if page is not None:
+        page.write_text(render_evaluation(report, lang=language()), encoding="utf-8")
+        err().print(say("eval.page", file=page))
     if is_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
@@ -64,7 +71,8 @@ class _Split:
         name: of the split.
         rows: with right answers.
         golds: the answers that a baseline may learn from.
-        seed: of the resampling.
+        read: the rows as they were read, for their texts.
+        seeds: of the resampling, of scores and of details.
         fitted: what the task was fitted to dev rows with.
         taught: the rows with their answers in them, where a loss needs that.
     """
@@ -72,39 +80,62 @@ class _Split:
     name: str
     rows: tuple[Encoded, ...]
     golds: Sequence[object]
-    seed: int = 0
+    read: Sequence[Row]
+    seeds: tuple[int, int]
     fitted: Mapping[str, object] = field(default_factory=dict[str, object])
     taught: Sequence[Encoded] = ()
 
 
-def _report(bundle: Bundle, splits: Mapping[str, _Split], *, split: str, resamples: int) -> EvalReport:
-    rows = {name: one.rows for name, one in splits.items()}
-    pad, dtype = bundle.tokenizer.pad, bundle.dtype
-    taught = {name: one.taught for name, one in splits.items() if one.taught}
-    network, tasks = bundle.network, bundle.tasks
+def _report(
+    bundle: Bundle, splits: Mapping[str, _Split], *, name: str, split: str, resamples: int
+) -> BundleReport:
+    pad, dtype, network, tasks = bundle.tokenizer.pad, bundle.dtype, bundle.network, bundle.tasks
+    rows = {task: one.rows for task, one in splits.items()}
+    taught = {task: one.taught for task, one in splits.items() if one.taught}
     losses = sum_losses(network, tasks, taught, pad=pad, budget=_BUDGET_TOKENS, dtype=dtype)
     found = answer_all(network, tasks, rows, pad=pad, budget=_BUDGET_TOKENS, dtype=dtype)
     reports = tuple(
         judge(
-            bundle.tasks[name],
+            tasks[task],
             one.rows,
-            found.answers[name],
+            found.answers[task],
             split=one.name,
             train_golds=one.golds,
             resamples=resamples,
-            seed=one.seed,
-            loss=losses[name].mean if name in losses else found.loss(name),
+            seed=one.seeds[0],
+            loss=losses[task].mean if task in losses else found.loss(task),
         ).model_copy(update={"fitted": one.fitted})
-        for name, one in splits.items()
+        for task, one in splits.items()
     )
-    return EvalReport(split=split, tasks=reports, selection=selection_score(reports))
+    details = tuple(
+        detail(
+            tasks[task],
+            one.rows,
+            found.answers[task],
+            {row.where: row for row in one.read},
+            split=one.name,
+            resamples=resamples,
+            seed=one.seeds[1],
+        )
+        for task, one in splits.items()
+    )
+    return BundleReport(
+        weft=weft.__version__,
+        name=name,
+        model=bundle.base.folder.name,
+        split=split,
+        tasks=reports,
+        selection=selection_score(reports),
+        details=details,
+    )
 
 
-def _on_files(bundle: Bundle, data: Sequence[str]) -> EvalReport:
+def _on_files(bundle: Bundle, data: Sequence[str]) -> BundleReport:
     """Return the scores on files named as ``task=file``; their own answers are all that a baseline can learn from."""
     files = dict(_task_and_file(bundle, argument) for argument in data)
     splits = {name: _file_split(bundle, bundle.tasks[name], reference) for name, reference in files.items()}
-    return _report(bundle, splits, split=_GIVEN, resamples=_RESAMPLES)
+    name = _run_folder(bundle.folder).path.resolve().name
+    return _report(bundle, splits, name=name, split=_GIVEN, resamples=_RESAMPLES)
 
 
 def _task_and_file(bundle: Bundle, argument: str) -> tuple[str, str]:
@@ -116,7 +147,8 @@ def _task_and_file(bundle: Bundle, argument: str) -> tuple[str, str]:
 
 
 def _file_split(bundle: Bundle, task: Task, reference: str) -> _Split:
-    results = task.encode(read(reference, root=Path.cwd()).rows, bundle.tokenizer, Purpose.ANSWER)
+    rows = read(reference, root=Path.cwd()).rows
+    results = task.encode(rows, bundle.tokenizer, Purpose.ANSWER)
     usable = tuple(one for one in results if _is_usable(one))
     reasons = (
         one.reason if isinstance(one, Dropped) else "no label" for one in results if not _is_usable(one)
@@ -131,7 +163,8 @@ def _file_split(bundle: Bundle, task: Task, reference: str) -> _Split:
     if dropped:
         words = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         err().print(say("eval.dropped", file=reference, reasons=words))
-    return _Split(reference, usable, [one.gold for one in usable])
+    golds = [one.gold for one in usable]
+    return _Split(reference, usable, golds, read=rows, seeds=_seeds(0, task.name))
 
 
 def _is_usable(result: Encoded | Dropped) -> TypeGuard[Encoded]:
@@ -142,9 +175,19 @@ def _told(bundle: Bundle, settings: Sequence[str]) -> Bundle:
     return replace(bundle, tasks=told(bundle.tasks, settings))
 
 
-def _of_run(given: Path, base: Path | None, settings: Sequence[str]) -> EvalReport:
+def _seeds(seed: int, task: str) -> tuple[int, int]:
+    """Return the seeds of scores and of details that a run of this seed takes."""
+    return fold(seed, "judge", task), fold(seed, "details", task)
+
+
+def _run_folder(given: Path) -> RunFolder:
+    """Return the folder that holds the bundle ``given``, or ``given`` itself where that is a run."""
+    return RunFolder(given.resolve().parent if (given / "weft.json").is_file() else given)
+
+
+def _of_run(given: Path, base: Path | None, settings: Sequence[str]) -> BundleReport:
     """Return the scores on the run's own test rows (dev rows where a task has none), as the run itself takes them."""
-    folder = RunFolder(given.resolve().parent if (given / "weft.json").is_file() else given)
+    folder = _run_folder(given)
     if not folder.origin.is_file():
         open_bundle(given, base=base)  # what is wrong with it as a bundle goes first
         raise DataError(
@@ -158,9 +201,16 @@ def _of_run(given: Path, base: Path | None, settings: Sequence[str]) -> EvalRepo
         err().print(say("eval.changed"))
     splits: dict[str, _Split] = {}
     for name in bundle.tasks:
-        split, rows = split_rows(data.tasks[name], TEST)
-        seed = fold(recipe.seed, "judge", name)
-        fitted = fitted_values(bundle.tasks[name], data.tasks[name].task)
-        taught = taught_rows(data.tasks[name], TEST)
-        splits[name] = _Split(split, tuple(rows), data.tasks[name].train_golds, seed, fitted, taught)
-    return _report(_told(bundle, settings), splits, split=TEST, resamples=recipe.bootstrap)
+        own = data.tasks[name]
+        split, rows = split_rows(own, TEST)
+        splits[name] = _Split(
+            split,
+            tuple(rows),
+            own.train_golds,
+            read=own.test_rows if split == TEST else own.dev_rows,
+            seeds=_seeds(recipe.seed, name),
+            fitted=fitted_values(bundle.tasks[name], own.task),
+            taught=taught_rows(own, TEST),
+        )
+    name = folder.path.resolve().name
+    return _report(_told(bundle, settings), splits, name=name, split=TEST, resamples=recipe.bootstrap)

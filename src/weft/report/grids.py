@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from weft.report import tables
 from weft.report.detail_words import DetailWords
-from weft.report.details import Column, Slice, Slices, SpanError, Table
+from weft.report.details import Column, Slice, Slices, SpanError, Table, TaskDetail
 from weft.report.records import (
     EvalReport,
     GroupRow,
@@ -48,12 +49,26 @@ class Grid:
     has_total: bool = False
 
 
-def final_scores(report: RunReport) -> tuple[tuple[TaskReport, Score], ...]:
+class Judged(Protocol):
+    """A report with scores, and with what the answers behind them look like."""
+
+    @property
+    def final(self) -> tuple[EvalReport, ...]:
+        """The evaluations."""
+        ...
+
+    @property
+    def details(self) -> tuple[TaskDetail, ...]:
+        """What the answers look like, by task."""
+        ...
+
+
+def final_scores(report: Judged) -> tuple[tuple[TaskReport, Score], ...]:
     """Return each final score with its task, in order; the first of a task is its primary one."""
     return tuple((task, score) for one in report.final for task in one.tasks for score in task.scores)
 
 
-def final_tasks(report: RunReport) -> tuple[TaskReport, ...]:
+def final_tasks(report: Judged) -> tuple[TaskReport, ...]:
     """Return the final report of each task and split."""
     return tuple(task for one in report.final for task in one.tasks)
 
@@ -66,7 +81,7 @@ def fitted(task: TaskReport) -> str:
     )
 
 
-def verdict(report: RunReport, words: Words) -> str:
+def verdict(report: Judged, words: Words) -> str:
     """Return in one sentence how the final primary scores stand to their baselines."""
     primary = [task.scores[0] for task in final_tasks(report)]
     if not primary:
@@ -75,7 +90,7 @@ def verdict(report: RunReport, words: Words) -> str:
     return words.all_beat if above == len(primary) else words.some_beat.format(above, len(primary))
 
 
-def score_grid(report: RunReport, words: Words) -> Grid:
+def score_grid(report: Judged, words: Words) -> Grid:
     """Return all final scores."""
     rows = [
         (

@@ -1,12 +1,14 @@
-"""A run as one HTML page that is whole by itself: no script, no request, nothing from the data taken as markup."""
+"""A run, or an evaluation, as one HTML page that is whole by itself: no script, no request, nothing from the data taken as markup."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from weft.report import grids, panels, sections, tables
-from weft.report.markup import Html, join, tag
-from weft.report.records import RunReport
+from weft.report.grids import Grid, Judged
+from weft.report.markup import Html, tag
+from weft.report.records import BundleReport, RunReport
 from weft.report.style import CSS
 from weft.report.widgets import grid_table
 from weft.report.words import Words, words_of
@@ -26,80 +28,6 @@ def render_html(report: RunReport, *, lang: str = "en") -> str:
         ValueError: no such language.
     """
     words = words_of(lang)
-    found = [one for one in _sections(report, words) if one[3] is not None]
-    links = [tag("a", title, attrs={"href": f"#{key}"}) for key, title, _, _ in found]
-    bodies = [
-        tag(
-            "section",
-            tag("h2", title),
-            tag("p", lead, attrs={"class": "lead"}) if lead else None,
-            body,
-            attrs={"id": key},
-        )
-        for key, title, lead, body in found
-    ]
-    page = tag(
-        "html",
-        _head(report, words),
-        tag("body", _top(report, words, links), tag("main", *bodies), _footer(report, words)),
-        attrs={"lang": words.lang},
-    )
-    return f"<!doctype html>\n{page}\n"
-
-
-def _sections(report: RunReport, words: Words) -> list[tuple[str, str, str, Html | None]]:
-    """Return key, title, lead and body of each section; None where there is nothing to show yet."""
-
-    def panel(content: Html) -> Html:
-        return tag("div", content, attrs={"class": "panel"})
-
-    def if_any(has: object, make: Callable[[RunReport, Words], Html]) -> Html | None:
-        return make(report, words) if has else None
-
-    return [
-        ("stages", words.stages, words.stages_lead, if_any(report.stages, sections.stages)),
-        ("curves", words.curves, words.curves_lead, if_any(report.stages, sections.curves)),
-        (
-            "scores",
-            words.scores,
-            words.scores_lead,
-            if_any(report.final, lambda r, w: panel(sections.scores(r, w))),
-        ),
-        ("details", words.details, words.details_lead, if_any(report.details, panels.details)),
-        (
-            "leaving",
-            words.leaving,
-            words.leaving_lead,
-            if_any(
-                any(stage.leaving for stage in report.stages),
-                lambda r, w: panel(grid_table(grids.leaving_grid(r, w))),
-            ),
-        ),
-        (
-            "mixture",
-            words.mixture,
-            words.mixture_lead,
-            if_any(report.stages, lambda r, w: panel(grid_table(grids.mixture_grid(r, w)))),
-        ),
-        ("parameters", words.parameters, words.parameters_lead, if_any(report.stages, sections.parameters)),
-        ("data", words.data, words.data_lead, if_any(report.data.tasks, sections.data)),
-        ("cost", words.cost, words.cost_lead, if_any(report.stages, sections.cost)),
-        ("environment", words.environment, "", sections.environment(report, words)),
-    ]
-
-
-def _head(report: RunReport, words: Words) -> Html:
-    return tag(
-        "head",
-        tag("meta", attrs={"charset": "utf-8"}),
-        tag("meta", attrs={"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        tag("meta", attrs={"name": "viewport", "content": "width=device-width,initial-scale=1"}),
-        tag("title", f"{report.name} · {words.report}"),
-        tag("style", Html(CSS)),
-    )
-
-
-def _top(report: RunReport, words: Words, links: list[Html]) -> Html:
     num_tasks = len({name for stage in report.stages for name in stage.plan.tasks} or report.data.tasks)
     facts = (
         report.model,
@@ -109,9 +37,125 @@ def _top(report: RunReport, words: Words, links: list[Html]) -> Html:
         tables.duration(report.seconds),
         words.finished if report.finished else words.unfinished,
     )
+    return _page(report, words, title=words.report, facts=facts, sections=_sections(report, words))
+
+
+def render_evaluation(report: BundleReport, *, lang: str = "en") -> str:
+    """Return the page of an evaluation by itself: the sections of a run's page that are about answers.
+
+    Args:
+        report: of a bundle on data with answers.
+        lang: ``en`` or ``zh``.
+
+    Raises:
+        ValueError: no such language.
+    """
+    words = words_of(lang)
+    facts = (report.model, words.num_tasks.format(len({task.task for task in report.tasks})))
+    return _page(report, words, title=words.evaluation, facts=facts, sections=_about_answers(report, words))
+
+
+def _page(
+    report: RunReport | BundleReport,
+    words: Words,
+    *,
+    title: str,
+    facts: Sequence[str],
+    sections: Sequence[_Section],
+) -> str:
+    """Return a whole page; sections without a body are left out."""
+    found = [one for one in sections if one.body is not None]
+    links = [tag("a", one.title, attrs={"href": f"#{one.key}"}) for one in found]
+    bodies = [
+        tag(
+            "section",
+            tag("h2", one.title),
+            tag("p", one.lead, attrs={"class": "lead"}) if one.lead else None,
+            one.body,
+            attrs={"id": one.key},
+        )
+        for one in found
+    ]
+    body = tag(
+        "body",
+        _top(report, words, title=title, facts=facts, links=links),
+        tag("main", *bodies),
+        tag("footer", words.footer.format(report.weft)),
+    )
+    page = tag("html", _head(f"{report.name} · {title}"), body, attrs={"lang": words.lang})
+    return f"<!doctype html>\n{page}\n"
+
+
+class _Section(NamedTuple):
+    """A part of a page; its body is None where there is nothing to show yet."""
+
+    key: str
+    title: str
+    lead: str
+    body: Html | None
+
+
+def _about_answers(report: Judged, words: Words) -> list[_Section]:
+    """Return the scores, and what the answers behind them look like."""
+    scores = _panel(sections.scores(report, words)) if report.final else None
+    shown = panels.details(report, words) if report.details else None
+    return [
+        _Section("scores", words.scores, words.scores_lead, scores),
+        _Section("details", words.details, words.details_lead, shown),
+    ]
+
+
+def _sections(report: RunReport, words: Words) -> list[_Section]:
+    """Return all that there is to say of a run."""
+    has_stages = bool(report.stages)
+
+    def if_any(has: bool, make: Callable[[RunReport, Words], Html]) -> Html | None:  # noqa: FBT001
+        return make(report, words) if has else None
+
+    def if_table(has: bool, make: Callable[[RunReport, Words], Grid]) -> Html | None:  # noqa: FBT001
+        return _panel(grid_table(make(report, words))) if has else None
+
+    has_left = any(stage.leaving for stage in report.stages)
+    parameters, data = if_any(has_stages, sections.parameters), if_any(bool(report.data.tasks), sections.data)
+    return [
+        _Section("stages", words.stages, words.stages_lead, if_any(has_stages, sections.stages)),
+        _Section("curves", words.curves, words.curves_lead, if_any(has_stages, sections.curves)),
+        *_about_answers(report, words),
+        _Section("leaving", words.leaving, words.leaving_lead, if_table(has_left, grids.leaving_grid)),
+        _Section("mixture", words.mixture, words.mixture_lead, if_table(has_stages, grids.mixture_grid)),
+        _Section("parameters", words.parameters, words.parameters_lead, parameters),
+        _Section("data", words.data, words.data_lead, data),
+        _Section("cost", words.cost, words.cost_lead, if_any(has_stages, sections.cost)),
+        _Section("environment", words.environment, "", sections.environment(report, words)),
+    ]
+
+
+def _panel(content: Html) -> Html:
+    return tag("div", content, attrs={"class": "panel"})
+
+
+def _head(title: str) -> Html:
+    return tag(
+        "head",
+        tag("meta", attrs={"charset": "utf-8"}),
+        tag("meta", attrs={"http-equiv": "Content-Security-Policy", "content": POLICY}),
+        tag("meta", attrs={"name": "viewport", "content": "width=device-width,initial-scale=1"}),
+        tag("title", title),
+        tag("style", Html(CSS)),
+    )
+
+
+def _top(
+    report: RunReport | BundleReport,
+    words: Words,
+    *,
+    title: str,
+    facts: Sequence[str],
+    links: Sequence[Html],
+) -> Html:
     return tag(
         "header",
-        tag("div", _mark(), f"Weft · {words.report}", attrs={"class": "eyebrow"}),
+        tag("div", _mark(), f"Weft · {title}", attrs={"class": "eyebrow"}),
         tag("h1", report.name),
         tag("p", *(tag("span", fact) for fact in facts), attrs={"class": "facts"}),
         tag("p", grids.verdict(report, words), attrs={"class": "verdict"}),
@@ -126,7 +170,3 @@ def _mark() -> Html:
     warp = [tag("line", attrs={"x1": x, "y1": 3, "x2": x, "y2": 23}) for x in (4, 10, 16, 22)]
     weft = tag("path", attrs={"d": "M1 13c2-5 4-5 6 0s4 5 6 0 4-5 6 0 4 5 6 0"})
     return tag("svg", *warp, weft, attrs={"class": "mark", "viewBox": "0 0 26 26", "aria-hidden": "true"})
-
-
-def _footer(report: RunReport, words: Words) -> Html:
-    return join((tag("footer", words.footer.format(report.weft)),))

@@ -17,9 +17,8 @@ from weft.report.details import (
     Table,
     TaskDetail,
 )
-from weft.report.grids import Grid, detail_grid, slice_texts
+from weft.report.grids import Grid, Judged, detail_grid, slice_texts
 from weft.report.markup import Html, join, tag
-from weft.report.records import RunReport
 from weft.report.svg import bar_ends, interval_bar
 from weft.report.tables import is_share, percent, plain, whole
 from weft.report.widgets import grid_table, scroll
@@ -31,7 +30,7 @@ _SHORT_ROWS = 14
 """Tables of more rows show these and open the others on demand."""
 
 
-def details(report: RunReport, words: Words) -> Html:
+def details(report: Judged, words: Words) -> Html:
     """Return the panels of every task."""
     return join(_task(task, words.detail) for task in report.details)
 

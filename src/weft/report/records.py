@@ -81,6 +81,22 @@ class EvalReport(Record):
     seconds: float = 0.0
 
 
+class BundleReport(EvalReport):
+    """An evaluation by itself: of a bundle on data with answers, with what its answers look like."""
+
+    format: int = FORMAT
+    weft: str
+    name: str
+    """Of the run, or of the folder that the bundle lies in."""
+    model: str
+    details: tuple[TaskDetail, ...] = ()
+
+    @property
+    def final(self) -> tuple[EvalReport, ...]:
+        """The evaluation, as pages look for it in the report of a run."""
+        return (self,)
+
+
 class SplitReport(Record):
     """One split of one task before training."""
 

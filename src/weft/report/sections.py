@@ -25,7 +25,7 @@ MOST_POINTS = 160
 MOST_LABELS = 16
 
 
-def cards(report: RunReport, words: Words) -> Html:
+def cards(report: grids.Judged, words: Words) -> Html:
     """Return one card a task: its primary score, interval, baseline and rows."""
     return tag("div", *(_card(task, words) for task in grids.final_tasks(report)), attrs={"class": "cards"})
 
@@ -190,7 +190,7 @@ def _score_series(stage: StageReport, task: str, colour: int, start: int) -> Ser
     return Series(stage.name, tuple(points), colour, has_markers=True, best=best)
 
 
-def scores(report: RunReport, words: Words) -> Html:
+def scores(report: grids.Judged, words: Words) -> Html:
     """Return the table of final scores with small interval bars."""
     labels = (
         words.task,

@@ -15,6 +15,7 @@ class Words:
 
     lang: str
     report: str
+    evaluation: str
     finished: str
     unfinished: str
     seed: str
@@ -115,6 +116,7 @@ class Words:
 EN = Words(
     lang="en",
     report="Run report",
+    evaluation="Evaluation",
     finished="finished",
     unfinished="not finished",
     seed="seed {}",
@@ -216,6 +218,7 @@ EN = Words(
 ZH = Words(
     lang="zh",
     report="训练报告",
+    evaluation="评估报告",
     finished="已完成",
     unfinished="未完成",
     seed="随机种子 {}",
