@@ -297,3 +297,21 @@ def test_values_of_several_types_in_a_column(reads, tmp_path):
         3,
         {"score is not a number": 1, "no score": 1, "score is not finite": 1},
     )
+
+
+def test_a_split_without_a_column_that_a_text_is_made_of_is_refused_with_its_place(reads, tmp_path):
+    train = [f'{{"word": "w{row}", "says": "the cat", "label": {row % 2}}}' for row in range(6)]
+    put(tmp_path, "train.jsonl", *train)
+    put(tmp_path, "dev.jsonl", '{"says": "the dog", "label": 1}')
+    with pytest.raises(DataError) as caught:
+        reads(
+            word={
+                "kind": "classification",
+                "train": "train.jsonl",
+                "dev": "dev.jsonl",
+                "columns": {"text": "{word}: {says}"},
+            }
+        )
+    assert str(caught.value).startswith(
+        "dev.jsonl:1: tasks.word: the column word in the text for text must exist, but does not. "
+    )

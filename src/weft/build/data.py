@@ -13,6 +13,7 @@ from typing import Any
 
 from weft.build.tokens import remembering
 from weft.core.example import Dropped, Encoded, Purpose, Row
+from weft.data.joined import check_rows
 from weft.data.sources import Table, read
 from weft.data.survey import duplicates, hold_out, lengths, overlap
 from weft.errors import DataError
@@ -197,6 +198,7 @@ def _with_held_out(
 
 def _use(task: Task, split: str, source: _Source, tokenizer: Tokenizer) -> _Used:
     purpose = Purpose.LEARN if split == TRAIN else Purpose.ANSWER
+    check_rows(task.config()["columns"], source.rows, what=f"tasks.{task.name}")
     rows, examples, dropped = _encoded(task, source.rows, tokenizer, purpose)
     if not examples:
         raise _nothing_usable(task, split, source, dropped)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from weft.core.example import Row
+from weft.data.joined import check_joined, held, is_joined
 from weft.data.table import column_names
 from weft.errors import DataError, nearest
 
@@ -156,11 +157,19 @@ PLAIN: Final = ("text", "content", "document", "body", "文本", "正文", "内�
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a task wants of a row: ``aliases`` are the column names to look for, the likeliest first."""
+    """What a task wants of a row.
+
+    Attributes:
+        name: in a recipe's ``columns``.
+        aliases: column names to look for, the likeliest first.
+        required: whether there must be a column.
+        is_text: whether a recipe may make it of several columns (``weft.data.joined``).
+    """
 
     name: str
     aliases: tuple[str, ...]
     required: bool = True
+    is_text: bool = False
 
 
 def resolve(
@@ -168,13 +177,14 @@ def resolve(
 ) -> dict[str, str | None]:
     """Return the column of each role, None for an optional one without; no two roles share a column.
 
-    A column that ``given`` names is taken. The required roles choose next, in order, then the optional ones: the
-    first alias that is a column, letter for letter, otherwise without regard to case, blanks and hyphens.
+    A column that ``given`` names is taken, and so are those of a text that is made of several. The required roles choose
+    next, in order, then the optional ones: the first alias that is a column, letter for letter, otherwise without regard
+    to case, blanks and hyphens.
 
     Args:
         rows: the rows that the columns are looked for in; any of them may have a column.
         roles: what is wanted, the most important first.
-        given: column by role, from the recipe.
+        given: column by role, from the recipe; of a text also a template, which stays one.
         what: whose columns these are, for messages.
 
     Raises:
@@ -186,12 +196,13 @@ def resolve(
         {'text': 'Review', 'label': '标签'}
     """
     columns = column_names(rows)
-    _check_given(given, roles, columns, what)
+    _check_given(given, roles, rows, what)
     found: dict[str, str | None] = dict(given)
+    taken = held(column for column in given.values() if is_joined(column, columns))
     for role in sorted(roles, key=lambda role: not role.required):
         if role.name in found:
             continue
-        free = [column for column in columns if column not in found.values()]
+        free = [column for column in columns if column not in found.values() and column not in taken]
         column = _first(role.aliases, free)
         if column is None and role.required:
             raise DataError(
@@ -202,13 +213,23 @@ def resolve(
     return {role.name: found[role.name] for role in roles}
 
 
-def _check_given(given: Mapping[str, str], roles: Sequence[Role], columns: Sequence[str], what: str) -> None:
+def _check_given(given: Mapping[str, str], roles: Sequence[Role], rows: Sequence[Row], what: str) -> None:
+    columns = column_names(rows)
+    texts = {known.name for known in roles if known.is_text}
     for role, column in given.items():
         if role not in {known.name for known in roles}:
             raise DataError(
                 f"{what}: columns must name a role, but names {role}. {nearest(role, (r.name for r in roles))}"
             )
-        if column not in columns:
+        if is_joined(column, columns):
+            where = f"{rows[0].where}: {what}" if rows else what
+            if role not in texts:
+                raise DataError(
+                    f"{what}: the column for {role} must be one column, but {column!r} is made of several. Only texts can be: "
+                    f"{', '.join(sorted(texts)) or 'none of this task'}."
+                )
+            check_joined(column, columns, role=role, what=where)
+        elif column not in columns:
             raise DataError(
                 f"{what}: the column for {role} must exist, but {column} does not. {nearest(column, columns)}"
             )

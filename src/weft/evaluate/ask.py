@@ -9,6 +9,7 @@ import torch
 
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.network import Network
+from weft.data.joined import holder, is_joined, named
 from weft.data.table import column_names
 from weft.errors import DataError, nearest
 from weft.evaluate.predict import Watch, answer_all
@@ -112,18 +113,17 @@ def from_rows(
     asked: dict[str, list[Row | None]] = {}
     left_out: dict[str, str] = {}
     for name, task in tasks.items():
-        source = {column: renamed.get(role, column) for column, role in _roles(task).items()}
-        missing = [source[column] for column in _needed(task) if source[column] not in present]
+        source = _source(task, present, renamed)
+        missing = _missing(_needed(task), source, present)
         if missing:
             left_out[name] = (
                 f"{name}: needs column {missing[0]}, but {what} has {', '.join(present)}. "
                 f"Say which with --column {_roles(task)[_needed(task)[0]]}=<column>."
             )
             continue
+        pairs = [pair for own in source.values() for pair in own.items()]
         asked[name] = [
-            Row(
-                {own: row.values[theirs] for own, theirs in source.items() if theirs in row.values}, row.where
-            )
+            Row({own: row.values[theirs] for own, theirs in pairs if theirs in row.values}, row.where)
             for row in rows
         ]
     return Questions(asked, left_out)
@@ -154,6 +154,33 @@ def only_named(
         if task in named
     }
     return Questions(asked, {})
+
+
+def _source(task: Task, present: Collection[str], renamed: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return for each column of a question to ``task`` what it is read from: the file's column by the task's own.
+
+    A text of several columns is read from those, or whole from the one that ``renamed`` gives for it.
+    """
+    source: dict[str, dict[str, str]] = {}
+    for column, role in _roles(task).items():
+        if role in renamed or not is_joined(column, present):
+            source[column] = {column: renamed.get(role, column)}
+        else:
+            parts = [holder(name, present) or name for name in named(column)]
+            source[column] = {part: part for part in parts}
+    return source
+
+
+def _missing(
+    needed: Collection[str], source: Mapping[str, Mapping[str, str]], present: Collection[str]
+) -> list[str]:
+    """Return the columns that the file lacks: of what is ``needed``, and of texts that it has a part of."""
+    return [
+        one
+        for column, parts in source.items()
+        for one in parts.values()
+        if one not in present and (column in needed or not set(present).isdisjoint(parts.values()))
+    ]
 
 
 def _roles(task: Task) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from weft.core.example import Answer, Encoded, Row
 from weft.core.seeds import fold
+from weft.data.joined import is_joined
 from weft.evaluate.compare import distance
 from weft.metric.base import Metric
 from weft.metric.bootstrap import interval
@@ -17,6 +18,7 @@ from weft.metric.tagging import spans
 from weft.report.details import Block, Example, Examples, Part, Slice, Slices, TaskDetail
 from weft.task.base import Shows, Task
 from weft.task.labels import plain
+from weft.task.sequence import text_in
 from weft.task.shown import spread
 from weft.task.words import listed, text_of, words_like
 
@@ -156,7 +158,10 @@ def _confidence(answer: Answer) -> float | None:
 # -------------------------------------------------------------------------------------------------- texts
 def question(row: Row, columns: Sequence[str], gold: Any = None) -> str:
     """Return what stands in ``columns`` of a row as one text; the answer that ends a conversation is left out."""
-    texts = [_text(plain(row.values.get(column)), gold) for column in columns]
+    texts = [
+        text_in(row, column) if is_joined(column, row.values) else _text(plain(row.values.get(column)), gold)
+        for column in columns
+    ]
     return "\n".join(text for text in texts if text)
 
 

@@ -60,7 +60,8 @@ class TaskSpec(Spec):
     test: Sources = ()
     """Data for the final score, never seen by any choice."""
     columns: dict[str, str] = {}
-    """Column names by role where the guess is wrong, e.g. {text: review}."""
+    """Column names by role where the guess is wrong, e.g. {text: review}; a text may be made of several columns, which
+    stand in braces: {text: "{word}: {sentence1}"}."""
     weight: float = Field(default=1.0, ge=0, le=1e6)
     """How strongly the task's loss counts (not how often it is drawn)."""
     judge: int | None = Field(default=None, ge=1)

@@ -122,8 +122,8 @@ def find_columns(rows: Sequence[Row], given: Mapping[str, str], *, what: str) ->
     several = [choice_role(number) for number in range(NUM_COLUMNS)]
     roles = [
         Role("label", ANSWER),
-        Role("text", CONTEXT, required=False),
-        Role("question", QUESTION, required=False),
+        Role("text", CONTEXT, required=False, is_text=True),
+        Role("question", QUESTION, required=False, is_text=True),
         Role("choices", CHOICES, required=False),
     ]
     by_name = {role.name for role in several} & set(given)

@@ -40,6 +40,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "text": known.PLAIN,
 }
 """The roles of columns, and the names that they go by."""
+_TEXTS = frozenset({"instruction", "input", "output", "system", "text"})  # what several columns may make
 _SHARED = ("system", "history", "tools")
 _ATTACHED = ("images", "videos", "audios")  # columns of files that a text speaks of
 
@@ -98,7 +99,7 @@ def find_columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> di
     what = f"tasks.{name}"
     languages = {role: value for role, value in given.items() if value.startswith("translation.")}
     given = {role: value for role, value in given.items() if role not in languages}
-    wish = [Role(role, _aliases(role, given, rows), required=False) for role in ROLES]
+    wish = [Role(role, _aliases(role, given, rows), required=False, is_text=role in _TEXTS) for role in ROLES]
     found = resolve(rows, wish, given, what=what)
     if found["messages"] is not None:
         return _only(found, "messages")
@@ -107,7 +108,10 @@ def find_columns(name: str, given: Mapping[str, str], rows: Sequence[Row]) -> di
     is_text = "text" in given or (found["output"] is None and found["text"] is not None)
     if is_text and "output" not in given:
         return dict.fromkeys(ROLES) | {"text": found["text"], "instruction": "prompt"}
-    wish = [Role(role, ROLES[role], required=role in ("instruction", "output")) for role in _instructed()]
+    wish = [
+        Role(role, ROLES[role], required=role in ("instruction", "output"), is_text=role in _TEXTS)
+        for role in _instructed()
+    ]
     return dict.fromkeys(ROLES) | resolve(rows, wish, given, what=what)
 
 

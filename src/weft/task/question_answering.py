@@ -108,7 +108,7 @@ class QuestionAnswering:
         spec = cast(QuestionAnsweringSpec, spec)
         roles = (
             Role("context", known.CONTEXT),
-            Role("question", known.QUESTION),
+            Role("question", known.QUESTION, is_text=True),
             Role("answers", known.ANSWERS),
             Role("answer_start", known.ANSWER_START, required=False),
             Role("impossible", known.IMPOSSIBLE, required=False),

@@ -15,8 +15,9 @@ from weft.core.example import Encoded, Row, Text
 from weft.core.tensors import int64
 from weft.data import columns as known
 from weft.data.columns import Role
+from weft.data.joined import is_joined, pieces, value_of
 from weft.task.base import Pieces
-from weft.task.labels import plain
+from weft.task.labels import label_text, plain
 from weft.task.several import places
 
 Columns = Mapping[str, str | None]
@@ -32,7 +33,7 @@ class Judged(NamedTuple):
 
 def text_roles() -> tuple[Role, ...]:
     """Return the roles of the columns that hold the text and, where there is one, the second text."""
-    return (Role("text", known.TEXT), Role("pair", known.PAIR, required=False))
+    return (Role("text", known.TEXT, is_text=True), Role("pair", known.PAIR, required=False, is_text=True))
 
 
 def text_in(row: Row, column: str | None) -> str:
@@ -41,12 +42,34 @@ def text_in(row: Row, column: str | None) -> str:
     Example:
         >>> text_in(Row({"a": ["x", "y"], "b": 5, "c": {"en": "x"}}, "f:1"), "a")
         'x\ny'
+        >>> text_in(Row({"a": ["x", "y"], "b": 5, "c": {"en": "x"}}, "f:1"), "{b} or {c.en}: {a}")
+        '5 or x: x; y'
     """
+    if column is not None and is_joined(column, row.values):
+        return _joined(row, column)
     value = plain(row.values.get(column)) if column is not None else None
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
         value = "\n".join(value)
     text = "" if value is None or isinstance(value, Mapping | list | tuple) else str(value)
     return text if text.strip() else ""
+
+
+def _joined(row: Row, template: str) -> str:
+    """Return what a template makes of ``row``, empty where all its columns are."""
+    texts = [
+        (_within(value_of(row.values, text)), True) if is_name else (text, False)
+        for text, is_name in pieces(template)
+    ]
+    is_empty = not any(text for text, is_value in texts if is_value)
+    return "" if is_empty else "".join(text for text, _ in texts)
+
+
+def _within(value: Any) -> str:
+    """Return a value as part of a text: a list with semicolons, which tokenizers keep, between its elements."""
+    value = plain(value)
+    if isinstance(value, list | tuple):
+        return "; ".join(text for one in value if (text := _within(one)))
+    return "" if isinstance(value, Mapping) else label_text(value) or ""
 
 
 def example_of(pieces: Sequence[Pieces], judged: Judged, where: str, *, num_cut: int) -> Encoded:
