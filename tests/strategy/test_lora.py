@@ -20,7 +20,8 @@ from weft.core.view import SiteKind
 from weft.errors import StrategyError
 from weft.strategy.adapters import extract, joined, merged, restore
 from weft.strategy.lora import Lora, LoraRule
-from weft.strategy.lora_layer import initial, lora_site, update, widths
+from weft.strategy.lora_layer import initial, lora_site, update
+from weft.strategy.site_method import widths
 
 
 def options(rank, *, alpha=None, dropout=0.0, kind="linear"):

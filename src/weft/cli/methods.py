@@ -49,14 +49,15 @@ def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json")
 
 def gather() -> dict[str, Any]:
     """Return methods, named strategies, and rules that choose modules, as JSON values."""
-    from weft.strategy.base import AdapterMethod, Edits
+    from weft.strategy.base import Edits
     from weft.strategy.named import STRATEGIES
     from weft.strategy.reference import share_trained
     from weft.strategy.registry import CHOOSING, METHODS
+    from weft.strategy.site_method import SiteMethod
 
     methods: list[dict[str, Any]] = []
     for name, method in METHODS.items():
-        adapter = None if method.edits is Edits.NOTHING else cast(AdapterMethod, method)
+        adapter = method if isinstance(method, SiteMethod) else None
         options, rule = _options(method.rule.model_fields), _default(method)
         methods.append(
             {

@@ -13,9 +13,10 @@ from weft.core.table import ParamTable
 from weft.core.view import SiteKind
 from weft.errors import StrategyError, nearest
 from weft.recipe.names import check_name
-from weft.strategy.base import AdapterMethod, Edits
+from weft.strategy.base import Edits
 from weft.strategy.edit import Edit
 from weft.strategy.registry import METHODS, adapter_method
+from weft.strategy.site_method import SiteMethod
 
 
 def adapter_names(table: ParamTable) -> tuple[str, ...]:
@@ -122,8 +123,8 @@ def _extract_one(sites: SiteMap, name: str) -> AdapterState:
     )
 
 
-def _adapter_methods() -> list[AdapterMethod]:
-    return [adapter_method(name) for name, method in METHODS.items() if method.edits is not Edits.NOTHING]
+def _adapter_methods() -> list[SiteMethod]:
+    return [method for method in METHODS.values() if isinstance(method, SiteMethod)]
 
 
 def _present(sites: SiteMap) -> set[str]:

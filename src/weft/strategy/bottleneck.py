@@ -9,22 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weft.core.sites import SiteMap
-from weft.core.view import ModelView, Site, SiteKind
+from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors, at, plus
-from weft.strategy.lora_layer import widths
 from weft.strategy.row_gate import ROW, RowGate, check_rows, gate_at_tokens, is_by_row
-from weft.strategy.site_method import SiteMethod, Start, weight_of
+from weft.strategy.site_method import AtSite, SiteMethod, widths_of
 
 
 class Form(StrEnum):
@@ -92,9 +91,9 @@ class BottleneckRule(AdapterRule):
 class BottleneckSite(Edit):
     """In front of the last module of a block: its output plus that of an adapter on it, or on the block's input."""
 
-    key: ClassVar[str] = "bottleneck"
-    place: ClassVar[int] = 4
-    tables: ClassVar[tuple[str, ...]] = (
+    key = "bottleneck"
+    place = 4
+    tables = (
         "bottleneck_down",
         "bottleneck_down_bias",
         "bottleneck_up",
@@ -158,16 +157,13 @@ class Tap:
         return held
 
 
-class BottleneckAt(BaseModel):
+class BottleneckAt(AtSite):
     """Options of a site."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     form: Form
     size: Annotated[int, Field(ge=1)]
     activation: Activation
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    kind: SiteKind
     gate: Literal[True] | RowGate | None = None
 
 
@@ -180,15 +176,15 @@ def _narrowing(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
 class Bottleneck(SiteMethod):
     """Adapters of two products with an activation between; the second starts at zero, so the function is unchanged."""
 
-    name: ClassVar[str] = "adapter"
-    rule: ClassVar[type[Rule]] = BottleneckRule
-    edits: ClassVar[Edits] = Edits.OUTPUT
-    lr: ClassVar[float] = 5e-4
-    advice: ClassVar[str] = "within the 3e-5 to 3e-3 that its authors searched (arXiv:1902.00751, section 3)"
-    module: ClassVar[type[Edit]] = BottleneckSite
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"bottleneck_down": _narrowing})
-    source: ClassVar[str] = "arXiv:1902.00751, arXiv:2005.00247, arXiv:2110.04366"
-    at_site: ClassVar[type[BaseModel]] = BottleneckAt
+    name = "adapter"
+    rule = BottleneckRule
+    edits = Edits.OUTPUT
+    lr = 5e-4
+    advice = "within the 3e-5 to 3e-3 that its authors searched (arXiv:1902.00751, section 3)"
+    module = BottleneckSite
+    starts = MappingProxyType({"bottleneck_down": _narrowing})
+    source = "arXiv:1902.00751, arXiv:2005.00247, arXiv:2110.04366"
+    at_site = BottleneckAt
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return form, size, activation, scale, the kind of the site, and whether there is a gate."""
@@ -211,8 +207,7 @@ class Bottleneck(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return both products (K, D) and (D, K) and the gate (1, D) with their biases; the block gives back the width that it is given."""
-        shape, size = weight_of(site).shape, options["size"]
-        width = widths((shape[0], shape[1]), site.kind)[1]
+        size, width = options["size"], widths_of(site)[1]
         down, down_bias, up, up_bias, gate, gate_bias = BottleneckSite.tables
         found = {down: (size, width), down_bias: (size,), up: (width, size), up_bias: (width,)}
         return {**found, gate: (1, width), gate_bias: (1,)} if options.get("gate") else found

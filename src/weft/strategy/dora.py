@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, field_validator
+from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
@@ -23,8 +23,8 @@ from weft.recipe.spec import Rule
 from weft.strategy.base import Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora import LoraAt, LoraInit, LoraRule, low_rank_options
-from weft.strategy.lora_layer import initial, scale, update, widths
-from weft.strategy.site_method import SiteMethod, Start, given, side_by_side, weight_of
+from weft.strategy.lora_layer import initial, scale, update
+from weft.strategy.site_method import SiteMethod, given, side_by_side, widths_of
 
 SQUARES = "dora_squares"  # attribute: squared norms of the weight's rows, by adapter
 
@@ -53,9 +53,9 @@ class DoraSite(Edit):
     thin product, so that a weight laid out for the machine stays where it is.
     """
 
-    key: ClassVar[str] = "dora"
-    place: ClassVar[int] = 1
-    tables: ClassVar[tuple[str, ...]] = ("dora_A", "dora_B", "dora_magnitude")
+    key = "dora"
+    place = 1
+    tables = ("dora_A", "dora_B", "dora_magnitude")
     dora_A: Factors
     dora_B: Factors
     dora_magnitude: Factors
@@ -89,17 +89,17 @@ class DoraSite(Edit):
 class Dora(SiteMethod):
     """Weight-decomposed LoRA; one at a site, as what it scales is the whole weight."""
 
-    name: ClassVar[str] = "dora"
-    rule: ClassVar[type[Rule]] = DoraRule
-    edits: ClassVar[Edits] = Edits.WEIGHT
-    lr: ClassVar[float] = 5e-4
-    advice: ClassVar[str] = "LoRA's, whose places and rate it shares (arXiv:2402.09353)"
-    module: ClassVar[type[Edit]] = DoraSite
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"dora_A": initial})
-    is_alone: ClassVar[bool] = True
-    routes: ClassVar[bool] = False
-    source: ClassVar[str] = "arXiv:2402.09353"
-    at_site: ClassVar[type[BaseModel]] = LoraAt
+    name = "dora"
+    rule = DoraRule
+    edits = Edits.WEIGHT
+    lr = 5e-4
+    advice = "LoRA's, whose places and rate it shares (arXiv:2402.09353)"
+    module = DoraSite
+    starts = MappingProxyType({"dora_A": initial})
+    is_alone = True
+    routes = False
+    source = "arXiv:2402.09353"
+    at_site = LoraAt
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return rank, alpha, dropout, and the kind of the site."""
@@ -108,9 +108,7 @@ class Dora(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return A (R, I), B (O, R) and the magnitude (O,)."""
-        shape = weight_of(site).shape
-        width_in, width_out = widths((shape[0], shape[1]), site.kind)
-        rank = options["rank"]
+        rank, (width_in, width_out) = options["rank"], widths_of(site)
         return {"dora_A": (rank, width_in), "dora_B": (width_out, rank), "dora_magnitude": (width_out,)}
 
     def start(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from weft.core.view import SiteKind
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits, Place, Timed, Timing
+from weft.strategy.base import Method, Place, Timing
 
 
 class FullRule(Rule):
@@ -19,20 +18,17 @@ class FullRule(Rule):
     """Share of the stage over which layers join, one after the other from the top (arXiv:1801.06146, section 3.3)."""
 
 
-class Full(Timed):
+class Full(Method):
     """Trains every parameter that a rule's selector names.
 
     The default rate is the upper end of what BERT's authors recommend for fine-tuning (arXiv:1810.04805, A.3).
     """
 
-    name: ClassVar[str] = "full"
-    rule: ClassVar[type[Rule]] = FullRule
-    edits: ClassVar[Edits] = Edits.NOTHING
-    lr: ClassVar[float] = 5e-5
-    advice: ClassVar[str] = "the upper end of what BERT was fine-tuned with (arXiv:1810.04805, appendix A.3)"
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
-    trains_site: ClassVar[bool] = True
-    source: ClassVar[str] = "arXiv:1810.04805"
+    name = "full"
+    rule = FullRule
+    lr = 5e-5
+    advice = "the upper end of what BERT was fine-tuned with (arXiv:1810.04805, appendix A.3)"
+    source = "arXiv:1810.04805"
 
     def timing(self, rule: Rule, place: Place) -> Timing:
         """Return when the parameters at ``place`` move: with ``gradual`` the later, the more layers are above them."""

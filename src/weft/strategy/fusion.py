@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from weft.core.sites import SiteMap
-from weft.core.view import ModelView, Site, SiteKind
+from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
 from weft.recipe.names import Name
 from weft.recipe.spec import Rule
@@ -23,10 +23,9 @@ from weft.strategy.base import AdapterRule, Below, Edits
 from weft.strategy.bottleneck import TAPPED, Bottleneck, BottleneckSite
 from weft.strategy.choosing import exactly
 from weft.strategy.edit import Edit, Factors, at, options_at, plus
-from weft.strategy.lora_layer import widths
-from weft.strategy.row_gate import is_by_row
+from weft.strategy.row_gate import is_by_row, little
 from weft.strategy.selector import select_sites
-from weft.strategy.site_method import SiteMethod, Start, weight_of
+from weft.strategy.site_method import AtSite, SiteMethod, widths_of
 
 
 class FusionRule(AdapterRule):
@@ -46,9 +45,9 @@ class _BoundRule(FusionRule):
 class FusionSite(Edit):
     """Further out than the adapters that it takes: its output plus the attention's mean of what they would add."""
 
-    key: ClassVar[str] = "fusion"
-    place: ClassVar[int] = BottleneckSite.place + 1
-    tables: ClassVar[tuple[str, ...]] = ("fusion_query", "fusion_key", "fusion_value")
+    key = "fusion"
+    place = BottleneckSite.place + 1
+    tables = ("fusion_query", "fusion_key", "fusion_value")
     fusion_query: Factors
     fusion_key: Factors
     fusion_value: Factors
@@ -74,17 +73,10 @@ class FusionSite(Edit):
         return F.linear((shares_A.unsqueeze(-1) * added_AD).sum(-2), self.fusion_value[name])
 
 
-class FusionAt(BaseModel):
+class FusionAt(AtSite):
     """Options of a site."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     adapters: Annotated[list[Name], Field(min_length=2)]
-    kind: SiteKind
-
-
-def _little(shape: tuple[int, ...], /, *, seed: int) -> Tensor:
-    return torch.empty(shape).normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
 
 
 def _identity(shape: tuple[int, ...], /, *, seed: int) -> Tensor:  # noqa: ARG001
@@ -98,18 +90,16 @@ class Fusion(SiteMethod):
     adapters, so entering a stage with it changes the function. Adapters stay as they are; rows of all tasks use all.
     """
 
-    name: ClassVar[str] = "fusion"
-    rule: ClassVar[type[Rule]] = FusionRule
-    edits: ClassVar[Edits] = Edits.OUTPUT
-    lr: ClassVar[float] = 5e-5
-    advice: ClassVar[str] = "its authors' (arXiv:2005.00247)"
-    module: ClassVar[type[Edit]] = FusionSite
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType(
-        {"fusion_query": _little, "fusion_key": _little, "fusion_value": _identity}
-    )
-    needs_others: ClassVar[bool] = True
-    source: ClassVar[str] = "arXiv:2005.00247"
-    at_site: ClassVar[type[BaseModel]] = FusionAt
+    name = "fusion"
+    rule = FusionRule
+    edits = Edits.OUTPUT
+    lr = 5e-5
+    advice = "its authors' (arXiv:2005.00247)"
+    module = FusionSite
+    starts = MappingProxyType({"fusion_query": little, "fusion_key": little, "fusion_value": _identity})
+    needs_others = True
+    source = "arXiv:2005.00247"
+    at_site = FusionAt
 
     def bound(
         self,
@@ -157,8 +147,7 @@ class Fusion(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
         """Return query, key and value (D, D)."""
-        shape = weight_of(site).shape
-        width = widths((shape[0], shape[1]), site.kind)[1]
+        width = widths_of(site)[1]
         return dict.fromkeys(FusionSite.tables, (width, width))
 
     def place(

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from weft.core.view import ModelView, Site, SiteKind
+from weft.core.view import ModelView, Site
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors, at, plus
-from weft.strategy.lora_layer import initial, widths
+from weft.strategy.lora_layer import initial
 from weft.strategy.row_gate import check_rows, gate_at_tokens, little
-from weft.strategy.site_method import SiteMethod, Start, weight_of
+from weft.strategy.site_method import AtSite, SiteMethod, widths_of
 
 
 class GatedLoraRule(AdapterRule):
@@ -37,9 +37,9 @@ class GatedLoraRule(AdapterRule):
 class GatedLoraSite(Edit):
     """In front of a linear class: its output plus ``g B A x``, of which g is one number a row."""
 
-    key: ClassVar[str] = "gated"
-    place: ClassVar[int] = 3
-    tables: ClassVar[tuple[str, ...]] = ("gated_A", "gated_B", "gated_gate", "gated_gate_bias")
+    key = "gated"
+    place = 3
+    tables = ("gated_A", "gated_B", "gated_gate", "gated_gate_bias")
     gated_A: Factors
     gated_B: Factors
     gated_gate: Factors
@@ -58,28 +58,25 @@ class GatedLoraSite(Edit):
         return outputs
 
 
-class GatedLoraAt(BaseModel):
+class GatedLoraAt(AtSite):
     """Options of a site."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    kind: SiteKind
 
 
 class GatedLora(SiteMethod):
     """A low-rank update that each row weighs; so it is no edit of the weight and folds into none."""
 
-    name: ClassVar[str] = "gated-lora"
-    rule: ClassVar[type[Rule]] = GatedLoraRule
-    edits: ClassVar[Edits] = Edits.OUTPUT
-    lr: ClassVar[float] = 5e-4
-    advice: ClassVar[str] = "its authors' for all parts of UniPELT (arXiv:2110.07577, appendix)"
-    module: ClassVar[type[Edit]] = GatedLoraSite
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"gated_A": initial, "gated_gate": little})
-    source: ClassVar[str] = "arXiv:2110.07577"
-    at_site: ClassVar[type[BaseModel]] = GatedLoraAt
+    name = "gated-lora"
+    rule = GatedLoraRule
+    edits = Edits.OUTPUT
+    lr = 5e-4
+    advice = "its authors' for all parts of UniPELT (arXiv:2110.07577, appendix)"
+    module = GatedLoraSite
+    starts = MappingProxyType({"gated_A": initial, "gated_gate": little})
+    source = "arXiv:2110.07577"
+    at_site = GatedLoraAt
 
     def sees_rows(self, options: Mapping[str, Any]) -> bool:  # noqa: ARG002
         """Return that it does."""
@@ -96,7 +93,6 @@ class GatedLora(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return A (R, I), B (O, R), and the gate (1, I) with its bias."""
-        shape, rank = weight_of(site).shape, options["rank"]
-        width_in, width_out = widths((shape[0], shape[1]), site.kind)
+        rank, (width_in, width_out) = options["rank"], widths_of(site)
         shapes = ((rank, width_in), (width_out, rank), (1, width_in), (1,))
         return dict(zip(GatedLoraSite.tables, shapes, strict=True))

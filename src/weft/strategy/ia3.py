@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from weft.core.parts import AdapterState
@@ -18,8 +17,7 @@ from weft.core.view import Site, SiteKind
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors, at
-from weft.strategy.lora_layer import widths
-from weft.strategy.site_method import SiteMethod, Start, given, renamed, weight_of
+from weft.strategy.site_method import AtSite, SiteMethod, given, renamed, widths_of
 
 INPUT, OUTPUT = "input", "output"
 
@@ -35,9 +33,9 @@ class Ia3Rule(AdapterRule):
 class Ia3Site(Edit):
     """In front of a linear class: a factor on each of its outputs, or on each of its inputs."""
 
-    key: ClassVar[str] = "ia3"
-    place: ClassVar[int] = 2
-    tables: ClassVar[tuple[str, ...]] = ("ia3_l",)
+    key = "ia3"
+    place = 2
+    tables = ("ia3_l",)
     ia3_l: Factors
     ia3_options: dict[str, dict[str, Any]]
 
@@ -60,13 +58,10 @@ class Ia3Site(Edit):
         return values
 
 
-class Ia3At(BaseModel):
+class Ia3At(AtSite):
     """Options of a site."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     side: Literal["input", "output"]
-    kind: SiteKind
 
 
 def _ones(shape: tuple[int, ...], /, *, seed: int) -> Tensor:  # noqa: ARG001
@@ -76,18 +71,18 @@ def _ones(shape: tuple[int, ...], /, *, seed: int) -> Tensor:  # noqa: ARG001
 class Ia3(SiteMethod):
     """Factors that start at one. The rate is that at which PEFT's own comparison finds it to learn."""
 
-    name: ClassVar[str] = "ia3"
-    rule: ClassVar[type[Rule]] = Ia3Rule
-    edits: ClassVar[Edits] = Edits.WEIGHT
-    lr: ClassVar[float] = 5e-3
-    advice: ClassVar[str] = (
+    name = "ia3"
+    rule = Ia3Rule
+    edits = Edits.WEIGHT
+    lr = 5e-3
+    advice = (
         "few values, which PEFT's own comparison learns with at this rate and hardly at lower "
         "ones (method_comparison/MetaMathQA)"
     )
-    module: ClassVar[type[Edit]] = Ia3Site
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"ia3_l": _ones})
-    source: ClassVar[str] = "arXiv:2205.05638"
-    at_site: ClassVar[type[BaseModel]] = Ia3At
+    module = Ia3Site
+    starts = MappingProxyType({"ia3_l": _ones})
+    source = "arXiv:2205.05638"
+    at_site = Ia3At
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:  # noqa: ARG002
         """Return which side of the product is scaled, and the kind of the site."""
@@ -95,8 +90,7 @@ class Ia3(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return the factors, (O,) or (I,)."""
-        shape = weight_of(site).shape
-        width_in, width_out = widths((shape[0], shape[1]), site.kind)
+        width_in, width_out = widths_of(site)
         return {"ia3_l": (width_in if options["side"] == INPUT else width_out,)}
 
     def joined(self, states: Sequence[AdapterState], *, name: str) -> AdapterState:

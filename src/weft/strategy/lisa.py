@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from weft.core.table import Draw
-from weft.core.view import SiteKind
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits, Place, Timed, Timing
+from weft.strategy.base import Method, Place, Timing
 
 
 class LisaRule(Rule):
@@ -22,20 +21,17 @@ class LisaRule(Rule):
     """Steps until others are drawn."""
 
 
-class Lisa(Timed):
+class Lisa(Method):
     """Trains what a rule names, of the layers a few at a time; a layer whose turn is over loses its optimizer state.
 
     The rate is that of full training.
     """
 
-    name: ClassVar[str] = "lisa"
-    rule: ClassVar[type[Rule]] = LisaRule
-    edits: ClassVar[Edits] = Edits.NOTHING
-    lr: ClassVar[float] = 5e-5
-    advice: ClassVar[str] = "full training's, for whatever moves at the moment moves fully"
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
-    trains_site: ClassVar[bool] = True
-    source: ClassVar[str] = "arXiv:2403.17919"
+    name = "lisa"
+    rule = LisaRule
+    lr = 5e-5
+    advice = "full training's, for whatever moves at the moment moves fully"
+    source = "arXiv:2403.17919"
 
     def timing(self, rule: Rule, place: Place) -> Timing:
         """Return when the parameters at ``place`` move: those of layers by turns."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
@@ -22,8 +22,8 @@ from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit
-from weft.strategy.lora_layer import STARTS, LoraEmbedding, LoraSite, initial, scale, update, widths
-from weft.strategy.site_method import SiteMethod, Start, given, renamed, weight_of
+from weft.strategy.lora_layer import STARTS, LoraEmbedding, LoraSite, initial, scale, update
+from weft.strategy.site_method import AtSite, SiteMethod, given, renamed, weight_of, widths, widths_of
 
 
 class LoraInit(StrEnum):
@@ -64,15 +64,12 @@ class LoraRule(AdapterRule):
         return self
 
 
-class LoraAt(BaseModel):
+class LoraAt(AtSite):
     """Options of a site."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: Annotated[int, Field(ge=1)]
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    kind: SiteKind
     rslora: Literal[True] | None = None
 
 
@@ -95,18 +92,18 @@ class Lora(SiteMethod):
     follow "LoRA Without Regret" (Thinking Machines, 2025); arXiv:2602.04998 finds that the rate matters most.
     """
 
-    name: ClassVar[str] = "lora"
-    rule: ClassVar[type[Rule]] = LoraRule
-    edits: ClassVar[Edits] = Edits.WEIGHT
-    lr: ClassVar[float] = 5e-4
-    advice: ClassVar[str] = (
+    name = "lora"
+    rule = LoraRule
+    edits = Edits.WEIGHT
+    lr = 5e-4
+    advice = (
         "every linear layer, ten times full training's rate (LoRA Without Regret, Thinking "
         "Machines 2025; arXiv:2405.09673)"
     )
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({*SiteMethod.kinds, SiteKind.EMBEDDING})
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType({"lora_A": initial, "lora_embedding_B": _normal})
-    source: ClassVar[str] = "arXiv:2106.09685"
-    at_site: ClassVar[type[BaseModel]] = LoraAt
+    kinds = frozenset({*SiteMethod.kinds, SiteKind.EMBEDDING})
+    starts = MappingProxyType({"lora_A": initial, "lora_embedding_B": _normal})
+    source = "arXiv:2106.09685"
+    at_site = LoraAt
 
     def edit(self, kind: SiteKind) -> type[Edit]:
         """Return the class for linear modules, or that for embeddings."""
@@ -119,10 +116,11 @@ class Lora(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return A (R, I) and B (O, R); of an embedding (R, V) and (D, R)."""
-        shape, rank = weight_of(site).shape, options["rank"]
+        rank = options["rank"]
         if site.kind is SiteKind.EMBEDDING:
-            return {"lora_embedding_A": (rank, shape[0]), "lora_embedding_B": (shape[1], rank)}
-        width_in, width_out = widths((shape[0], shape[1]), site.kind)
+            vocabulary, width = weight_of(site).shape
+            return {"lora_embedding_A": (rank, vocabulary), "lora_embedding_B": (width, rank)}
+        width_in, width_out = widths_of(site)
         return {"lora_A": (rank, width_in), "lora_B": (width_out, rank)}
 
     def rate(self, rule: Rule, table: str) -> float:
@@ -237,7 +235,7 @@ def _principal(weight: Tensor, options: Mapping[str, Any], *, kind: SiteKind) ->
     Source: arXiv:2404.02948, equations 2 and 3.
     """
     rank = options["rank"]
-    width_in, width_out = widths((weight.shape[0], weight.shape[1]), kind)
+    width_in, width_out = widths(weight.shape, kind)
     if rank > min(width_in, width_out):
         raise StrategyError(
             f"rank: must be at most {min(width_in, width_out)} to start from singular values, but is {rank}."

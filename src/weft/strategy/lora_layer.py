@@ -30,9 +30,9 @@ STARTS = (
 class LoraSite(Edit):
     """In front of a linear class: the base's output plus ``scale * B A x`` for every adapter at this site."""
 
-    key: ClassVar[str] = "lora"
-    place: ClassVar[int] = 0
-    tables: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
+    key = "lora"
+    place = 0
+    tables = ("lora_A", "lora_B")
     lora_A: Factors
     lora_B: Factors
     lora_options: dict[str, dict[str, Any]]
@@ -193,9 +193,9 @@ def _version(tensor: Tensor) -> float:
 class LoraEmbedding(Edit):
     """In front of an embedding: a look-up in the table plus ``scale * B A``, of which only rows in use are computed."""
 
-    key: ClassVar[str] = "lora"
-    place: ClassVar[int] = 0
-    tables: ClassVar[tuple[str, ...]] = ("lora_embedding_A", "lora_embedding_B")
+    key = "lora"
+    place = 0
+    tables = ("lora_embedding_A", "lora_embedding_B")
     lora_embedding_A: Factors
     lora_embedding_B: Factors
     lora_options: dict[str, dict[str, Any]]
@@ -214,12 +214,6 @@ class LoraEmbedding(Edit):
 def lora_site(module: nn.Module) -> LoraSite:
     """Return ``module`` as one that takes adapters: itself if it is, else its parameters in an adapting class."""
     return edited(module, LoraSite)
-
-
-def widths(weight_shape: tuple[int, ...], kind: SiteKind) -> tuple[int, int]:
-    """Return (I, O) of a weight of ``kind``: (O, I) as nn.Linear stores it, (I, O) as GPT-2's Conv1D does."""
-    first, second = weight_shape
-    return (first, second) if kind is SiteKind.CONV1D else (second, first)
 
 
 def scale(options: Mapping[str, Any]) -> float:

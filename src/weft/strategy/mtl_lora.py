@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from weft.core.parts import AdapterState, routes_to
 from weft.core.routing import Routing
 from weft.core.sites import SiteMap
-from weft.core.view import ModelView, Site, SiteKind
+from weft.core.view import ModelView, Site
 from weft.errors import StrategyError
 from weft.recipe.names import Name
 from weft.recipe.spec import Rule
 from weft.strategy.base import Below, Edits
 from weft.strategy.edit import Edit, Factors
 from weft.strategy.lora import Lora
-from weft.strategy.lora_layer import initial, scale, widths
-from weft.strategy.site_method import SiteMethod, Start, weight_of
+from weft.strategy.lora_layer import initial, scale
+from weft.strategy.site_method import AtSite, SiteMethod, widths_of
 
 
 class MtlLoraRule(Rule):
@@ -58,9 +58,9 @@ class _BoundRule(MtlLoraRule):
 class MtlLoraSite(Edit):
     """In front of a linear class: the base's output plus each row's part of every adapter at this site."""
 
-    key: ClassVar[str] = "mtl"
-    place: ClassVar[int] = 1  # LoRA multiplies with the weight itself, so it must be nearer
-    tables: ClassVar[tuple[str, ...]] = ("mtl_A", "mtl_B", "mtl_mix", "mtl_weights")
+    key = "mtl"
+    place = 1  # LoRA multiplies with the weight itself, so it must be nearer
+    tables = ("mtl_A", "mtl_B", "mtl_mix", "mtl_weights")
     mtl_A: Factors
     mtl_B: Factors
     mtl_mix: Factors
@@ -118,10 +118,8 @@ def mixing(mix_KRR: Tensor, weights_KU: Tensor, *, temperature: float) -> Tensor
     return mixed_KRUR.flatten(2)
 
 
-class MtlLoraAt(BaseModel):
+class MtlLoraAt(AtSite):
     """Options of a site."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: Annotated[int, Field(ge=1)]
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -129,7 +127,6 @@ class MtlLoraAt(BaseModel):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     tasks: Annotated[list[Name], Field(min_length=1)]
-    kind: SiteKind
 
 
 def _identities(shape: tuple[int, ...], /, *, seed: int) -> Tensor:  # noqa: ARG001
@@ -143,18 +140,16 @@ class MtlLora(SiteMethod):
     drawn too, for were they equal, all B would get the same gradient and stay the same.
     """
 
-    name: ClassVar[str] = "mtl-lora"
-    rule: ClassVar[type[Rule]] = MtlLoraRule
-    edits: ClassVar[Edits] = Edits.WEIGHT
-    lr: ClassVar[float] = 5e-4
-    advice: ClassVar[str] = "LoRA's, whose places and rate it shares (arXiv:2410.09437)"
-    module: ClassVar[type[Edit]] = MtlLoraSite
-    starts: ClassVar[Mapping[str, Start]] = MappingProxyType(
-        {"mtl_A": initial, "mtl_mix": _identities, "mtl_weights": initial}
-    )
-    has_parts: ClassVar[bool] = True
-    source: ClassVar[str] = "arXiv:2410.09437"
-    at_site: ClassVar[type[BaseModel]] = MtlLoraAt
+    name = "mtl-lora"
+    rule = MtlLoraRule
+    edits = Edits.WEIGHT
+    lr = 5e-4
+    advice = "LoRA's, whose places and rate it shares (arXiv:2410.09437)"
+    module = MtlLoraSite
+    starts = MappingProxyType({"mtl_A": initial, "mtl_mix": _identities, "mtl_weights": initial})
+    has_parts = True
+    source = "arXiv:2410.09437"
+    at_site = MtlLoraAt
 
     def bound(
         self,
@@ -182,8 +177,7 @@ class MtlLora(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return A (R, I), all B side by side (O, U * R), Lambda of each task (K, R, R) and weights (K, U)."""
-        shape, rank = weight_of(site).shape, options["rank"]
-        width_in, width_out = widths((shape[0], shape[1]), site.kind)
+        rank, (width_in, width_out) = options["rank"], widths_of(site)
         count, tasks = options["up_projections"], len(options["tasks"])
         shapes = ((rank, width_in), (width_out, count * rank), (tasks, rank, rank), (tasks, count))
         return dict(zip(MtlLoraSite.tables, shapes, strict=True))

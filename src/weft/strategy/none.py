@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from weft.core.view import SiteKind
 from weft.recipe.spec import Rule
-from weft.strategy.base import Edits, Timed
+from weft.strategy.base import Method
 
 
 class NoneRule(Rule):
@@ -21,14 +20,12 @@ class NoneRule(Rule):
     """Nothing moves, so it never begins to."""
 
 
-class Frozen(Timed):
+class Frozen(Method):
     """Keeps every parameter of a site as it is."""
 
-    name: ClassVar[str] = "none"
-    rule: ClassVar[type[Rule]] = NoneRule
-    edits: ClassVar[Edits] = Edits.NOTHING
-    lr: ClassVar[float] = 0.0
-    advice: ClassVar[str] = ""
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)
-    trains_site: ClassVar[bool] = False
-    source: ClassVar[str] = ""
+    name = "none"
+    rule = NoneRule
+    lr = 0.0
+    advice = ""
+    trains_site = False
+    source = ""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from weft.recipe.spec import Rule
 from weft.strategy import peft_config, peft_tuner
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors, options_at
-from weft.strategy.site_method import SiteMethod, given
+from weft.strategy.site_method import AtSite, SiteMethod, given
 
 Option = bool | int | float | str | None
 HELD = "peft_held"
@@ -60,21 +60,17 @@ class PeftRule(AdapterRule, _Tuner):
     """Fields of the tuner's own config in PEFT."""
 
 
-class PeftAt(_Tuner):
+class PeftAt(_Tuner, AtSite):
     """Options of a site."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    kind: SiteKind
 
 
 class PeftSite(Edit):
     """In front of a module: PEFT's layers, one for each adapter, with the parameters that lie here."""
 
-    key: ClassVar[str] = "peft"
-    place: ClassVar[int] = 1
-    tables: ClassVar[tuple[str, ...]] = ()  # each tuner brings its own: peft_<name>
-    reads_weight: ClassVar[bool] = True
+    key = "peft"
+    place = 1
+    tables = ()  # each tuner brings its own: peft_<name>
+    reads_weight = True
     peft_options: dict[str, dict[str, Any]]
 
     def put(
@@ -124,16 +120,16 @@ class Peft(SiteMethod):
     New tensors are zeros until ``complete``, where PEFT draws those of all sites together.
     """
 
-    name: ClassVar[str] = "peft"
-    rule: ClassVar[type[Rule]] = PeftRule
-    edits: ClassVar[Edits] = Edits.WEIGHT
-    lr: ClassVar[float] = 5e-4
-    advice: ClassVar[str] = "LoRA's stands in, as tuners differ: name the one that its authors use"
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset(set(SiteKind) - {SiteKind.OTHER})
-    module: ClassVar[type[Edit]] = PeftSite
-    is_alone: ClassVar[bool] = True
-    source: ClassVar[str] = "huggingface/peft"
-    at_site: ClassVar[type[BaseModel]] = PeftAt
+    name = "peft"
+    rule = PeftRule
+    edits = Edits.WEIGHT
+    lr = 5e-4
+    advice = "LoRA's stands in, as tuners differ: name the one that its authors use"
+    kinds = frozenset(set(SiteKind) - {SiteKind.OTHER})
+    module = PeftSite
+    is_alone = True
+    source = "huggingface/peft"
+    at_site = PeftAt
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return the tuner, its options, and the kind of the site."""

@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from weft.core.parts import AdapterState
 from weft.core.sites import SiteMap
-from weft.core.view import ModelView, Site, SiteKind
+from weft.core.view import ModelView, Site
 from weft.core.virtual import VirtualKeys
 from weft.errors import StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors
-from weft.strategy.lora_layer import widths
 from weft.strategy.prompt import MOST_TOKENS, NUM_TOKENS
 from weft.strategy.row_gate import ROW, RowGate, check_rows, gates_B1, is_by_row, little
-from weft.strategy.site_method import SiteMethod, renamed, weight_of
+from weft.strategy.site_method import AtSite, SiteMethod, renamed, widths_of
 
 KEY, VALUE = "key", "value"
 SIDES: Mapping[str, tuple[str, ...]] = {"key": (KEY,), "value": (VALUE,), "qkv": (KEY, VALUE)}
@@ -59,16 +58,14 @@ class PrefixRule(AdapterRule):
 class PrefixSite(Edit, VirtualKeys):
     """In front of what makes keys or values: it computes what it did, and holds what attention puts in front."""
 
-    key: ClassVar[str] = "prefix"
-    place: ClassVar[int] = 9
-    tables: ClassVar[tuple[str, ...]] = (
+    key = "prefix"
+    place = 9
+    tables = (
         *(f"prefix_{side}{end}" for side in (KEY, VALUE) for end in ("", *(f"_{part}" for part in _LAYERS))),
         GATE,
         *ROW_GATE,
     )
-    once_a_pass: ClassVar[frozenset[str]] = frozenset(
-        f"prefix_{side}_{part}" for side in (KEY, VALUE) for part in _LAYERS
-    )
+    once_a_pass = frozenset(f"prefix_{side}_{part}" for side in (KEY, VALUE) for part in _LAYERS)
     prefix_gate: Factors
     prefix_row_gate: Factors
     prefix_row_gate_bias: Factors
@@ -130,31 +127,28 @@ def projected(table_PW: Tensor, layers: Sequence[Tensor]) -> Tensor:
     return F.linear(torch.tanh(F.linear(table_PW, hidden_HW, hidden_H)), out_WH, out_W)
 
 
-class PrefixAt(BaseModel):
+class PrefixAt(AtSite):
     """Options of a site."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens: Annotated[int, Field(ge=1, le=1_000_000)]
     hidden: Annotated[int, Field(ge=1)] | None = None
     gate: Literal[True] | RowGate | None = None
-    kind: SiteKind
 
 
 class Prefix(SiteMethod):
     """Virtual keys and values. The rate is that of most of P-tuning v2's published runs, a tenth of it for a projection."""
 
-    name: ClassVar[str] = "prefix"
-    rule: ClassVar[type[Rule]] = PrefixRule
-    edits: ClassVar[Edits] = Edits.POSITIONS
-    lr: ClassVar[float] = 5e-3
-    advice: ClassVar[str] = (
+    name = "prefix"
+    rule = PrefixRule
+    edits = Edits.POSITIONS
+    lr = 5e-3
+    advice = (
         "what prefixes need in PEFT's own comparison (method_comparison/MetaMathQA); a tenth "
         "under a projection"
     )
-    module: ClassVar[type[Edit]] = PrefixSite
-    source: ClassVar[str] = "arXiv:2101.00190, arXiv:2110.07602, arXiv:2303.16199"
-    at_site: ClassVar[type[BaseModel]] = PrefixAt
+    module = PrefixSite
+    source = "arXiv:2101.00190, arXiv:2110.07602, arXiv:2303.16199"
+    at_site = PrefixAt
 
     def stands_at(self, view: ModelView, site: Site) -> bool:  # noqa: ARG002
         """Return whether ``site`` makes keys or values of a row's own tokens."""
@@ -217,8 +211,8 @@ class Prefix(SiteMethod):
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return for keys, values or both (P, W) and the layers of the projection; with the values the gate, (1,)."""
-        sides, shape = sides_of(site.path), weight_of(site).shape
-        width = widths((shape[0], shape[1]), site.kind)[1] // (3 if len(sides) == len((KEY, VALUE)) else 1)
+        sides, (entering, leaving) = sides_of(site.path), widths_of(site)
+        width = leaving // (3 if len(sides) == len((KEY, VALUE)) else 1)
         found: dict[str, tuple[int, ...]] = {}
         for side in sides:
             found[f"prefix_{side}"] = (options["tokens"], width)
@@ -227,7 +221,6 @@ class Prefix(SiteMethod):
                 layers = ((hidden, width), (hidden,), (width, hidden), (width,))
                 found |= {f"prefix_{side}_{part}": s for part, s in zip(_LAYERS, layers, strict=True)}
         if VALUE in sides and options.get("gate"):
-            entering = widths((shape[0], shape[1]), site.kind)[0]
             by_row = dict(zip(ROW_GATE, ((1, entering), (1,)), strict=True))
             found |= by_row if is_by_row(options) else {GATE: (1,)}
         return found

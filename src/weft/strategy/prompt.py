@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from weft.core.parts import AdapterState
@@ -22,7 +22,7 @@ from weft.core.virtual import VirtualTokens, stacked
 from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Edits
 from weft.strategy.edit import Edit, Factors
-from weft.strategy.site_method import SiteMethod, renamed, weight_of
+from weft.strategy.site_method import AtSite, SiteMethod, renamed, weight_of
 
 NUM_TOKENS = 20
 """Beyond about 20 tokens more of them gain little (arXiv:2104.08691, section 3.2)."""
@@ -51,11 +51,9 @@ class PromptRule(AdapterRule):
 class PromptSite(Edit, VirtualTokens):
     """In front of an embedding: ids from V on are looked up in the tables of the adapters in use."""
 
-    key: ClassVar[str] = "prompt"
-    place: ClassVar[int] = (
-        8  # what changes the stock table must not be asked for tokens that it does not have
-    )
-    tables: ClassVar[tuple[str, ...]] = ("prompt",)
+    key = "prompt"
+    place = 8  # what changes the stock table must not be asked for tokens that it does not have
+    tables = ("prompt",)
     prompt: Factors
     prompt_options: dict[str, dict[str, Any]]
 
@@ -75,30 +73,27 @@ class PromptSite(Edit, VirtualTokens):
         return torch.where((ids >= vocabulary)[..., None], virtual.to(outputs.dtype), outputs)
 
 
-class PromptAt(BaseModel):
+class PromptAt(AtSite):
     """Options of a site."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     tokens: Annotated[int, Field(ge=1, le=1_000_000)]
-    kind: SiteKind
 
 
 class Prompt(SiteMethod):
     """Virtual tokens. The rate is that of PEFT's guide to prompt tuning: few values, far from where they must go."""
 
-    name: ClassVar[str] = "prompt"
-    rule: ClassVar[type[Rule]] = PromptRule
-    edits: ClassVar[Edits] = Edits.POSITIONS
-    lr: ClassVar[float] = 3e-2
-    advice: ClassVar[str] = (
+    name = "prompt"
+    rule = PromptRule
+    edits = Edits.POSITIONS
+    lr = 3e-2
+    advice = (
         "prompts need high rates, 0.3 for the largest models (arXiv:2104.08691); a tenth of that "
         "for smaller ones"
     )
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.EMBEDDING})
-    module: ClassVar[type[Edit]] = PromptSite
-    source: ClassVar[str] = "arXiv:2104.08691"
-    at_site: ClassVar[type[BaseModel]] = PromptAt
+    kinds = frozenset({SiteKind.EMBEDDING})
+    module = PromptSite
+    source = "arXiv:2104.08691"
+    at_site = PromptAt
 
     def stands_at(self, view: ModelView, site: Site) -> bool:
         """Return whether ``site`` is the table of token embeddings."""

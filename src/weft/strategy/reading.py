@@ -22,6 +22,7 @@ from weft.recipe.spec import Rule
 from weft.strategy.base import AdapterRule, Below, Edits, Install, Method
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, select, select_sites
+from weft.strategy.site_method import SiteMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Reading:
         for path in chosen:
             self._decide(path, Decision(rule, role, why))
 
-    def install(self, rule: Rule, how: Method, why: str, *, adapters: Sequence[str]) -> None:
+    def install(self, rule: Rule, how: SiteMethod, why: str, *, adapters: Sequence[str]) -> None:
         """Read a rule that puts modules at each site it can act on, or goes on with the one that is there."""
         chosen = select_sites(self.view, rule.sites)
         sites = [site for site in self.view.sites if site.path in chosen and self._can_act(how, site)]
@@ -170,18 +171,18 @@ class Reading:
                 f"{why}: must name {' or '.join(sorted(how.kinds))} sites of the trunk whose weight is not tied to "
                 f"another, but names none of them (only {', '.join(kinds)}). Choose other sites, or train: full."
             )
-        adapter_method(rule.train).check(self.view, sites, rule)
+        how.check(self.view, sites, rule)
         for site in sites:
             role = Role.TRAINED if how.trains_site else Role.FROZEN
             for info in site.params:
                 if info.path not in self.adapter_of:  # other methods' modules stay: they act together
                     self.decisions[info.path] = Decision(rule, role, why)
-            going_on = self._going_on(rule, site, why)
+            going_on = self._going_on(rule, how, site, why)
             for key in [key for key in self._installs if key[:2] == (site.path, rule.train)]:
                 del self._installs[key]
             for adapter in adapters:
                 if self._owner(adapter) not in going_on:
-                    self._add(rule, site, why, adapter)
+                    self._add(rule, how, site, why, adapter)
 
     @property
     def below(self) -> list[Below]:
@@ -220,15 +221,15 @@ class Reading:
                 return one.parts or self._tasks
         return self._tasks
 
-    def _can_act(self, how: Method, site: Site) -> bool:
+    def _can_act(self, how: SiteMethod, site: Site) -> bool:
         if site.kind not in how.kinds or is_head(site.path):
             return False
-        if not adapter_method(how.name).stands_at(self.view, site):
+        if not how.stands_at(self.view, site):
             return False
         # An update folded into a tied weight would change the other module too.
         return how.edits is not Edits.WEIGHT or not any(info.path in self._shared for info in site.params)
 
-    def _going_on(self, rule: Rule, site: Site, why: str) -> set[str | None]:
+    def _going_on(self, rule: Rule, how: SiteMethod, site: Site, why: str) -> set[str | None]:
         """Return the tasks whose adapter of the rule's method at ``site`` goes on; None stands for one of all rows."""
         found: set[str | None] = set()
         is_per_task = isinstance(rule, AdapterRule) and rule.per_task
@@ -242,7 +243,7 @@ class Reading:
                     f"{why}: must go on with adapter {one.name!r} as it is, which is for {whose}, but has per_task: "
                     f"{str(is_per_task).lower()}. Say the same, or carry the trunk with stack or merge."
                 )
-            wanted, actual = adapter_method(rule.train).options(site, rule), dict(one.options[site.path])
+            wanted, actual = how.options(site, rule), dict(one.options[site.path])
             if wanted != actual:
                 raise StrategyError(
                     f"{why}: must keep the options of adapter {one.name!r} that goes on, {actual} at {site.path}, but has "
@@ -254,14 +255,14 @@ class Reading:
             found |= owners
         return found
 
-    def _add(self, rule: Rule, site: Site, why: str, adapter: str) -> None:
+    def _add(self, rule: Rule, how: SiteMethod, site: Site, why: str, adapter: str) -> None:
         goes_on = {one.name for one in self.carried if one.role is Role.TRAINED and one.method == rule.train}
         if adapter in {one.name for one in self.carried} - goes_on:
             raise StrategyError(
                 f"{why}: a new adapter needs a name of its own, but {adapter!r} is carried in. Rename the stage."
             )
         self._installs[site.path, rule.train, adapter] = Install(site.path, rule.train, rule, adapter)
-        for info in adapter_method(rule.train).params(site, rule, adapter):
+        for info in how.params(site, rule, adapter):
             self.adapter_of[info.path] = (adapter, None)
             self.decisions[info.path] = Decision(rule, Role.TRAINED, why)
 
@@ -288,7 +289,7 @@ def read(
 ) -> Reading:
     """Return the decisions of ``rules`` about ``view``; arguments and errors as for ``weft.strategy.plan.plan``."""
     reading = Reading(view, tasks, carried)
-    adapting = {rule.train for rule in rules if method(rule.train).edits is not Edits.NOTHING}
+    adapting = {rule.train for rule in rules if isinstance(method(rule.train), SiteMethod)}
     for number, rule in enumerate(rules, start=1):
         how = method(rule.train)
         if not isinstance(rule, how.rule):
@@ -296,13 +297,11 @@ def read(
                 f"rule {number}: must be a {how.rule.__name__}, but is a {type(rule).__name__}."
             )
         why = f"rule {number}: {rule.sites} -> {rule.train}"
-        if how.edits is Edits.NOTHING:
+        if not isinstance(how, SiteMethod):
             reading.train_in_place(rule, how, why)
         else:
             # A name stands for one adapter of one method in the parts that a stage hands on.
             name = adapter if len(adapting) == 1 else f"{adapter}-{rule.train}"
-            bound = adapter_method(rule.train).bound(
-                rule, tasks=reading.tasks_of(rule), view=view, below=reading.below
-            )
+            bound = how.bound(rule, tasks=reading.tasks_of(rule), view=view, below=reading.below)
             reading.install(bound, how, why, adapters=reading.names(rule, name))
     return reading

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
 
 from weft.errors import StrategyError, nearest
 from weft.recipe.spec import Rule
-from weft.strategy.base import AdapterMethod, Edits, Method
+from weft.strategy.base import Method
 from weft.strategy.bottleneck import Bottleneck
 from weft.strategy.choosing import ChoosingRule
 from weft.strategy.dora import Dora
@@ -24,6 +23,7 @@ from weft.strategy.none import Frozen
 from weft.strategy.peft import Peft
 from weft.strategy.prefix import Prefix
 from weft.strategy.prompt import Prompt
+from weft.strategy.site_method import SiteMethod
 
 _ALL: tuple[Method, ...] = (
     Frozen(),
@@ -60,16 +60,16 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def adapter_method(name: str) -> AdapterMethod:
+def adapter_method(name: str) -> SiteMethod:
     """Return the method called ``name``, which brings parameters of its own.
 
     Raises:
         StrategyError: there is none, or it has no adapters.
     """
     found = method(name)
-    if found.edits is Edits.NOTHING:
-        known = [one.name for one in METHODS.values() if one.edits is not Edits.NOTHING]
+    if not isinstance(found, SiteMethod):
+        known = [one.name for one in METHODS.values() if isinstance(one, SiteMethod)]
         raise StrategyError(
             f"{name}: must bring an adapter, but only freezes or trains what is there. {nearest(name, known)}"
         )
-    return cast(AdapterMethod, found)
+    return found

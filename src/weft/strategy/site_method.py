@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from weft.core.parts import AdapterState
@@ -16,7 +17,7 @@ from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
-from weft.strategy.base import Below, Edits, Timed
+from weft.strategy.base import Below, Method
 from weft.strategy.edit import Edit, Factors, edited, options_at
 from weft.strategy.row_gate import is_by_row
 
@@ -29,22 +30,34 @@ class Start(Protocol):
         ...
 
 
-class SiteMethod(Timed):
-    """What every such method does alike; a subclass says what there is at a site and what it computes.
+class AtSite(BaseModel):
+    """Options of an adapter at a site; a method adds its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: SiteKind
+
+
+class SiteMethod(Method):
+    """A method that brings parameters of its own; a subclass says what there is at a site and what it computes.
 
     Parameters lie at ``<site>.<table>.<adapter>``. ``options`` of a site must say everything that ``shapes`` and
     ``merged`` need, as JSON values, and hold the site's ``kind``.
 
-    Class attributes:
+    Class attributes, beside those of ``Method``:
+        at_site: form of the options of a site, to check what was read from a file.
         module: the class in front of a site's own; a method with one for each kind overrides ``edit``.
         starts: what new tensors hold by table; zeros where a table is not named.
+        is_alone: whether no other adapter may edit the weight at its sites.
+        routes: whether the rows of one batch may take different adapters.
+        needs_others: whether it acts only on what adapters below it add.
+        has_parts: whether one adapter has a part for each task of the stage.
     """
 
-    name: ClassVar[str]
-    edits: ClassVar[Edits]
-    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
+    at_site: ClassVar[type[AtSite]]
     module: ClassVar[type[Edit]]
     starts: ClassVar[Mapping[str, Start]] = MappingProxyType({})
+    kinds: ClassVar[frozenset[SiteKind]] = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
     trains_site: ClassVar[bool] = False
     is_alone: ClassVar[bool] = False
     routes: ClassVar[bool] = True
@@ -59,11 +72,14 @@ class SiteMethod(Timed):
         view: ModelView,  # noqa: ARG002
         below: Sequence[Below],  # noqa: ARG002
     ) -> Rule:
-        """Return ``rule`` as it is for a stage: the same for any."""
+        """Return ``rule`` as it is for a stage of ``tasks`` on a network that looks like ``view``: here the same for any.
+
+        ``below`` are the adapters in it that stay as they are.
+        """
         return rule
 
     def edit(self, kind: SiteKind) -> type[Edit]:  # noqa: ARG002
-        """Return the class that stands in front of a module of ``kind``."""
+        """Return the class that stands in front of a module of ``kind``; its ``place`` is the order of merging."""
         return self.module
 
     def shapes(self, site: Site, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -85,15 +101,19 @@ class SiteMethod(Timed):
         }
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
-        """Return what must be known of ``rule`` at ``site``, as JSON values."""
+        """Return what must be known of ``rule`` at ``site``, as JSON values: an entry of ``config['sites']``."""
         raise NotImplementedError
 
     def stands_at(self, view: ModelView, site: Site) -> bool:  # noqa: ARG002
-        """Return whether the method can act at ``site``: here at each of its ``kinds``."""
+        """Return whether the method can act at ``site``, which is of one of its ``kinds``: here at each; others are left out."""
         return True
 
     def check(self, view: ModelView, sites: Sequence[Site], rule: Rule) -> None:
-        """Refuse what cannot be had together, or not in this model: here nothing."""
+        """Refuse sites of a rule that cannot be had together, or not in this model: here nothing.
+
+        Raises:
+            StrategyError: with the reason.
+        """
 
     def keeps_function(self, rule: Rule) -> bool:  # noqa: ARG002
         """Return whether a new adapter leaves the network's function as it is: all do that start from nothing."""
@@ -118,13 +138,16 @@ class SiteMethod(Timed):
         )
 
     def install(self, sites: SiteMap, site: Site, rule: Rule, *, adapter: str, seed: int) -> None:
-        """Put a new adapter at ``site``, drawn from (``seed``, method, adapter, path)."""
+        """Put a new adapter at ``site``, drawn from (``seed``, method, adapter, path); see ``keeps_function``."""
         options = self.options(site, rule)
         tensors = self.start(sites, site, options, seed=fold(seed, self.name, adapter, site.path))
         self.place(sites, site, adapter, options, tensors)
 
     def complete(self, sites: SiteMap, adapter: str, *, fresh: Sequence[str], seed: int) -> None:
-        """Do what can only be done once ``adapter`` stands at all of its sites: nothing, for most methods."""
+        """Do what can only be done once ``adapter`` stands at all of its sites: nothing, for most methods.
+
+        ``fresh`` are the paths of those at which it was installed now.
+        """
 
     def place(
         self,
@@ -216,11 +239,16 @@ class SiteMethod(Timed):
         return renamed(states[0], name)
 
     def part(self, state: AdapterState, part: str) -> AdapterState:
-        """Return what rows that take ``part`` of ``state`` pass through; asked only where ``has_parts``."""
+        """Return what rows that take ``part`` of ``state`` pass through, as an adapter, maybe of another method.
+
+        Asked only where ``has_parts``.
+        """
         raise NotImplementedError
 
     def merged(self, weights: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return new values of the parameters that ``state`` folds into.
+        """Return new values of the trunk parameters that ``state`` folds into; pure, in fp32, in the inputs' dtype.
+
+        ``weights`` holds current values by canonical path.
 
         Raises:
             StrategyError: this method does not edit weights.
@@ -269,3 +297,14 @@ def given(weights: Mapping[str, Tensor], path: str, adapter: str) -> Tensor:
 def weight_of(site: Site) -> ParamInfo:
     """Return the weight of ``site``."""
     return next(info for info in site.params if info.path == f"{site.path}.weight")
+
+
+def widths(weight_shape: Sequence[int], kind: SiteKind) -> tuple[int, int]:
+    """Return (I, O) of a weight of ``kind``: (O, I) as nn.Linear stores it, (I, O) as GPT-2's Conv1D does."""
+    first, second = weight_shape
+    return (first, second) if kind is SiteKind.CONV1D else (second, first)
+
+
+def widths_of(site: Site) -> tuple[int, int]:
+    """Return (I, O) of the linear ``site``."""
+    return widths(weight_of(site).shape, site.kind)
