@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from weft.build.data import HELD_OUT, Data, read_data
+from weft.build.order import order_of
 from weft.core.example import Encoded
 from weft.errors import DataError
 from weft.model.folder import locate
@@ -143,6 +146,59 @@ def test_answers_that_are_learnt_do_not_hide_that_questions_are_equal(kit, tmp_p
     learnt, asked = data.tasks["say"].train[0].tokens, data.tasks["say"].dev[0].tokens
     assert learnt[: len(asked)] == asked
     assert len(learnt) > len(asked)
+
+
+LONG = ("Once upon a time there was a big red cat. " * 12, "春眠不觉晓，处处闻啼鸟。" * 9, "Tim ran. " * 40)
+
+
+@pytest.fixture
+def texts(kit, tmp_path, stories260k):
+    """Return the data of a task on plain texts: three long ones, two short ones, an empty one; blocks of 64 tokens."""
+    rows = [{"text": text} for text in (*LONG, "a red ball", "Tim is sad", " ")]
+    name = put(tmp_path, "train.jsonl", *(json.dumps(row, ensure_ascii=False) for row in rows))
+    dev = put(tmp_path, "dev.jsonl", json.dumps({"text": "the sun is big. " * 30}), '{"text": "a red ball"}')
+    tokenizer = load_tokenizer(locate(str(stories260k), None, root=tmp_path), max_tokens=64)
+
+    def read(**changes):
+        spec = {"kind": "generation", "train": name, "dev": dev, **changes}
+        tasks = {"tales": {key: value for key, value in spec.items() if value is not None}}
+        recipe = kit.make_recipe(stories260k, [{"name": "one", "batch": 4}], tasks)
+        return recipe, read_data(recipe, tokenizer, root=tmp_path)
+
+    return read
+
+
+def test_a_block_of_a_text_is_an_example_and_rows_are_counted_beside(texts):
+    recipe, data = texts()
+    tales, train = data.tasks["tales"], split_of(data, "tales", "train")
+    by_line = Counter(example.where.rpartition(":")[2] for example in tales.train)
+    assert list(by_line) == ["1", "2", "3", "4", "5"]
+    assert min(by_line[line] for line in "123") > 1 == by_line["4"] == by_line["5"]
+    assert (train.read, train.used, train.examples) == (6, 5, len(tales.train))
+    assert train.dropped == {"no text": 1}
+    assert train.labels["answers"] == len(tales.train_golds) == 5
+    assert train.tokens_max == 64
+    assert (train.duplicates, report_of(data, "tales").overlap) == (0, {"train/dev": 1})
+    dev = split_of(data, "tales", "dev")
+    assert (dev.read, dev.used, dev.examples, len(tales.dev_rows)) == (2, 2, 2, 2)
+    assert len(tales.taught[DEV]) > 2
+    order = order_of(recipe, recipe.stages[0], data, by_length=False)
+    keys = order.mixture.keys["tales"]
+    assert len(set(keys.tolist())) == order.epoch_size == len(tales.train)
+    drawn = [draw.row for step in order.steps(0) for draw in step]
+    assert sorted(drawn) == list(range(len(tales.train)))
+    assert drawn != sorted(drawn)
+    assert max(map(len, order.steps(0))) == 4
+
+
+def test_a_document_is_held_out_with_all_its_blocks(texts):
+    _, data = texts(dev=None)
+    tales = data.tasks["tales"]
+    held = {example.where for example in tales.dev}
+    assert len(held) == 1
+    assert {example.where for example in tales.taught[DEV]} == held
+    assert not held & {example.where for example in tales.train}
+    assert split_of(data, "tales", HELD_OUT).read == 1
 
 
 def many(folder: Path, *, every: int = 1) -> str:

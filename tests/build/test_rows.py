@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from weft.build.order import foresee, order_of
@@ -64,3 +66,30 @@ def test_tokens_pass_through_the_adapters_that_their_rows_choose(open_kit, rule,
             sum(len(row.tokens) for row in opened.data.tasks[task].train) for task in ("mood", "names")
         ]
         assert list(shares.values()) == pytest.approx([length / sum(lengths) for length in lengths])
+
+
+def test_what_passes_at_once_is_a_text_or_an_example_that_cannot_be_divided(open_kit, kit, tmp_path):
+    """A long context is many windows: each may pass alone to be learnt. Windows of a document may not."""
+    long = "the cat sleeps in berlin and the dog eats in paris " * 12
+    questions = [{"question": "who sleeps", "context": f"mary rests. {long}", "answers": ["mary"]}] * 2
+    moods = [{"text": long, "label": "good"}, {"text": "a bad film", "label": "bad"}]
+    for name, rows in (("q", questions), ("m", moods)):
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    tasks = {
+        name: {
+            "kind": kind,
+            "train": str(tmp_path / f"{name}.jsonl"),
+            "dev": str(tmp_path / f"{name}.jsonl"),
+            **more,
+        }
+        for name, kind, more in (("q", "qa", {"stride": 4}), ("m", "classification", {"windows": "mean"}))
+    }
+    opened = open_kit([{"name": "one", "strategy": "full", "budget": 64}], tasks)
+    _, rows, _ = known(opened)
+    for name, one in rows.items():
+        examples = opened.data.tasks[name].train
+        assert one.longest == max(len(text.tokens) for example in examples for text in example.texts)
+    assert rows["q"].whole == rows["q"].longest
+    assert rows["m"].whole == max(example.num_tokens for example in opened.data.tasks["m"].train)
+    assert rows["m"].whole >= 5 * rows["m"].longest

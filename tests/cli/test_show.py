@@ -163,3 +163,30 @@ def test_scores_name_a_task_once():
 
 def test_in_short_has_the_primary_scores():
     assert in_short(scores().tasks) == "mood accuracy 90.0  grade rmse 1.50"
+
+
+def test_examples_have_a_column_where_rows_give_several(monkeypatch: pytest.MonkeyPatch):
+    report = data(split("train", {}, examples=34_567), split("dev", {}))
+    lines = shown(show_data, report)
+    assert lines[0].split() == "task split read used examples tokens cut twice dropped labels".split()
+    assert lines[1].split()[:6] == "mood train 1,200 1,100 34,567 32".split()
+    assert lines[2].split()[:5] == "dev 1,200 1,100 1,100 32".split()
+    monkeypatch.setenv("WEFT_LANG", "zh")
+    assert "样本" in shown(show_data, report)[0]
+
+
+@pytest.mark.parametrize(("language", "word"), [("en", "perplexity"), ("zh", "困惑度")])
+def test_perplexity_stands_beside_scores_that_choose_nothing(
+    language: str, word: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WEFT_LANG", language)
+    score = Score(metric="exact_match", value=0.1, low=0.0, high=0.2, n=9, baseline=0.0)
+    task = TaskReport(task="tales", kind="generation", split="dev", scores=(score,), loss=2.0)
+    chosen = task.model_copy(update={"is_chosen_by_loss": True})
+    report = EvalReport(split="dev", tasks=(chosen, task), selection=0.3)
+    lines = shown(show_scores, report)
+    assert lines[2].split() == [word, "7.39", "–", "–"]
+    assert len(lines) == 4
+    assert in_short([chosen]) == f"tales loss 2.00 {word} 7.39 exact_match 10.0"
+    assert word not in in_short([task])
+    assert chosen.model_copy(update={"loss": 1e9}).perplexity == float("inf")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.core.example import Encoded
+from weft.core.example import Dropped, Encoded, by_row
 
 TOKENS = st.lists(st.integers(0, 2**31), max_size=12).map(tuple)
 
@@ -46,3 +46,12 @@ def test_a_changed_row_has_a_key_of_its_own_and_nothing_can_be_changed_in_place(
     assert row == _row((1, 2))
     assert hash(row) == hash(_row((1, 2)))
     assert "bytes" not in repr(row)
+
+
+def test_results_are_told_apart_by_row_and_each_example_has_a_name_of_its_own():
+    blocks = [replace(_row((number,), where="f:1"), part=number) for number in range(3)]
+    results = [*blocks, Dropped("f:2", "no text"), _row((7,), where="f:3"), _row((7,), where="f:3")]
+    assert by_row(results) == [blocks, [results[3]], [results[4]], [results[5]]]
+    assert by_row([]) == []
+    assert [block.name for block in blocks] == ["f:1", "f:1#1", "f:1#2"]
+    assert {block.where for block in blocks} == {"f:1"}

@@ -7,8 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.core.example import Encoded, Text
+from weft.core.network import Network
 from weft.errors import Interrupted
-from weft.evaluate.predict import Watch, answer_all, batches_by_length
+from weft.evaluate.predict import Watch, answer_all, batches_by_length, sum_losses
+from weft.task.question_answering import QuestionAnswering, Spans
 
 TEXTS = [(1, 2, 3), (4,), (5, 6, 7, 8, 9), (1, 2, 3), (10, 11)]
 
@@ -102,3 +105,21 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
     longest = [max(lengths[index] for index in batch) for batch in found]
     assert longest == sorted(longest, reverse=True)
+
+
+def test_the_loss_of_an_example_larger_than_the_budget_is_summed_over_its_parts(toy):
+    task, trunk = QuestionAnswering("qa", {}), toy.network.trunk
+    network = Network(trunk, {"qa": task.head(trunk.info, dropout=0.0, seed=1)})
+    texts = [Text((1, 2, 3, place), None) for place in range(4, 16)]
+    spans = tuple((place % 3, place % 4) for place in range(4, 16))
+    row = Encoded(texts[0].tokens, None, Spans(spans, None), ("x",), "q:1", more=tuple(texts[1:]))
+
+    def summed(budget):
+        trunk.rows.clear()
+        options = {"pad": 0, "budget": budget, "dtype": torch.float32}
+        return sum_losses(network, {"qa": task}, {"qa": [row]}, **options)["qa"], list(trunk.rows)
+
+    (whole, passes), (cut, more_passes) = summed(1000), summed(20)
+    assert (passes, more_passes) == ([12], [5, 5, 2])
+    assert whole.weight == cut.weight == 12
+    assert cut.total == pytest.approx(whole.total, rel=1e-6)

@@ -15,8 +15,8 @@ from weft.core.stock import StockForm
 from weft.errors import ModelError
 from weft.objective.supervised import Supervised
 from weft.recipe.spec import TaskSpec
-from weft.task.base import Calibrates
-from weft.task.batching import make_batch
+from weft.task.base import Calibrates, Divides
+from weft.task.batching import cut_apart, make_batch
 from weft.task.registry import FAMILIES
 
 NAMES = (
@@ -101,6 +101,27 @@ def test_cut_into_two_the_sums_and_weights_add_up(kit, name):
     whole, first, second = loss(bench.learn), loss(bench.learn[:2]), loss(bench.learn[2:])
     torch.testing.assert_close(first.total + second.total, whole.total)
     assert first.weight + second.weight == whole.weight
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_divides_adds_up_to_the_whole_and_what_does_not_stays_whole(kit, name):
+    bench = kit.bench(name)
+    network = kit.network(bench.task)
+
+    def loss(encoded):
+        batch = make_batch([(name, one) for one in encoded], {name: bench.task}, pad=0)
+        return Supervised({name: bench.task.loss})(batch, network)[name]
+
+    for example in bench.learn:
+        parts = cut_apart(bench.task, example)
+        if not isinstance(bench.task, Divides):
+            assert parts == (example,)
+            continue
+        assert [text.tokens for part in parts for text in part.texts] == [t.tokens for t in example.texts]
+        assert {(part.more, part.where, part.gold) for part in parts} == {((), example.where, example.gold)}
+        whole, apart = loss([example]), [loss([part]) for part in parts]
+        torch.testing.assert_close(sum(one.total for one in apart), whole.total)
+        assert sum(one.weight for one in apart) == whole.weight
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,13 +9,15 @@ import torch
 from pydantic import ValidationError
 
 from weft.core.decoding import Decoding
-from weft.core.example import Purpose
+from weft.core.example import Purpose, by_row
 from weft.errors import DataError, ModelError
+from weft.objective.supervised import Supervised as ByTasks
 from weft.task.answering import Prompt
 from weft.task.batching import make_batch
 from weft.task.supervision import Span, Supervised
+from weft.task.supervision import learnt as example_of
 from weft.task.templates import DEFAULT_TEMPLATE
-from weft.task.writing import Learn
+from weft.task.writing import Learn, Written
 
 ROWS = [{"instruction": "Say red", "output": "red"}]
 
@@ -398,18 +400,73 @@ def test_translations_are_asked_from_their_first_language(kit):
 # ------------------------------------------------------------------------------------------ plain texts
 
 
-def test_all_of_a_text_is_learnt_in_blocks(kit):
-    rows = [{"text": "Once upon a time. " * 60}, {"text": "春眠不觉晓"}, {"text": " "}]
+@pytest.mark.parametrize("text", ["Once upon a time. " * 60, "春眠不觉晓，处处闻啼鸟。" * 12])
+def test_all_of_a_text_is_learnt_in_blocks_which_are_examples(kit, text):
+    rows = [{"text": text}, {"text": "春眠不觉晓"}, {"text": " "}]
     task = kit.fit("generation", rows)
-    long, short, dropped = _encode(kit, task, rows)
-    tokens = (*kit.story.start, *kit.story.plain([rows[0]["text"]])[0], kit.story.stop)
-    assert len(long.texts) == -(-(len(tokens) - 1) // (kit.story.max_tokens - 1)) > 1
-    batch = make_batch([("t", long), ("t", short)], {"t": task}, pad=0)
-    labels = batch.targets["t"].values["labels"].tolist()
-    assert labels[: len(tokens) - 1] == list(tokens[1:])
+    results = _encode(kit, task, rows)
+    long, (short,), (dropped,) = by_row(results)
+    tokens = (*kit.story.start, *kit.story.plain([text])[0], kit.story.stop)
+    assert len(long) == -(-(len(tokens) - 1) // (kit.story.max_tokens - 1)) > 1
+    assert {(block.where, block.gold, block.more) for block in long} == {("rows.jsonl:1", long[0].gold, ())}
+    assert [block.part for block in long] == list(range(len(long)))
+    assert max(len(block.tokens) for block in long) == kit.story.max_tokens
+    batch = make_batch([("t", block) for block in (*long, short)], {"t": task}, pad=0)
+    target = batch.targets["t"]
+    assert target.values["labels"].tolist()[: len(tokens) - 1] == list(tokens[1:])
     assert short.target == Supervised(((Span(0, len(short.tokens), 1.0),),))
-    assert batch.targets["t"].weight == len(tokens) - 1 + len(short.tokens) - 1
+    assert target.weight == len(tokens) - 1 + len(short.tokens) - 1
+    assert target.num_examples == len(long) + 1
     assert dropped.reason == "no text"
+    assert len(_encode(kit, task, rows, Purpose.ANSWER)) == len(rows)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_loss_of_a_document_is_that_of_its_blocks(kit, packed):
+    """Learnt as one example of several texts, as blocks in one batch, and as blocks in batches of their own."""
+    rows = [{"text": "Tim saw a big red cat. 春眠不觉晓，处处闻啼鸟。" * 9}]
+    task = kit.fit("generation", rows)
+    network, tasks = kit.network(task), {"t": task}
+    found = _encode(kit, task, rows)
+    whole = example_of([Written(one.tokens, one.target.texts[0], 0) for one in found], "gold", "rows.jsonl:1")
+
+    def loss(*examples):
+        batch = make_batch([("t", one) for one in examples], tasks, pad=0, packed=packed)
+        return ByTasks({"t": task.loss})(batch, network)["t"]
+
+    expected, together, apart = loss(whole), loss(*found), [loss(one) for one in found]
+    assert expected.weight == together.weight == sum(one.weight for one in apart) > 300
+    torch.testing.assert_close(together.total, expected.total, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(sum(one.total for one in apart), expected.total, rtol=1e-6, atol=1e-5)
+
+
+def test_a_conversation_learnt_in_several_texts_can_be_divided(kit):
+    """The template writes earlier answers in another way, so that each answer needs a text; the weight-0 one has none."""
+    turns = [dict(turn, weight=0.5 if turn["content"] == "red" else 1) for turn in TALK]
+    rows = [
+        {"messages": [*turns, {"role": "user", "content": "Go"}, {"role": "assistant", "content": "green"}]}
+    ]
+    template = (
+        "{% for m in messages %}<{{ m.role }}>"
+        "{% if loop.last or m.role == 'user' %}{{ m.content }}{% else %}({{ m.content }}){% endif %}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    task = kit.fit("generation", rows)
+    (example,) = task.encode(kit.rows(rows), kit.chat(template, max_tokens=400), Purpose.LEARN)
+    assert len(example.texts) == 3
+    parts = task.divided(example)
+    assert [part.tokens for part in parts] == [text.tokens for text in example.texts]
+    network = kit.network(task)
+
+    def loss(*examples):
+        batch = make_batch([("t", one) for one in examples], {"t": task}, pad=0, packed=True)
+        return ByTasks({"t": task.loss})(batch, network)["t"]
+
+    whole, apart = loss(example), [loss(part) for part in parts]
+    assert whole.weight == sum(one.weight for one in apart)
+    torch.testing.assert_close(sum(one.total for one in apart), whole.total)
+    silent = dataclasses.replace(example, target=Supervised(((), *example.target.texts[1:])))
+    assert [part.tokens for part in task.divided(silent)] == [text.tokens for text in example.texts[1:]]
 
 
 def test_texts_are_judged_by_how_they_go_on_and_questions_are_continued(kit):

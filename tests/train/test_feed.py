@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
+from weft.core.batch import Target
+from weft.core.example import Encoded, Text
+from weft.core.features import Features, Pooling
+from weft.core.network import Network, TrunkInfo
+from weft.objective.supervised import Supervised as BySum
 from weft.task.batching import group_by_length
+from weft.task.generation import Generation
+from weft.task.question_answering import QuestionAnswering, Spans
+from weft.task.supervision import Supervised
+from weft.task.writing import Span
 from weft.train.feed import Feed, filled
 from weft.train.order import Draw
 
@@ -92,3 +104,90 @@ def test_a_text_drawn_twice_for_one_task_is_one_row_with_two_targets(toy):
 )
 def test_packed_batches_are_filled_up_to_the_budget(lengths, budget, groups):
     assert filled(lengths, budget=budget) == groups
+
+
+# ------------------------------------------------------------------------------- examples of several texts
+
+QA = QuestionAnswering("qa", {})
+TALKS = Generation("talks", {})
+INFO = TrunkInfo(8, 20, Pooling.MEAN, False, True, True, max_positions=64, init_range=0.5)
+
+
+class ByToken(nn.Module):
+    """Each token's state is its embedding, through a layer; with an output embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.project = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20)
+
+    def forward(self, batch, *, perturb=None):
+        return Features(self.mix(self.embed(batch.tokens)), batch.layout, project=self.project)
+
+
+class Documents:
+    """A task whose texts have one answer together."""
+
+    def collate(self, encoded, rows, layout):
+        return Target(torch.tensor(list(rows)), {}, float(len(encoded)), len(encoded))
+
+
+def windows(number, count, length=6):
+    """Return an example of ``count`` windows, all of them other than those of other numbers."""
+    tokens = [tuple((number * 7 + at * 3 + place) % 19 + 1 for place in range(length)) for at in range(count)]
+    spans = tuple((at % 3, at % 3 + 1) for at in range(count))
+    first, *others = tokens
+    more = tuple(Text(own, None) for own in others)
+    return Encoded(first, None, Spans(spans, None), ("x",), f"q.jsonl:{number}", more=more)
+
+
+def talk(number, count, length=6):
+    """Return the same texts, of each of which the second half is learnt; earlier ones count less."""
+    spans = tuple((Span(length // 2, length, 1 - 0.25 * (at == 0)),) for at in range(count))
+    return replace(windows(number, count, length), target=Supervised(spans))
+
+
+def summed(batches, task, network):
+    """Return loss, weight and gradients of a step's batches together."""
+    network.zero_grad()
+    losses = [BySum({task.name: task.loss})(batch, network)[task.name] for batch in batches]
+    total = torch.stack([loss.total for loss in losses]).sum()
+    total.backward()
+    grads = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+    return total.detach(), sum(loss.weight for loss in losses), grads
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("task", "make"), [(QA, windows), (TALKS, talk)])
+def test_an_example_larger_than_the_budget_is_divided_and_nothing_else_changes(task, make, packed):
+    rows = {task.name: [make(number, count) for number, count in enumerate((1, 9, 2, 12, 3))]}
+    step = tuple(Draw(task.name, row) for row in range(5))
+    network = Network(ByToken(), {task.name: task.head(INFO, dropout=0.0, seed=1)})
+    feeds = [Feed({task.name: task}, rows, pad=0, budget=budget, packed=packed) for budget in (10_000, 24)]
+    (whole,), cut = (feed(step) for feed in feeds)
+    assert max(batch.num_padded_tokens for batch in cut) <= 24
+    assert sum(batch.num_tokens for batch in cut) >= whole.num_tokens
+    assert sum(batch.targets[task.name].num_examples for batch in cut) == 5
+    found, expected = (summed(batches, task, network) for batches in (cut, [whole]))
+    assert found[1] == expected[1]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_examples_that_do_not_divide_are_never_two_in_a_batch_beyond_the_budget(packed):
+    """Windows of documents: 16 of 40 windows each make 16 passes, and each holds one document."""
+    rows = {"classify": [replace(windows(number, 40, 8), target=number % 3) for number in range(16)]}
+    tasks = {"classify": Documents()}
+    batches = Feed(tasks, rows, pad=0, budget=100, packed=packed)(
+        tuple(Draw("classify", row) for row in range(16))
+    )
+    assert [batch.targets["classify"].num_examples for batch in batches] == [1] * 16
+    assert max(batch.num_padded_tokens for batch in batches) <= 40 * 8
+
+
+def test_tasks_that_share_an_example_too_large_share_it_if_neither_divides_it():
+    shared = windows(0, 9)
+    rows = {"qa": [shared], "one": [replace(shared, target=0)], "two": [replace(shared, target=1)]}
+    tasks = {"one": Documents(), "qa": QA, "two": Documents()}
+    batches = Feed(tasks, rows, pad=0, budget=24, packed=True)(tuple(Draw(name, 0) for name in rows))
+    assert [tuple(batch.targets) for batch in batches] == [("one", "two"), ("qa",), ("qa",), ("qa",)]
+    assert [batch.num_tokens for batch in batches] == [54, 24, 24, 6]

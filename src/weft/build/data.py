@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.build.tokens import remembering
-from weft.core.example import Dropped, Encoded, Purpose, Row
+from weft.core.example import Dropped, Encoded, Purpose, Row, by_row
 from weft.data.joined import check_rows
 from weft.data.sources import Table, read
 from weft.data.survey import duplicates, hold_out, lengths, overlap
@@ -59,8 +59,8 @@ class TaskData:
 
     @property
     def train_golds(self) -> list[Any]:
-        """Right answers of the training examples."""
-        return [example.gold for example in self.train]
+        """Right answers of the training rows."""
+        return _golds(self.train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Used:
-    """One split as a task uses it; ``questions`` has the key of each example's text without any answer."""
+    """One split as a task uses it: rows, the examples that they give, the key of each row's text without any answer."""
 
     source: _Source
     rows: tuple[Row, ...]
@@ -224,15 +224,19 @@ def _encoded(
     used: list[Row] = []
     examples: list[Encoded] = []
     dropped: Counter[str] = Counter()
-    for row, result in zip(rows, task.encode(rows, tokenizer, purpose), strict=True):
-        if isinstance(result, Dropped):
-            dropped[result.reason] += 1
-        elif result.gold is None:
-            dropped["no label"] += 1
-        else:
+    for row, results in zip(rows, by_row(task.encode(rows, tokenizer, purpose)), strict=True):
+        usable = [one for one in results if isinstance(one, Encoded) and one.gold is not None]
+        if usable:
             used.append(row)
-            examples.append(result)
+            examples += usable
+        else:
+            dropped[results[0].reason if isinstance(results[0], Dropped) else "no label"] += 1
     return tuple(used), tuple(examples), dict(dropped)
+
+
+def _golds(examples: Sequence[Encoded]) -> list[Any]:
+    """Return the right answer of each row behind ``examples``."""
+    return [example.gold for example in examples if not example.part]
 
 
 def _asked(
@@ -287,9 +291,10 @@ def _split_report(task: Task, split: str, used: _Used) -> SplitReport:
         split=split,
         sources=used.source.references,
         read=len(used.source.rows),
-        used=len(used.examples),
+        used=len(used.rows),
+        examples=len(used.examples),
         dropped=dict(used.dropped),
-        labels=task.describe([example.gold for example in used.examples]),
+        labels=task.describe(_golds(used.examples)),
         tokens_mean=mean,
         tokens_p95=p95,
         tokens_max=longest,

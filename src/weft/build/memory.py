@@ -76,12 +76,14 @@ class Memory:
     def _kept(self, activations: Activations, layers: frozenset[str]) -> float:
         """Return the bytes of activations where a gradient reaches ``layers``."""
         trunk, dtype = cast(Trunk, self.entered.network.trunk), self.dtype
-        longest = max(int(texts.lengths_R.max()) for texts in self.order.texts.values())
-        tokens = min(max(self.stage.budget, longest), self.stage.batch * longest)
+        largest = max(int(texts.lengths_R.max()) for texts in self.order.texts.values())
+        whole = max(one.whole for one in self.rows.values())
+        tokens = min(max(self.stage.budget, whole), self.stage.batch * largest)
         num_rows = self._num_rows(tokens)
         virtual = num_rows * max(one.virtual for one in self.rows.values())
         a_layer = _ACTIVATION_BYTES[dtype] * trunk.info.width
         if not trunk.packs:  # else scores are computed again rather than kept
+            longest = max(one.longest for one in self.rows.values())
             a_layer += _SCORE_BYTES[dtype] * longest * max(1, trunk.info.width // _HEAD_WIDTH)
         share = stack_shares(self.entered, self.rows, dict.fromkeys(self.rows, 1))
         count = max(1.0, sum(map(share, layers)))  # without a gradient, one at a time

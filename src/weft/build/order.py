@@ -34,7 +34,7 @@ def order_of(recipe: Recipe, stage: StageSpec, data: Data, *, by_length: bool) -
     rows = {name: data.tasks[name].train for name in recipe.tasks_of(stage)}
     sizes = {name: len(examples) for name, examples in rows.items()}
     keys = {
-        name: row_keys(data.tasks[name].source, [example.where for example in examples])
+        name: row_keys(data.tasks[name].source, [example.name for example in examples])
         for name, examples in rows.items()
     }
     mixture = Mixture(

@@ -12,6 +12,7 @@ from weft.core.network import Trunk
 from weft.core.parts import adapter_of
 from weft.core.routing import NONE, Routing, groups_in
 from weft.core.virtual import VirtualKeys, VirtualTokens, stacked
+from weft.task.base import Divides
 from weft.train.order import EpochOrder
 from weft.train.progress import Progress
 
@@ -24,6 +25,8 @@ class Rows:
         tokens: of an example, on average.
         written: those of them that its reply has, which a decoder reads behind the others.
         count: rows that an example has, on average.
+        longest: tokens of the longest row, with its reply.
+        whole: most tokens that pass at once whatever the budget: of a row, or of an example that cannot be cut apart.
         virtual: virtual tokens in front of a row, which pass every layer.
         keys: virtual positions in front of a row that its attention alone sees, by layer that has some.
     """
@@ -31,6 +34,8 @@ class Rows:
     tokens: float
     written: float
     count: float
+    longest: int
+    whole: int
     virtual: int
     keys: Mapping[str, int]
 
@@ -43,7 +48,11 @@ def rows_of(entered: Entered, order: EpochOrder, data: Data) -> dict[str, Rows]:
         count = sum(1 + len(example.more) for example in examples) / len(examples)
         virtual, keys = _in_front(entered, task)
         written = sum(len(one.reply.tokens) for one in examples if one.reply is not None) / len(examples)
-        found[task] = Rows(float(texts.lengths_R.mean()), written, count, virtual, keys)
+        longest = max(one.longest for one in examples)
+        is_cut = isinstance(data.tasks[task].task, Divides)
+        whole = longest if is_cut else int(texts.lengths_R.max())
+        mean = float(texts.lengths_R.mean())
+        found[task] = Rows(mean, written, count, longest, whole, virtual, keys)
     return found
 
 

@@ -41,18 +41,21 @@ def table(*headings: str, right: Sequence[int] = ()) -> Table:
 
 
 def show_data(console: Console, report: DataReport) -> None:
-    """Print what was read, used and dropped, task by task, and the warnings."""
-    keys = ("task", "split", "read", "used", "tokens", "cut", "twice", "dropped", "labels")
-    rows = table(*(say(f"data.{key}") for key in keys), right=(2, 3, 4, 5, 6))
-    for column in rows.columns[:7]:
+    """Print what was read, used and dropped, task by task, and the warnings; examples where they are more than rows."""
+    is_one = all(split.num_examples == split.used for task in report.tasks for split in task.splits)
+    counted = ("read", "used") if is_one else ("read", "used", "examples")
+    keys = ("task", "split", *counted, "tokens", "cut", "twice", "dropped", "labels")
+    width = len(keys) - 2  # of what is not broken into lines
+    rows = table(*(say(f"data.{key}") for key in keys), right=range(2, width))
+    for column in rows.columns[:width]:
         column.no_wrap = True
     for task in report.tasks:
         for index, split in enumerate(task.splits):
+            numbers = (split.read, split.used, split.num_examples)[: len(counted)]
             rows.add_row(
                 task.task if index == 0 else "",
                 split.split,
-                whole(split.read),
-                whole(split.used),
+                *map(whole, numbers),
                 f"{split.tokens_mean:.0f} ≤{split.tokens_max}",
                 percent(split.cut_share),
                 whole(split.duplicates),
@@ -133,6 +136,8 @@ def show_scores(console: Console, report: EvalReport) -> None:
             names = (task.task, task.split) if index == 0 else ("", "")
             baseline = metric_number(score.baseline, hundredths=hundredths)
             rows.add_row(*names, score.metric, score_interval(score), baseline, whole(score.n))
+        if task.perplexity is not None:
+            rows.add_row("", "", say("score.perplexity"), plain(task.perplexity), "–", "–")
     console.print(rows)
 
 
@@ -144,8 +149,9 @@ def in_short(tasks: Sequence[TaskReport]) -> str:
 def _in_short(task: TaskReport) -> str:
     score = task.scores[0]
     words = f"{task.task} {score.metric} {score_value(score)}"
-    if task.is_chosen_by_loss and task.loss is not None:
-        words = f"{task.task} loss {plain(task.loss)} {score.metric} {score_value(score)}"
+    if task.loss is not None and task.perplexity is not None:
+        perplexity = f"{say('score.perplexity')} {plain(task.perplexity)}"
+        words = f"{task.task} loss {plain(task.loss)} {perplexity} {score.metric} {score_value(score)}"
     if task.seconds < _LONG_SECONDS:
         return words
     return f"{words} ({say('follow.answered', count=whole(score.n), time=duration(task.seconds))})"

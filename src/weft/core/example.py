@@ -74,6 +74,7 @@ class Encoded(Text):
         more: further texts, which are rows of the same batch.
         stratum: number of the group of training rows that it belongs to; all groups of a task are drawn equally often.
         reply: what the decoder of an encoder-decoder is given for this text: its start token and the answer to learn.
+        part: its number among the examples that its row gave, from 0: the blocks of a long text.
     """
 
     target: Any
@@ -83,6 +84,12 @@ class Encoded(Text):
     more: tuple[Text, ...] = ()
     stratum: int = 0
     reply: Text | None = None
+    part: int = 0
+
+    @property
+    def name(self) -> str:
+        """Which example of which row it is: no other example of its task has this name."""
+        return f"{self.where}#{self.part}" if self.part else self.where
 
     @property
     def texts(self) -> tuple[Text, ...]:
@@ -115,6 +122,23 @@ class Encoded(Text):
             return self.key
         digests = b"".join(text.digest for text in self.texts)
         return int.from_bytes(hashlib.blake2b(digests, digest_size=8).digest(), "big")
+
+
+def by_row(results: Sequence[Encoded | Dropped]) -> list[list[Encoded | Dropped]]:
+    """Return the results of encoding rows, a list a row: what ``weft.task.base.Task.encode`` returned.
+
+    Example:
+        >>> one, two = Encoded((1,), None, 0, 0, "a:1"), Encoded((2,), None, 0, 0, "a:1", part=1)
+        >>> [len(own) for own in by_row([one, two, Dropped("a:2", "empty text"), one])]
+        [2, 1, 1]
+    """
+    found: list[list[Encoded | Dropped]] = []
+    for result in results:
+        if isinstance(result, Encoded) and result.part:
+            found[-1].append(result)
+        else:
+            found.append([result])
+    return found
 
 
 def _int64(values: Sequence[int]) -> bytes:

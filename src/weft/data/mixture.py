@@ -82,7 +82,7 @@ def row_keys(source: str, wheres: Sequence[str]) -> Keys:
 
     Args:
         source: what identifies the content, for example a digest of the file.
-        wheres: ``Encoded.where`` of the task's training rows.
+        wheres: ``Encoded.name`` of the task's training rows.
     """
     names = (f"{source}\x1f{where.replace(chr(92), '/').rpartition('/')[2]}" for where in wheres)
     digests = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)

@@ -18,7 +18,7 @@ from weft.core.network import Inference, Network
 from weft.core.routing import Routes
 from weft.errors import Interrupted
 from weft.task.base import Task
-from weft.task.batching import make_batch
+from weft.task.batching import cut_apart, make_batch
 
 Item = tuple[str, int]
 """One row to answer: its task's name and its position among the task's rows."""
@@ -167,6 +167,9 @@ def sum_losses(
         Interrupted: ``watch`` said stop.
     """
     watch = watch or Watch()
+    encoded = {
+        name: [part for row in rows for part in cut_apart(tasks[name], row)] for name, rows in encoded.items()
+    }
     groups = _texts(encoded, network.routes)
     sums: dict[str, tuple[Tensor, float]] = {}
     with answering(network, dtype):

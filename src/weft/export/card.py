@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from weft.model.folder import ModelFolder
 from weft.report.grids import fitted
 from weft.report.records import RunReport, TaskReport
-from weft.report.tables import is_share, number, percent, score_interval, whole
+from weft.report.tables import is_share, number, percent, plain, score_interval, whole
 from weft.task.base import Task
 
 
@@ -69,6 +69,8 @@ def _scores(report: RunReport, base: ModelFolder, tasks: tuple[TaskReport, ...])
                 whole(score.n),
             )
             yield f"| {' | '.join(cells)} |"
+        if task.perplexity is not None:
+            yield f"| {task.task} | {task.kind} | {task.split} | perplexity | {plain(task.perplexity)} | – | – |"
     yield ""
     yield "Baseline: what somebody would score who saw only the training labels (the most frequent, the mean)."
     for task in tasks:

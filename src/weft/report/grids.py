@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -63,11 +63,6 @@ class Judged(Protocol):
         ...
 
 
-def final_scores(report: Judged) -> tuple[tuple[TaskReport, Score], ...]:
-    """Return each final score with its task, in order; the first of a task is its primary one."""
-    return tuple((task, score) for one in report.final for task in one.tasks for score in task.scores)
-
-
 def final_tasks(report: Judged) -> tuple[TaskReport, ...]:
     """Return the final report of each task and split."""
     return tuple(task for one in report.final for task in one.tasks)
@@ -92,8 +87,14 @@ def verdict(report: Judged, words: Words) -> str:
 
 def score_grid(report: Judged, words: Words) -> Grid:
     """Return all final scores."""
-    rows = [
-        (
+    rows = [row for task in final_tasks(report) for row in _score_rows(task, words)]
+    labels = (words.task, words.split, words.metric, words.value, words.interval, words.baseline, words.rows)
+    return _grid(labels, rows, {3: Kind.NUMBER, 4: Kind.NUMBER, 5: Kind.NUMBER, 6: Kind.NUMBER})
+
+
+def _score_rows(task: TaskReport, words: Words) -> Iterator[tuple[str, ...]]:
+    for score in task.scores:
+        yield (
             task.task,
             task.split,
             score.metric,
@@ -102,10 +103,8 @@ def score_grid(report: Judged, words: Words) -> Grid:
             _value(score, score.baseline),
             tables.whole(score.n),
         )
-        for task, score in final_scores(report)
-    ]
-    labels = (words.task, words.split, words.metric, words.value, words.interval, words.baseline, words.rows)
-    return _grid(labels, rows, {3: Kind.NUMBER, 4: Kind.NUMBER, 5: Kind.NUMBER, 6: Kind.NUMBER})
+    if task.perplexity is not None:
+        yield (task.task, task.split, words.perplexity, tables.plain(task.perplexity), "–", "–", "–")
 
 
 def _value(score: Score, value: float) -> str:
@@ -131,7 +130,10 @@ def _at_end(stage: StageReport, task: str) -> str:
 def mixture_grid(report: RunReport, words: Words) -> Grid:
     """Return for each stage and task the share wanted, the share drawn and the passes made over its rows."""
     used = {
-        task.task: split.used for task in report.data.tasks for split in task.splits if split.split == "train"
+        task.task: split.num_examples
+        for task in report.data.tasks
+        for split in task.splits
+        if split.split == "train"
     }
     rows: list[tuple[str, ...]] = []
     for stage in report.stages:
@@ -178,12 +180,14 @@ def _role(row: GroupRow, words: Words) -> str:
 
 
 def split_grid(task: TaskDataReport, words: Words) -> Grid:
-    """Return the splits of one task: rows read, used and dropped, lengths, truncation, duplicates."""
+    """Return the splits of one task: rows read, used and dropped, examples where there are more, lengths, duplicates."""
+    has_more = any(split.num_examples != split.used for split in task.splits)
     rows = [
         (
             split.split,
             tables.whole(split.read),
             tables.whole(split.used),
+            *([tables.whole(split.num_examples)] if has_more else []),
             counts(split.dropped) or "–",
             f"{split.tokens_mean:.1f} · {split.tokens_p95} · {split.tokens_max}",
             tables.percent(split.cut_share),
@@ -196,14 +200,16 @@ def split_grid(task: TaskDataReport, words: Words) -> Grid:
         words.split,
         words.read,
         words.used,
+        *([words.examples] if has_more else []),
         words.dropped,
         words.length,
         words.cut,
         words.duplicates,
         words.sources,
     )
-    kinds = {1: Kind.NUMBER, 2: Kind.NUMBER, 4: Kind.NUMBER, 5: Kind.NUMBER, 6: Kind.NUMBER, 7: Kind.SOFT}
-    return _grid(labels, rows, kinds)
+    dropped = labels.index(words.dropped)
+    numbers = [at for at in range(1, len(labels) - 1) if at != dropped]
+    return _grid(labels, rows, {**dict.fromkeys(numbers, Kind.NUMBER), len(labels) - 1: Kind.SOFT})
 
 
 def counts(found: Mapping[str, int]) -> str:

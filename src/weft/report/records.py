@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 from pydantic import Field, JsonValue
@@ -10,6 +11,7 @@ from weft.report.details import TaskDetail
 from weft.report.record import Record
 
 FORMAT = 1
+_LARGEST_EXPONENT = 700.0  # whose power of e a float holds
 
 
 class StepReport(Record):
@@ -67,6 +69,13 @@ class TaskReport(Record):
     fitted: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """What was fitted to dev rows besides the weights (a threshold, a temperature): scores on dev profit from it."""
 
+    @property
+    def perplexity(self) -> float | None:
+        """Of a token, where the loss is one of texts; None elsewhere."""
+        if self.loss is None or not self.is_chosen_by_loss:
+            return None
+        return math.exp(self.loss) if self.loss < _LARGEST_EXPONENT else math.inf
+
 
 class EvalReport(Record):
     """One evaluation of a model on one split of every task."""
@@ -104,6 +113,8 @@ class SplitReport(Record):
     sources: tuple[str, ...]
     read: int
     used: int
+    examples: int = 0
+    """Examples that the used rows gave, more than rows where long texts are cut into blocks; 0 where nobody counted."""
     dropped: dict[str, int]
     """Dropped rows by reason."""
     labels: dict[str, int]
@@ -111,10 +122,15 @@ class SplitReport(Record):
     tokens_p95: int
     tokens_max: int
     cut_share: float
-    """Share of used rows that lost tokens to truncation."""
+    """Share of examples that lost tokens to truncation."""
     duplicates: int
     """Rows whose text occurs earlier in the same split."""
     encoding: str = "utf-8"
+
+    @property
+    def num_examples(self) -> int:
+        """Examples: one a row where nobody counted."""
+        return self.examples or self.used
 
 
 class TaskDataReport(Record):

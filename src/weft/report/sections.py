@@ -37,6 +37,7 @@ def _card(task: TaskReport, words: Words) -> Html:
     value, _, ends = tables.score_interval(score).partition(" ")
     said_too = [words.dev_chose] if task.split != "test" else []
     said_too += [words.fitted.format(grids.fitted(task))] if task.fitted else []
+    said_too += [f"{words.perplexity} {tables.plain(task.perplexity)}"] if task.perplexity is not None else []
     said_too += grids.signatures(task)
     notes = [tag("p", text, attrs={"class": "note"}) for text in said_too]
     return tag(
@@ -206,13 +207,16 @@ def scores(report: grids.Judged, words: Words) -> Html:
     head = [
         tag("th", label, attrs={"class": "n" if at in numeric else None}) for at, label in enumerate(labels)
     ]
+    bars: list[Html | None] = []
+    for task in grids.final_tasks(report):
+        bars += [_bar(score) for score in task.scores]
+        bars += [] if task.perplexity is None else [None]  # it has no interval
     plain = grids.score_grid(report, words).rows
-    found = grids.final_scores(report)
-    body = [_score_row(row, score) for row, (_, score) in zip(plain, found, strict=True)]
+    body = [_score_row(row, bar) for row, bar in zip(plain, bars, strict=True)]
     return scroll(tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body)))
 
 
-def _score_row(row: tuple[str, ...], score: Score) -> Html:
+def _score_row(row: tuple[str, ...], bar: Html | None) -> Html:
     task, split, metric, value, ends, baseline, n = row
     return tag(
         "tr",
@@ -221,7 +225,7 @@ def _score_row(row: tuple[str, ...], score: Score) -> Html:
         tag("td", metric),
         tag("td", tag("b", value), attrs={"class": "n"}),
         tag("td", ends, attrs={"class": "n"}),
-        tag("td", _bar(score), attrs={"class": "w mid"}),
+        tag("td", bar, attrs={"class": "w mid"}),
         tag("td", baseline, attrs={"class": "n s"}),
         tag("td", n, attrs={"class": "n s"}),
     )

@@ -44,6 +44,7 @@ class Words:
     curves_lead: str
     train_loss: str
     dev: str
+    perplexity: str
     step: str
     best: str
     scores: str
@@ -144,6 +145,7 @@ EN = Words(
     curves="Learning curves",
     curves_lead="Steps run on over the stages. Shaded: 95 % bootstrap interval. Ringed: the checkpoint handed on.",
     train_loss="train loss",
+    perplexity="perplexity",
     dev="dev",
     step="step",
     best="best",
@@ -246,6 +248,7 @@ ZH = Words(
     curves="学习曲线",
     curves_lead="步数跨阶段累计。阴影：95 % 自助法置信区间。圆圈：交给下一阶段的检查点。",
     train_loss="训练损失",
+    perplexity="困惑度",
     dev="开发集",
     step="步",
     best="最佳",

@@ -227,6 +227,9 @@ class Task(Protocol):
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return one result a row, in order. With ``Purpose.ANSWER`` a missing label gives ``gold=None``, not Dropped.
 
+        A row that is learnt from may give several examples, one behind the other, which count on in ``Encoded.part``
+        (``weft.core.example.by_row`` tells them apart): a long text in blocks. A row that is to be answered gives one.
+
         A label that is there but cannot be used (not in the list, not a number) drops the row for both purposes, so
         that it is counted; who only wants answers leaves the label out.
         """
@@ -329,6 +332,15 @@ class Calibrates(Protocol):
             golds: right answers of the rows.
             answers: what this very task answered.
         """
+        ...
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """A task whose loss is a sum over the texts of an example, so that one of many need not pass at once; others lack this."""
+
+    def divided(self, example: Encoded, /) -> Sequence[Encoded]:
+        """Return examples of one text each, whose losses and weights add up to those of ``example``, which is learnt."""
         ...
 
 

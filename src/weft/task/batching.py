@@ -21,7 +21,7 @@ from weft.core.example import Encoded, Text
 from weft.core.layout import Layout
 from weft.core.routing import Routes
 from weft.core.tensors import int64
-from weft.task.base import Task
+from weft.task.base import Divides, Task
 
 NO_ROUTES: Routes = MappingProxyType({})
 
@@ -95,6 +95,11 @@ def make_plain_batch(
     ids = [example.where for example in examples for _ in range(1 + len(example.more))]
     owned = {name: (examples, list(range(len(texts))))}
     return _batch(texts, ids, {name: task}, owned, pad=pad, packed=packed)
+
+
+def cut_apart(task: Task, example: Encoded) -> Sequence[Encoded]:
+    """Return the parts of an example to learn that need not pass together: its texts, or the whole of it."""
+    return task.divided(example) if example.more and isinstance(task, Divides) else (example,)
 
 
 def group_by_length(

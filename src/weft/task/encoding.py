@@ -62,13 +62,13 @@ class Encoder:
     max_new_tokens: int
 
     def encode(self, rows: Sequence[Row], purpose: Purpose) -> list[Encoded | Dropped]:
-        """Return each row as tokens with its target, or why it is not used.
+        """Return each row as tokens with its target, or why it is not used; a plain text to learn as its blocks.
 
         Raises:
             ModelError: plain texts for an encoder-decoder.
         """
         if self.columns["text"] is not None:
-            return [self._text(one, purpose) for one in self._tokenized(rows)]
+            return [result for one in self._tokenized(rows) for result in self._text(one, purpose)]
         if self.tokenizer.reply_start is not None:
             return self._replies(rows, purpose)
         parts = [rows[at : at + _ROWS_AT_ONCE] for at in range(0, len(rows), _ROWS_AT_ONCE)]
@@ -145,24 +145,24 @@ class Encoder:
             for row, tokens, own, text in zip(rows, plain, used, texts, strict=True)
         ]
 
-    def _text(self, one: _Tokenized, purpose: Purpose) -> Encoded | Dropped:
-        """Return a text in blocks, all of which is learnt; to be judged, its second half is asked for.
+    def _text(self, one: _Tokenized, purpose: Purpose) -> Sequence[Encoded | Dropped]:
+        """Return the blocks of a text, all of which is learnt; to be judged, its second half is asked for.
 
         A question, which has a prompt instead of a text, is continued from its end.
         """
         row, tokens, is_question = one
         if not tokens or (is_question and purpose is Purpose.LEARN):
-            return Dropped(row.where, "no text")
+            return [Dropped(row.where, "no text")]
         half = self._half(tokens)
         rest = self.tokenizer.decode(tokens[half : half + self.max_new_tokens]).strip()
         gold = gold_of(row, self.columns, None if is_question else rest or None)
         if purpose is Purpose.LEARN:
             parts = blocks((*tokens, self.tokenizer.stop), self.tokenizer.max_tokens)
-            return learnt(parts, gold, row.where)
+            return [learnt([text], gold, row.where, part=part) for part, text in enumerate(parts)]
         prompt = tokens[-self._room :] if is_question else tokens[:half]
         num_cut = len(tokens) - len(prompt) if is_question else 0
         target = self._target(row, self.tokenizer.stop)
-        return Encoded(prompt, None, target, gold, row.where, num_cut=num_cut)
+        return [Encoded(prompt, None, target, gold, row.where, num_cut=num_cut)]
 
     def _half(self, tokens: tuple[int, ...]) -> int:
         """Return how many tokens of a text are its first half; a character of several tokens is not torn."""

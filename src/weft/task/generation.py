@@ -43,7 +43,7 @@ from weft.task.heads import VocabularyHead
 from weft.task.prompts import ROLES, find_columns, teaches, why_nothing
 from weft.task.sequence import Columns
 from weft.task.speech import Listener
-from weft.task.supervision import collate_tokens
+from weft.task.supervision import collate_tokens, parts_of
 from weft.task.templates import check_template
 from weft.task.writing import Learn
 
@@ -161,6 +161,10 @@ class Generation:
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
         """Return the target: the places whose states predict the learnt tokens, and what each counts."""
         return collate_tokens(encoded, rows, layout)
+
+    def divided(self, example: Encoded) -> list[Encoded]:
+        """Return each text of a conversation that is learnt in several as an example of its own."""
+        return parts_of(example)
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> VocabularyHead:  # noqa: ARG002
         """Return the head on the trunk's own output embedding.

@@ -38,11 +38,12 @@ from weft.task.base import Tokenizer, Windows
 from weft.task.heads import TokenHead, new_linear
 from weft.task.references import References, references
 from weft.task.sequence import Columns, text_in
+from weft.task.several import apart
 from weft.task.shown import answer_blocks
 from weft.task.windows import FIRST, Reading, best_spans, token_spans
 
 NUM_BEST = 20  # spans that share the probability, as in the official scripts
-MOST_WINDOWS = 256  # of one context; all windows of an example are in one batch
+MOST_WINDOWS = 256  # of one context; all windows of an example are answered in one batch
 _HUGE = 1e9  # stands for an infinite logit of a network that has diverged
 _BEST, _NO_ANSWER = "best", "no_answer"  # names in an answer's ``extra``
 
@@ -195,6 +196,10 @@ class QuestionAnswering:
             values["labels"] = torch.tensor(own, dtype=torch.int64).view(-1, 2) + firsts_R[:, None]
         weight = float(len(rows_R)) if has_gold else 0.0
         return Target(rows_R, values, weight, num_examples=len(encoded))
+
+    def divided(self, example: Encoded) -> list[Encoded]:
+        """Return each window as an example of its own: each is learnt by itself."""
+        return apart(example, [Spans((span,), None) for span in cast(Spans, example.target).spans or ()])
 
     def head(self, info: TrunkInfo, *, dropout: float, seed: int) -> TokenHead:
         """Return a new head with two outputs a token: of being the answer's first, and its last."""

@@ -6,6 +6,8 @@ Legend: E examples, S most texts of an example, R rows addressed (texts of all e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +34,19 @@ def places(encoded: Sequence[Encoded]) -> Tensor:
         line[:count] = np.arange(start, start + count)
         start += count
     return torch.from_numpy(table_ES)
+
+
+def apart(example: Encoded, targets: Sequence[Any]) -> list[Encoded]:
+    """Return each text of ``example`` as an example of its own.
+
+    Args:
+        example: of one text or several.
+        targets: of each text.
+    """
+    return [
+        replace(example, tokens=text.tokens, segments=text.segments, target=target, more=())
+        for text, target in zip(example.texts, targets, strict=True)
+    ]
 
 
 def is_text(places_ES: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from weft.core.batch import Target
 from weft.core.example import Encoded, Text
 from weft.core.layout import Layout
 from weft.core.tensors import int64
+from weft.task.several import apart
 from weft.task.writing import Span, Written
 
 
@@ -30,8 +31,15 @@ class Supervised:
         return cls(((Span(start, end, 1.0),),))
 
 
-def learnt(texts: Sequence[Written], gold: Any, where: str) -> Encoded:
-    """Return an example of one or more written texts."""
+def learnt(texts: Sequence[Written], gold: Any, where: str, *, part: int = 0) -> Encoded:
+    """Return an example of one or more written texts.
+
+    Args:
+        texts: with what is learnt of each.
+        gold: the answer.
+        where: the row.
+        part: number of the example among those of its row.
+    """
     first, *others = texts
     return Encoded(
         first.tokens,
@@ -41,12 +49,25 @@ def learnt(texts: Sequence[Written], gold: Any, where: str) -> Encoded:
         where,
         num_cut=sum(text.num_cut for text in texts),
         more=tuple(Text(text.tokens, None) for text in others),
+        part=part,
     )
 
 
 def has_loss(texts: Sequence[Written]) -> bool:
     """Return whether any token is learnt: one that has another before it."""
-    return any(span.end > max(1, span.start) for text in texts for span in text.spans)
+    return any(is_learnt(text.spans) for text in texts)
+
+
+def is_learnt(spans: Sequence[Span]) -> bool:
+    """Return whether any token of ``spans`` is learnt."""
+    return any(span.end > max(1, span.start) for span in spans)
+
+
+def parts_of(example: Encoded) -> list[Encoded]:
+    """Return each text of which something is learnt as an example of its own."""
+    target: Supervised = example.target
+    alone = apart(example, [Supervised((spans,)) for spans in target.texts])
+    return [one for one, spans in zip(alone, target.texts, strict=True) if is_learnt(spans)]
 
 
 def collate_tokens(encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
