@@ -2,7 +2,8 @@
 
 Every ``carry`` x strategy A -> strategy B on a real BERT. A cell keeps the function, or is refused by ``rehearse`` before
 any weight is read, for a reason that follows from what both bring. Names are those of the registry: new ones join by
-themselves. Each strategy comes once a carry before and behind another in the fast cells; the others are slow.
+themselves. Each strategy comes once a carry before and behind another in the fast cells; the others are slow. A cell that
+fails has its carry, A and B in its name, and says whose outputs or which parameter.
 """
 
 from __future__ import annotations
@@ -168,13 +169,15 @@ def shape_of(parts: Parts):
     return list(parts.delta), adapters, list(parts.heads)
 
 
-def moved_heads_equal(parts: Parts, entered) -> bool:
+def hold_heads(parts: Parts, entered) -> None:
+    """Hold the heads of an entered stage against those that were handed on, bit by bit."""
     values = dict(entered.sites.parameters())
-    return all(
-        torch.equal(values[f"heads.{name}.{path}"], tensor)
-        for name, head in parts.heads.items()
-        for path, tensor in head.tensors.items()
-    )
+    for name, head in parts.heads.items():
+        for path, tensor in head.tensors.items():
+            found = values[f"heads.{name}.{path}"]
+            assert torch.equal(found, tensor), (
+                f"heads.{name}.{path}: off by {(found - tensor).abs().max():.3g}"
+            )
 
 
 @pytest.mark.parametrize(("carry", "a", "b"), marked(CELLS), ids=str)
@@ -204,11 +207,11 @@ def test_entering_keeps_the_function_or_is_refused(
             check_entry("second", states, probe(entered.sites), tasks=TASKS)
     else:
         assert check_entry("second", states, probe(entered.sites), tasks=TASKS) <= 1e-5
-    assert moved_heads_equal(before.parts, entered)
+    hold_heads(before.parts, entered)
     roles = {row.path: row.role for row in entered.table}
     for path, parameter in entered.sites.parameters():
-        assert parameter.requires_grad == (roles.pop(path) is Role.TRAINED)
-    assert not roles
+        assert parameter.requires_grad == (roles.pop(path) is Role.TRAINED), path
+    assert not roles, "rows of the table without a parameter"
 
     move(entered)
     after, left = probe(entered.sites), entered.leave()
@@ -219,8 +222,9 @@ def test_entering_keeps_the_function_or_is_refused(
     third = last_stage.enter("last", load_parts(tmp_path, view))
     found = probe(third.sites)
     assert after.keys() == found.keys()
-    assert max(difference(after[whose], found[whose]) for whose in after) <= 1e-5
-    assert moved_heads_equal(left, third)
+    off = {whose: difference(after[whose], found[whose]) for whose in after}
+    assert max(off.values()) <= 1e-5, off
+    hold_heads(left, third)
 
 
 def test_counts(first_stages, record_property):

@@ -1,7 +1,7 @@
 """Every registered method on every kind of site keeps the promises of the protocol.
 
 A cell passes, or is impossible by a declared capability (``kinds``, ``edits``, ``routes``, ``is_alone``, ``lr``), and then
-the refusal is what is tested.
+the refusal is what is tested. A cell that fails says its method, site and check, what was expected and what was found.
 """
 
 from __future__ import annotations
@@ -146,11 +146,12 @@ def refuses_the_site(cell: Cell):
 
 
 def moves_no_weight(cell: Cell):
-    assert all(row.owner.startswith("head:") for row in cell.apply().trained())
+    trained = {row.path for row in cell.apply().trained() if not row.owner.startswith("head:")}
+    cell.equal(trained, set(), "what is trained beside heads")
 
 
 def brings_no_adapter(cell: Cell):
-    assert extract(cell.sites, cell.apply()) == ()
+    cell.equal(extract(cell.sites, cell.apply()), (), "adapters")
     with pytest.raises(
         StrategyError, match="must bring an adapter, but only freezes or trains what is there"
     ):
@@ -180,10 +181,10 @@ def check(function):
 
 
 class Cell:
-    """One method at one site of a fresh network."""
+    """One method at one site of a fresh network, and the check that it is put to."""
 
-    def __init__(self, toy, name, site):
-        self.toy, self.name, self.site = toy, name, site
+    def __init__(self, toy, name, site, what):
+        self.toy, self.name, self.site, self.what = toy, name, site, what
         self.method = METHODS[name.partition(",")[0]]
         self.path = SITES[site]
         self.network = toy.network()
@@ -199,7 +200,7 @@ class Cell:
         return self.method.edits is Edits.NOTHING or self.method.keeps_function(self.rule)
 
     def fresh(self):
-        return Cell(self.toy, self.name, self.site)
+        return Cell(self.toy, self.name, self.site, self.what)
 
     def handed_on(self, states):
         """Return a fresh network with ``states`` in it, as a stage that comes next finds it."""
@@ -209,11 +210,44 @@ class Cell:
             other.sites = SiteMap(other.network, self.toy.describe(other.network))
         return other
 
-    def is_same(self, found, expected):
-        """Return whether outputs are the same bits, or where a method rounds, the same to six digits."""
-        if self.name in ROUNDS | NEAR:
-            return torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
-        return torch.equal(found, expected)
+    def fail(self, of, expected, found):
+        pytest.fail(f"{self.name} at {self.site}, {self.what}: {of} must be {expected}, but {found}")
+
+    def equal(self, found, expected, of):
+        """Hold values, sets or records against each other; of sets say only what is in one of both."""
+        if found != expected:
+            if isinstance(found, set):
+                found, expected = found - expected or "none more", expected - found or "no others"
+            self.fail(of, expected, f"found {found}")
+
+    def near(self, found, expected, of, *, rtol=1e-5, atol=1e-5):
+        """Hold tensors against each other: bit by bit where both tolerances are zero."""
+        if found.shape != expected.shape:
+            self.fail(of, f"of shape {tuple(expected.shape)}", f"has {tuple(found.shape)}")
+        if torch.allclose(found, expected, rtol=rtol, atol=atol):
+            return
+        wrong, worst = (
+            ~torch.isclose(found, expected, rtol=rtol, atol=atol),
+            (found - expected).abs().argmax(),
+        )
+        one, other = (values.flatten()[worst].item() for values in (expected, found))
+        where = f"is {other:.8g} at {worst.item()} ({wrong.sum().item()} of {wrong.numel()} are off)"
+        self.fail(of, f"{one:.8g} within {rtol:g} and {atol:g}", where)
+
+    def same(self, found, expected):
+        """Hold tensors by path against each other, bit by bit; ``found`` may have more."""
+        for path, tensor in expected.items():
+            self.near(found[path], tensor, path, rtol=0.0, atol=0.0)
+
+    def keeps(self, found, expected, of="outputs"):
+        """Hold outputs against each other: the same bits, or where a method rounds, the same to six digits."""
+        room = 1e-5 if self.name in ROUNDS | NEAR else 0.0
+        self.near(found, expected, of, rtol=room, atol=room)
+
+    def differs(self, found, other, of="outputs"):
+        far = (found - other).abs().max().item()
+        if far <= 1e-3:
+            self.fail(of, "more than 0.001 away from what they were", f"differ by at most {far:.3g}")
 
     def rows(self):
         """Return the logits of each row."""
@@ -225,11 +259,9 @@ class Cell:
             self.sites.view, [self.rule], tasks=tasks, stage_lr=1e-2, adapter=adapter, carried=carried
         )
         self.sites, table = apply(self.sites, made, describe=self.toy.describe, seed=seed)
-        assert table == made.table
-        assert [row.path for row in table] == [path for path, _ in self.sites.parameters()]
-        assert {row.path: row.shape for row in table} == {
-            p: tuple(v.shape) for p, v in self.sites.parameters()
-        }
+        self.equal(table, made.table, "the table after applying, as planned,")
+        actual = [(path, tuple(value.shape)) for path, value in self.sites.parameters()]
+        self.equal([(row.path, row.shape) for row in table], actual, "rows and shapes of the table")
         return table
 
     def values(self):
@@ -246,8 +278,8 @@ class Cell:
         for _ in range(steps):
             optimizer.zero_grad()
             self.toy.outputs(self.network).square().sum().backward()
-            for row in table:
-                assert (parameters[row.path].grad is None) == (row.role is Role.FROZEN), row.path
+            reached = {row.path for row in table if parameters[row.path].grad is not None}
+            self.equal(reached, {row.path for row in table.trained()}, "what has a gradient")
             optimizer.step()
 
 
@@ -256,9 +288,10 @@ def identity_at_start(cell: Cell):
     before = cell.outputs()
     cell.apply()
     if cell.keeps_function:
-        assert cell.is_same(cell.outputs(), before)
+        cell.keeps(cell.outputs(), before)
     else:  # as declared, so that it is refused behind a parent stage
-        assert (cell.outputs() - before).norm() > 1e-3 * before.norm()
+        share = ((cell.outputs() - before).norm() / before.norm()).item()
+        cell.equal(share > 1e-3, True, f"that outputs change, by {share:.3g} of their length,")
 
 
 @check
@@ -266,10 +299,9 @@ def frozen_rows_stay_bitwise(cell: Cell):
     table = cell.apply()
     before = cell.values()
     cell.train(table)
-    after = cell.values()
-    frozen = [row.path for row in table if row.role is Role.FROZEN]
+    frozen = {row.path: before[row.path] for row in table if row.role is Role.FROZEN}
     assert frozen
-    assert all(torch.equal(after[path], before[path]) for path in frozen)
+    cell.same(cell.values(), frozen)
 
 
 @check
@@ -279,9 +311,9 @@ def trained_rows_move(cell: Cell):
     cell.train(table)
     after = cell.values()
     moved = {path for path in after if not torch.equal(after[path], before[path])}
-    assert moved == {row.path for row in table.trained()}
+    cell.equal(moved, {row.path for row in table.trained()}, "what moved")
     is_site_trained = any(path.startswith(f"{cell.path}.") for path in moved)
-    assert is_site_trained == (cell.method.lr > 0)
+    cell.equal(is_site_trained, cell.method.lr > 0, "whether something at the site moved")
 
 
 @check
@@ -293,17 +325,17 @@ def merge_equals_forward(cell: Cell):
     adapted, copies = cell.outputs(), {path: value.clone() for path, value in base.items()}
     folded = merged(base, states)
     for _ in range(9):  # pure: nothing drifts, however often it is done
-        again = merged(base, states)
-        assert all(torch.equal(again[path], value) for path, value in folded.items())
-    assert {f"{cell.path}.weight"} <= set(folded) <= {f"{cell.path}.weight", f"{cell.path}.bias"}
-    assert all(torch.equal(base[path], value) for path, value in copies.items())
+        cell.same(merged(base, states), folded)
+    own = {f"{cell.path}.weight", f"{cell.path}.bias"} & ({f"{cell.path}.weight"} | set(folded))
+    cell.equal(set(folded), own, "what is folded into")
+    cell.same(base, copies)
     plain = cell.fresh()
-    assert not torch.allclose(plain.outputs(), adapted, atol=1e-3)
+    cell.differs(adapted, plain.outputs())
     trained = cell.values()
     for path, parameter in plain.sites.parameters():
         is_own = path.startswith(f"{cell.path}.")
         parameter.data.copy_(folded.get(path, base[path] if is_own else trained[path]))
-    assert torch.allclose(plain.outputs(), adapted, rtol=1e-5, atol=1e-5)
+    cell.near(plain.outputs(), adapted, "outputs with folded weights")
 
 
 @check
@@ -314,21 +346,16 @@ def save_and_load(cell: Cell):
     assert states
     other = cell.handed_on(states)
     own = dict(other.sites.parameters())
-    assert set(own) == set(values)
+    cell.equal(set(own), set(values), "parameters")
     of_adapters = {path for state in states for path in state.tensors}
     for path, parameter in own.items():
         if path not in of_adapters and not (cell.name in ROUNDS and path == f"{cell.path}.weight"):
             parameter.data.copy_(values[path])
-    assert cell.is_same(other.outputs(), adapted)
+    cell.keeps(other.outputs(), adapted)
     again = extract(other.sites, [state.name for state in states])
-    assert [(one.name, one.method, one.config) for one in again] == [
-        (s.name, s.method, s.config) for s in states
-    ]
-    assert all(
-        torch.equal(two.tensors[p], one.tensors[p])
-        for one, two in zip(states, again, strict=True)
-        for p in one.tensors
-    )
+    for one, two in zip(states, again, strict=True):
+        cell.equal((two.name, two.method, two.config), (one.name, one.method, one.config), "an adapter")
+        cell.same(two.tensors, one.tensors)
 
 
 @check
@@ -341,8 +368,9 @@ def on_disk(cell: Cell):
         with TemporaryDirectory() as folder:
             adapter_layout.write(Path(folder) / state.name, state)
             read = adapter_layout.read(Path(folder) / state.name)
-        assert (read.name, read.method, read.config) == (state.name, state.method, state.config)
-        assert all(torch.equal(read.tensors[path], tensor) for path, tensor in state.tensors.items())
+        found = (read.name, read.method, read.config)
+        cell.equal(found, (state.name, state.method, state.config), "what was read")
+        cell.same(read.tensors, state.tensors)
 
 
 @check
@@ -353,9 +381,9 @@ def disabled(cell: Cell):
     other = cell.handed_on(extract(cell.sites, ["one"]))
     with routed(other.network.trunk, Routing.of(["one"], [-1, 0], Layout.padded([11, 11]))):
         mixed = other.rows()
-    assert torch.allclose(mixed[0], before[0], rtol=0, atol=1e-6)
-    assert not torch.allclose(mixed[1], before[1], atol=1e-3)
-    assert torch.allclose(mixed[1], cell.rows()[1], rtol=1e-5, atol=1e-5)
+    cell.near(mixed[0], before[0], "logits of the row without an adapter", rtol=0.0, atol=1e-6)
+    cell.differs(mixed[1], before[1], "logits of the row with one")
+    cell.near(mixed[1], cell.rows()[1], "logits of the row with one")
 
 
 @check
@@ -371,7 +399,7 @@ def two_in_one_batch(cell: Cell):
         with routed(both.network.trunk, Routing.of(["one", "two"], rows, Layout.padded([11, 11]))):
             mixed = both.rows()
         expected = torch.stack([alone[own][row] for row, own in enumerate(rows)])
-        assert torch.allclose(mixed, expected, rtol=1e-5, atol=1e-5)
+        cell.near(mixed, expected, f"logits where rows take adapters {rows}")
 
 
 @check
@@ -390,11 +418,11 @@ def in_bf16(cell: Cell):
         if is_moved:
             cell.network.trunk.model(TOKENS_BL)[1].float().square().sum().backward()
         twins.collect()
-    assert (rough - exact).norm() <= 0.06 * exact.norm()
+    share = ((rough - exact).norm() / exact.norm()).item()
+    cell.equal(share <= 0.06, True, f"that logits are near, off by {share:.3g} of their length,")
     trunk = [row for row in table if not row.owner.startswith("head:")]
-    assert {row.path for row in trunk if parameters[row.path].grad is not None} == {
-        row.path for row in trunk if row.role is Role.TRAINED
-    }
+    reached = {row.path for row in trunk if parameters[row.path].grad is not None}
+    cell.equal(reached, {row.path for row in trunk if row.role is Role.TRAINED}, "what has a gradient")
 
 
 @check
@@ -411,8 +439,11 @@ def accumulation(cell: Cell):
             sum(out.square().sum() for out in cell.network.trunk.model(part)).backward()
         moving = [row.path for row in table.trained() if not row.owner.startswith("head:")]
         found.append([parameters[path].grad.clone() for path in moving])
-    for whole, halves in zip(*found, strict=True):
-        assert (whole - halves).norm() <= 1e-5 * whole.norm() + 1e-6
+    for path, whole, halves in zip(moving, *found, strict=True):
+        off, room = (whole - halves).norm().item(), 1e-5 * whole.norm().item() + 1e-6
+        cell.equal(
+            off <= room, True, f"the gradient of {path}, which is off by {off:.3g} of {room:.3g}, near"
+        )
 
 
 @check
@@ -433,7 +464,7 @@ def checkpoint_and_resume(cell: Cell):
             load_optimizer_state(optimizer, state)
         steps(run, optimizer, 2)
         ends.append(run.values())
-    assert all(torch.equal(ends[1][path], value) for path, value in ends[0].items())
+    cell.same(ends[1], ends[0])
 
 
 def steps(cell, optimizer, count):
@@ -455,19 +486,23 @@ def two_adapters_stacked(cell: Cell):
     (state,) = extract(cell.sites, ["one"])
     after = cell.handed_on([state])
     before = after.outputs()
-    assert cell.is_same(before, cell.outputs())
+    cell.keeps(before, cell.outputs())
     second = after.apply(adapter="two", carried=[CarriedAdapter.of(state, Role.FROZEN)], seed=1)
-    assert after.is_same(after.outputs(), before) == cell.keeps_function
-    assert {row.owner for row in second if "adapter" in row.owner} == {"adapter:one", "adapter:two"}
+    if cell.keeps_function:
+        cell.keeps(after.outputs(), before)
+    else:
+        cell.differs(after.outputs(), before)
+    owners = {row.owner for row in second if "adapter" in row.owner}
+    cell.equal(owners, {"adapter:one", "adapter:two"}, "owners of adapters")
     after.train(only_adapters(second))
     both = extract(after.sites, second)
-    assert all(torch.equal(both[0].tensors[path], tensor) for path, tensor in state.tensors.items())
-    assert not torch.allclose(after.outputs(), before, atol=1e-3)
+    cell.same(both[0].tensors, state.tensors)
+    cell.differs(after.outputs(), before)
     if cell.method.edits is Edits.WEIGHT:
         plain = cell.fresh()
         for path, value in merged(plain.values(), both).items():
             dict(plain.sites.parameters())[path].data.copy_(value)
-        assert torch.allclose(plain.outputs(), after.outputs(), rtol=1e-5, atol=1e-5)
+        cell.near(plain.outputs(), after.outputs(), "outputs with folded weights")
 
 
 def without_a_rule(methods):
@@ -507,5 +542,29 @@ def test_the_toy_has_a_site_of_every_kind(toy):
 @pytest.mark.parametrize("what", sorted(CHECKS))
 @pytest.mark.parametrize(("name", "site"), CELLS)
 def test_conformance(toy, name, site, what):
-    cell = Cell(toy, name, site)
+    cell = Cell(toy, name, site, what)
     (refusal(name, site, what) or CHECKS[what])(cell)
+
+
+def test_a_cell_that_fails_says_what_was_expected_and_found(toy):
+    cell = Cell(toy, "lora, dropout", "fused", "on_disk")
+    one, other = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 1.5, 2.25])
+    said = r"lora, dropout at fused, on_disk: logits must be 1 within 1e-05 and 1e-05, but is 1.5 at 1 \(2 of 3 are off\)"
+    with pytest.raises(pytest.fail.Exception, match=said):
+        cell.near(other, one, "logits")
+    with pytest.raises(pytest.fail.Exception, match=r"logits must be of shape \(3,\), but has \(2,\)"):
+        cell.near(other[:2], one, "logits")
+    with pytest.raises(
+        pytest.fail.Exception, match=r"x.weight must be 2 within 0 and 0, but is 2.0000002 at 2"
+    ):
+        cell.same({"x.weight": one.nextafter(other)}, {"x.weight": one})
+    with pytest.raises(
+        pytest.fail.Exception, match=r"outputs must be more than 0.001 away .* differ by at most 0"
+    ):
+        cell.differs(one, one)
+    with pytest.raises(pytest.fail.Exception, match=r"what moved must be \{'b'\}, but found \{'c'\}"):
+        cell.equal({"a", "c"}, {"a", "b"}, "what moved")
+    rounded = Cell(toy, "lora, pissa", "linear", "identity_at_start")
+    rounded.keeps(one + 1e-6, one)
+    with pytest.raises(pytest.fail.Exception, match="lora, pissa at linear"):
+        rounded.keeps(other, one)
