@@ -116,6 +116,32 @@ def tiny_bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _saved(BartForConditionalGeneration, config, tokenizer, folder)
 
 
+@pytest.fixture(scope="session")
+def tiny_translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random mBART-50 (2 + 2 layers, width 32), which reads letters; treat it as read-only."""
+    from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
+    from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+
+    folder = tmp_path_factory.mktemp("tiny_translator")
+    first, last = ("<s>", "<pad>", "</s>", "<unk>"), (*FAIRSEQ_LANGUAGE_CODES, "<mask>")
+    signs = dict.fromkeys(("▁", *string.ascii_lowercase, *CHINESE, *"。，.,?"))
+    tokenizer = MBart50Tokenizer(vocab=[(token, 0.0) for token in (*first, *signs, *last)])
+    config = MBartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        max_position_embeddings=128,
+        scale_embedding=True,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+    )
+    return _saved(MBartForConditionalGeneration, config, tokenizer, folder)
+
+
 def _tokenizer() -> Any:
     """Return a WordPiece tokenizer of English and Chinese."""
     from transformers import BertTokenizer

@@ -253,6 +253,12 @@ def dev_rows(lab: Lab, values: Values) -> Any:
     return seen
 
 
+def replies(lab: Lab, values: Values) -> Any:
+    """What an encoder-decoder reads, and what its decoder is given."""
+    train = lab.open(dict(values)).data.tasks["main"].train
+    return [(one.tokens, one.reply and one.reply.tokens) for one in train]
+
+
 def run_folder(lab: Lab, values: Values) -> Path:
     return lab.root / "runs" / hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
@@ -294,6 +300,12 @@ def recipe_of(kind: str = "classification", **keys: Any) -> Values:
         "tasks": {"main": task(kind, **keys), "beside": task("classification")},
         "stages": [{"name": "one", "length": "2 steps", "batch": 6}],
     }
+
+
+def translating() -> Values:
+    """Return a recipe whose task ``main`` says in which languages it reads and writes."""
+    values = recipe_of("generation", source_language="en_XX", target_language="zh_CN")
+    return put(values, "model/path", "translator")
 
 
 def uneven(**keys: Any) -> Values:
@@ -517,6 +529,12 @@ FAMILIES = {
     "generation.template": change(
         rows, "tasks/main/template", "{instruction}", "Q: {instruction} A:", recipe_of("generation")
     ),
+    "generation.source_language": change(
+        replies, "tasks/main/source_language", "en_XX", "de_DE", translating()
+    ),
+    "generation.target_language": change(
+        replies, "tasks/main/target_language", "zh_CN", "de_DE", translating()
+    ),
     "generation.learn": change(weights, "tasks/main/learn", "answers", "all", recipe_of("generation")),
 }
 RULES = {
@@ -691,10 +709,13 @@ CASES = {**REST, **STAGE, **MIXTURE, **COMBINE, **CARRY, **FAMILIES, **RULES}
 
 
 @pytest.fixture(scope="module")
-def lab(tiny_bert: Path, stories260k: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab(
+    tiny_bert: Path, stories260k: Path, tiny_translator: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Lab:
     root = tmp_path_factory.mktemp("every_key")
     (root / "bert").symlink_to(tiny_bert)
     (root / "causal").symlink_to(stories260k)
+    (root / "translator").symlink_to(tiny_translator)
     other_model(tiny_bert, root / "bert2")
     lines = [json.dumps(one) + "\n" for one in records()]
     (root / "all.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -37,6 +37,7 @@ class RememberingTokenizer:
         self.pad = tokenizer.pad
         self.stop = tokenizer.stop
         self.reply_start = tokenizer.reply_start
+        self.languages = tokenizer.languages
 
     @property
     def start(self) -> tuple[int, ...]:

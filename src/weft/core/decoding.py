@@ -83,6 +83,7 @@ class Decoding:
         no_repeat_ngram: no run of so many tokens comes twice; 0 for no limit.
         stops: strings that end an answer.
         seed: of the draws.
+        first: token that every answer of an encoder-decoder begins with, its language; no part of it. None for none.
     """
 
     max_new_tokens: int
@@ -96,6 +97,7 @@ class Decoding:
     no_repeat_ngram: int = 0
     stops: Stops | None = None
     seed: int = 0
+    first: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.beams < 1 or not self.stop_tokens:
@@ -119,6 +121,8 @@ class Decoding:
         return fold(self.seed, "draw", hashlib.sha256(array("q", prompt).tobytes()).hexdigest())
 
     def answer(self, tokens: Sequence[int]) -> list[int]:
-        """Return generated ``tokens`` up to the first stop token."""
+        """Return generated ``tokens`` up to the first stop token, without ``first``."""
+        if self.first is not None and tokens[:1] == [self.first]:
+            tokens = tokens[1:]
         ends = [place for place, token in enumerate(tokens) if token in self.stop_tokens]
         return list(tokens[: ends[0]] if ends else tokens)

@@ -95,6 +95,7 @@ def grow(
         pad_token_id=how.stop_tokens[0],
         use_cache=True,
         decoder_start_token_id=reply_start(cast(Any, model).config),
+        forced_bos_token_id=how.first,
     )
     endings: list[Any] = [_Hear(heard)] if heard is not None else []
     endings += [_End(how.stops, width)] if how.stops is not None else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,9 @@ _MAX_CHAT_GROWTH = 100_000  # characters that a chat template may add to a conve
 _LOCATED_AT_ONCE = 1000  # texts whose pieces and places the Rust tokenizer holds at a time
 _PROBE = "a"
 _BREAK = "\n"
+_LANGUAGE = re.compile(  # as mBART, NLLB and M2M100 write them
+    r"([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3})|__([a-z]{2,3})__"
+)
 _BEHIND_PADDING = frozenset(
     {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"}
 )
@@ -107,6 +111,8 @@ class HFTokenizer:
     Attributes:
         pad: id of the padding token, else of the end token, else 0.
         stop: id of the end token, else of the separator, else ``pad``.
+        languages: ids of the tokens that say the language of a text, by code (en_XX, eng_Latn, en); empty where none of them
+            stands around a text.
     """
 
     def __init__(
@@ -123,6 +129,7 @@ class HFTokenizer:
         self._is_spaced = _needs_space(self._backend)
         self._opens_texts = _opens_texts(self._backend)
         self._specials = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
+        self.languages = _languages(self._specials, self._single)
         self.max_tokens = max_tokens
         self.reply_start = reply_start
         self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -433,6 +440,17 @@ def _frame(backend: Any, *, pair: bool) -> Frame:
             f"tokenizer: must give {_PROBE!r} a token, but gives it none. It is not of a text model."
         )
     return Frame(tuple(map(tuple, parts)), tuple(map(tuple, part_segments)), tuple(text_segments))
+
+
+def _languages(specials: Mapping[str, int], frame: Frame) -> Mapping[str, int]:
+    """Return the tokens of languages by code, if one of them is among those around a text."""
+    found = {
+        next(filter(None, match.groups())): number
+        for mark, number in specials.items()
+        if (match := _LANGUAGE.fullmatch(mark))
+    }
+    around = {token for part in frame.parts for token in part}
+    return found if around & set(found.values()) else {}
 
 
 def _needs_space(backend: Any) -> bool:

@@ -182,12 +182,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The target of a row to answer: how to end, how to read what is generated, what to try it with."""
+    """The target of a row to answer: how to end, how to read what is generated, what to try it with, how to begin."""
 
     stop: int
     decode: Callable[[Sequence[int]], str]
     more_stops: tuple[int, ...] = ()
     trial: Trial | None = None
+    first: int | None = None
 
 
 def judging_columns(
@@ -246,6 +247,7 @@ def decoding_of(spec: AnswerSpec, prompt: Prompt, max_new_tokens: int) -> Decodi
         no_repeat_ngram=own.no_repeat_ngram,
         stops=Stops(own.stop, prompt.decode) if own.stop else None,
         seed=own.seed,
+        first=prompt.first,
     )
 
 

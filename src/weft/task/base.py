@@ -31,6 +31,7 @@ class Tokenizer(Protocol):
     reply_start: (
         int | None
     )  # token that a decoder of its own begins to write from; None without such a decoder
+    languages: Mapping[str, int]  # tokens that say the language of a text, by code; empty where none does
 
     def texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Sequence[Pieces]:
         """Return each text (or text pair) with special tokens, cut to ``max_tokens`` (pairs: longest first)."""

@@ -11,6 +11,7 @@ from weft.errors import ModelError, TemplateRefusal
 from weft.task.answering import AnswerSpec, Prompt, gold_of, prompt_of
 from weft.task.base import Tokenizer
 from weft.task.conversation import Conversation, Reason
+from weft.task.languages import ANY, Languages
 from weft.task.prompts import plain_text, read
 from weft.task.rendering import Piece, Renderer, renderer, without_tools
 from weft.task.replies import pairs_of
@@ -51,6 +52,7 @@ class Encoder:
         template: as in the recipe.
         learn: what is learnt of a conversation; an encoder-decoder learns the last answer.
         max_new_tokens: longest answer.
+        languages: that an encoder-decoder reads and writes.
     """
 
     name: str
@@ -60,17 +62,19 @@ class Encoder:
     template: str | None
     learn: Learn
     max_new_tokens: int
+    languages: Languages = ANY
 
     def encode(self, rows: Sequence[Row], purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used; a plain text to learn as its blocks.
 
         Raises:
-            ModelError: plain texts for an encoder-decoder.
+            ModelError: plain texts for an encoder-decoder, or languages that are not the model's.
         """
+        languages = self.languages.found(self.name, self.tokenizer, self.columns)
         if self.columns["text"] is not None:
             return [result for one in self._tokenized(rows) for result in self._text(one, purpose)]
         if self.tokenizer.reply_start is not None:
-            return self._replies(rows, purpose)
+            return self._replies(rows, purpose, None if languages is None else languages.ids(self.tokenizer))
         parts = [rows[at : at + _ROWS_AT_ONCE] for at in range(0, len(rows), _ROWS_AT_ONCE)]
         return [result for part in parts for result in self._conversations(part, purpose)]
 
@@ -173,23 +177,25 @@ class Encoder:
 
     # ------------------------------------------------------------------------------------------- replies
 
-    def _replies(self, rows: Sequence[Row], purpose: Purpose) -> list[Encoded | Dropped]:
+    def _replies(
+        self, rows: Sequence[Row], purpose: Purpose, languages: tuple[int, int] | None
+    ) -> list[Encoded | Dropped]:
         """Return each row for an encoder-decoder: what stands before the last answer is read, the answer is a reply."""
         read = [self._exchange(row, purpose) for row in rows]
         asked = [one for one in read if isinstance(one, Conversation)]
-        pairs = iter(pairs_of(asked, self.tokenizer, template=self.template))
+        pairs = iter(pairs_of(asked, self.tokenizer, template=self.template, languages=languages))
         learns = purpose is Purpose.LEARN
         results: list[Encoded | Dropped] = []
         for row, talk in zip(rows, read, strict=True):
             if isinstance(talk, str):
                 results.append(Dropped(row.where, talk))
                 continue
-            source, reply, cut = next(pairs)
+            source, source_cut, reply, cut = next(pairs)
             weight = talk.turns[-1].weight
             target = (
                 Supervised(((Span(1, len(reply.tokens), weight),),))
                 if learns
-                else self._target(row, self.tokenizer.stop)
+                else replace(self._target(row, self.tokenizer.stop), first=languages and languages[1])
             )
             gold = gold_of(row, self.columns, talk.turns[-1].text.strip() if talk.is_answered else None)
             example = Encoded(
@@ -198,7 +204,7 @@ class Encoder:
                 target,
                 gold,
                 row.where,
-                num_cut=cut if learns else source.num_cut,
+                num_cut=cut if learns else source_cut,
                 reply=reply if learns else None,
             )
             results.append(example)

@@ -40,6 +40,7 @@ from weft.task.answering import (
 from weft.task.base import Tokenizer
 from weft.task.encoding import Encoder
 from weft.task.heads import VocabularyHead
+from weft.task.languages import ANY, Languages
 from weft.task.prompts import ROLES, find_columns, teaches, why_nothing
 from weft.task.sequence import Columns
 from weft.task.speech import Listener
@@ -59,6 +60,11 @@ class GenerationSpec(AnswerOptions, TaskSpec):
     learn: Learn = Learn.ANSWERS
     """What is learnt of a conversation: answers (every one), last (the last one) or all (every token, questions too).
     An encoder-decoder reads the conversation and writes its last answer, which is what it learns."""
+    source_language: str | None = None
+    """Of what is read, as a translator between many languages calls it (en_XX, eng_Latn); default: the language that a
+    translation's row names."""
+    target_language: str | None = None
+    """Of what is written, likewise."""
     judge: int | None = Field(default=200, ge=1)
     """Dev rows that are answered at each evaluation while training, evenly spread; their loss is taken on all."""
 
@@ -82,6 +88,7 @@ class Generation:
     template: str | None = None
     answering: AnswerSpec = PLAIN
     learn: Learn = Learn.ANSWERS
+    languages: Languages = ANY
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -98,7 +105,8 @@ class Generation:
                 f"({why_nothing(rows, columns)}). Give the right columns under columns: {{instruction: ..., output: "
                 f"...}}, {{messages: ...}} or {{text: ...}}."
             )
-        return cls(name, columns, spec.max_new_tokens, spec.template, answering, spec.learn)
+        languages = Languages(spec.source_language, spec.target_language)
+        return cls(name, columns, spec.max_new_tokens, spec.template, answering, spec.learn, languages)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
@@ -106,7 +114,8 @@ class Generation:
         answering = AnswerSpec.model_validate({**config.get("answering", {}), "execute": False})
         columns = dict.fromkeys(ROLES) | dict(config["columns"])
         learn = Learn(config.get("learn", Learn.ANSWERS))
-        return cls(name, columns, config["max_new_tokens"], config["template"], answering, learn)
+        languages = Languages(config.get("source_language"), config.get("target_language"))
+        return cls(name, columns, config["max_new_tokens"], config["template"], answering, learn, languages)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -115,6 +124,8 @@ class Generation:
             "max_new_tokens": self.max_new_tokens,
             "template": self.template,
             "learn": self.learn.value,
+            "source_language": self.languages.source,
+            "target_language": self.languages.target,
             "answering": self.answering.model_dump(mode="json", exclude={"execute"}, exclude_defaults=True),
         }
 
@@ -155,6 +166,7 @@ class Generation:
             template=self.template,
             learn=self.learn,
             max_new_tokens=self.max_new_tokens,
+            languages=self.languages,
         )
         return encoder.encode(rows, purpose)
 
@@ -201,7 +213,10 @@ class Generation:
         """Return what asks for the next answer of a conversation, whatever columns the task has learnt from."""
         columns = {role: "messages" if role == "messages" else None for role in self.columns}
         row = Row({"messages": list(messages)}, where="conversation")
-        (asked,) = replace(self, columns=columns).encode([row], tokenizer, Purpose.ANSWER)
+        languages = self.languages.found(self.name, tokenizer, self.columns) or ANY
+        (asked,) = replace(self, columns=columns, languages=languages).encode(
+            [row], tokenizer, Purpose.ANSWER
+        )
         return asked
 
     def reply(self, network: Network, asked: Encoded, heard: Listener) -> Answer:
