@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -10,12 +9,12 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import gettempdir
 
 from bench import flops
 from bench.files import prepared
 from bench.jobs import GROUPS, JOBS, PACKAGES, Job
 from bench.machine import describe, has_gpu, say
+from bench.options import ask_rounds, parser
 from bench.order import Order
 from bench.race import ROOT, ContestantError, disturbed, race
 from bench.table import OURS, Results, Scale, Wanted, job_table, memory_ratio, per_example, summary_table
@@ -55,9 +54,9 @@ def main() -> None:
 
 def parse() -> Choices:
     """Return the command line's choices."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    asked = parser("bench", __doc__)
     names = [*JOBS, *GROUPS]
-    parser.add_argument(
+    asked.add_argument(
         "--jobs",
         nargs="+",
         choices=names,
@@ -65,28 +64,14 @@ def parse() -> Choices:
         metavar="JOB",
         help=", ".join(names),
     )
-    parser.add_argument("--contestants", nargs="+", default=[], help="only these; default: all of each job")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=ROOT.parent / "shared" / "data",
-        help="folder that holds sst2/train.jsonl, ...",
-    )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path(gettempdir()) / "weft-bench",
-        help="for prepared files, which are kept",
-    )
-    parser.add_argument("--figures", type=Path, help="JSON lines that results are added to")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, help="instead of each job's own number")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--smoke", action="store_true", help="tiny rows, one round: does everybody run?")
-    given = parser.parse_args()
+    asked.add_argument("--contestants", nargs="+", default=[], help="only these; default: all of each job")
+    asked.add_argument("--figures", type=Path, help="JSON lines that results are added to")
+    ask_rounds(asked, 5)
+    asked.add_argument("--rows", type=int, help="instead of each job's own number")
+    asked.add_argument("--smoke", action="store_true", help="tiny rows, one round: does everybody run?")
+    given = asked.parse_args()
     if not (given.data / "sst2" / "train.jsonl").is_file():
-        parser.error(
+        asked.error(
             f"{given.data}: must hold sst2/train.jsonl and others, but does not. Name the folder by --data."
         )
     jobs = [job for name in given.jobs for job in GROUPS.get(name, (name,))]

@@ -5,19 +5,16 @@ Fast: the defaults. Plain: fp32, padded batches, attention and AdamW in torch, e
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
-from tempfile import gettempdir
 
 from bench.files import prepared
 from bench.machine import describe, say
+from bench.options import parser
 from bench.order import Figures, Order
 from bench.ours.switches import SWITCHES
-from bench.race import ROOT, Contestant, run
+from bench.race import Contestant, run
 
 SETS = ("sst2", "mrpc", "conll2003", "stsb_en")
 PLAIN = tuple(SWITCHES)
@@ -35,14 +32,11 @@ PATHS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.equality", description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    asked = parser("bench.equality", __doc__)
+    asked.add_argument("--rows", type=int, default=2000)
+    asked.add_argument("--epochs", type=int, default=2)
+    asked.add_argument("--seeds", type=int, default=3)
+    given = asked.parse_args()
     say(f"# Learning equality\n\n- {describe(given.threads)}")
     say(
         f"- full training of MiniLM, {given.rows} rows, {given.epochs} epochs, seeds 0 to {given.seeds - 1}\n"

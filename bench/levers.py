@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from tempfile import gettempdir
 
 import torch
 
 from bench.files import prepared
 from bench.machine import describe, say
+from bench.options import ask_rounds, parser
 from bench.order import Order
-from bench.race import ROOT, Contestant, race
+from bench.race import Contestant, race
 from bench.table import Results, lap_names, per_example, ratio, score_words, spread
 
 _PLAIN = Contestant("bench.ours.sentences", "everything at its default")
@@ -50,16 +47,12 @@ JOBS = {"full": 1, "lora": 1, "top2": 2, "head": 2}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.levers", description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=["full", "top2"])
-    parser.add_argument("--levers", nargs="+", choices=list(LEVERS), default=_here(), metavar="LEVER")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=6920)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--patience", type=float, default=60.0)
-    given = parser.parse_args()
+    asked = parser("bench.levers", __doc__)
+    asked.add_argument("--jobs", nargs="+", choices=list(JOBS), default=["full", "top2"])
+    asked.add_argument("--levers", nargs="+", choices=list(LEVERS), default=_here(), metavar="LEVER")
+    asked.add_argument("--rows", type=int, default=6920)
+    ask_rounds(asked, 3)
+    given = asked.parse_args()
     say(
         f"# Levers, one at a time\n\n- {describe(given.threads)}, {given.rounds} rounds, {given.rows} sentences"
     )

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import gettempdir
 
 from bench.machine import describe, say
+from bench.options import ask_rounds, parser
 from bench.order import Figures, Order
-from bench.race import ROOT, Contestant, race
+from bench.race import Contestant, race
 from bench.strategies import KINDS, write_files
 
 TOGETHER = "together"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.pertask", description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--patience", type=float, default=60.0)
-    given = parser.parse_args()
+    asked = parser("bench.pertask", __doc__)
+    asked.add_argument("--rows", type=int, default=1000)
+    asked.add_argument("--epochs", type=int, default=1)
+    ask_rounds(asked, 3)
+    given = asked.parse_args()
     say(f"# Adapters of four tasks\n\n- {describe(given.threads)}, {given.rows} rows a task\n")
     files = given.work.resolve() / f"strategies-{given.rows}"
     write_files(given.data, files, given.rows)

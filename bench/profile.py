@@ -5,21 +5,19 @@ The steps are those of Weft's own engine on whole SST-2 sentences; the profiler 
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
+from tempfile import mkdtemp
 from typing import Any
 
 from bench.files import prepared
 from bench.flops import of_job
 from bench.machine import copy_rate, describe, gemm_rate, peak_rate, say
+from bench.options import parser
 from bench.order import Order
-from bench.race import ROOT
 from bench.rates import BATCH, RATES
 
 STRATEGIES = {"full": "full", "lora": "lora", "top2": "top 2", "head": "head"}
@@ -56,14 +54,11 @@ class Profile:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("--methods", nargs="+", choices=list(STRATEGIES), default=["full", "lora"])
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--rows", type=int, default=6920)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    asked = parser("bench.profile", __doc__)
+    asked.add_argument("--methods", nargs="+", choices=list(STRATEGIES), default=["full", "lora"])
+    asked.add_argument("--rows", type=int, default=6920)
+    asked.add_argument("--steps", type=int, default=40)
+    given = asked.parse_args()
     import torch
 
     torch.set_num_threads(given.threads)

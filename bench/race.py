@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.kept import add
 from bench.machine import QUIET, busy_seconds, wait_for_quiet
 from bench.order import BORN, PREFIX, Figures, Order
 from bench.table import rotated
@@ -79,9 +80,7 @@ def race(
             results[name].append(found)
             say(f"  {order.job}, round {number + 1}, {name}: {_words(found)}" + _warning(load, found))
             if figures is not None:
-                line = {"job": order.job, "round": number, "contestant": name, "figures": asdict(found)}
-                with figures.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                add(figures, found, job=order.job, round=number, contestant=name)
     return results
 
 
