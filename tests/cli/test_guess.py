@@ -28,6 +28,12 @@ def rows(*values: dict[str, Any], times: int = 1) -> list[Row]:
         ([{"text": "a", "label": 3.25}], Guess("regression")),
         ([{"tokens": ["a", "b"], "tags": ["O", "B-X"]}], Guess("tagging", {}, {"B-X": 1, "O": 1})),
         ([{"words": "a b", "ner_tags": "O O"}], Guess("tagging", {}, {"O": 2})),
+        ([{"text": "在云南", "label": {"address": {"云南": [[1, 2]]}}}, {"text": "在", "label": {}}], Guess("tagging", {}, {"address": 1})),
+        ([{"text": "in Rome", "entities": [{"start": 3, "end": 7, "label": "LOC"}]}], Guess("tagging", {}, {"LOC": 1})),
+        ([{"text": "in Rome", "label": [[3, 7, "LOC"]]}], Guess("tagging", {}, {"LOC": 1})),
+        ([{"text": "in Rome", "tokens": [{"text": "in"}], "spans": [{"start": 3, "end": 7, "label": "LOC"}]}], Guess("tagging", {}, {"LOC": 1})),
+        ([{"id": "x", "comment_text": "a", "toxic": "1", "threat": "0"}, {"id": "y", "comment_text": "b", "toxic": "1", "threat": "1"}], Guess("classification", {"multi_label": True}, {"toxic": 2, "threat": 1})),
+        ([{"Tweet": "a", "text": "b", "anger": True, "joy": False}], Guess("classification", {"multi_label": True}, {"anger": 1})),
         ([{"instruction": "a", "input": "", "output": "b"}], Guess("generation")),
         ([{"instruction": "a", "context": "", "response": "b", "category": "c"}], Guess("generation")),
         ([{"messages": [{"role": "user", "content": "a"}]}], Guess("generation")),
@@ -84,3 +90,11 @@ def test_columns_that_say_nothing(value: dict[str, str]):
 )  # fmt: skip
 def test_group(files: list[str], expected: dict[str, dict[str, list[str]]]):
     assert group(files) == expected
+
+
+def test_spans_that_do_not_fit_their_text_are_said_and_not_guessed_around():
+    with pytest.raises(DataError, match=r"^f:2: span 5-9 of LOC must lie within"):
+        guess(
+            rows({"text": "in Rome", "label": [[3, 7, "LOC"]]}, {"text": "in", "label": [[5, 9, "LOC"]]}),
+            what="f",
+        )

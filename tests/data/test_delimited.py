@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.data.delimited import read_csv, read_text, read_tsv
+from weft.data.delimited import label_field, read_csv, read_labelled, read_text, read_tsv
 from weft.data.encoding import inspect
 from weft.data.table import Record
 from weft.errors import DataError
@@ -161,3 +161,54 @@ def test_what_csv_writes_with_tabs_is_read_back(
     csv.writer(buffer, dialect="excel-tab").writerows([("text", "label"), *rows])
     found = values(tmp_path_factory.mktemp("tsv"), buffer.getvalue(), "tsv")
     assert [tuple(row.values()) for row in found] == rows
+
+
+# ------------------------------------------------------------------------------- a text and a label, no header
+NEWS = [f"{topic}新闻第{number}条\t{topic}" for number in range(8) for topic in ("体育", "财经")]
+
+
+def headerless(folder: Path, *lines: str, end: str = "\n") -> int | None:
+    path = folder / "x.txt"
+    path.write_bytes((end.join(lines) + end).encode())
+    return label_field(inspect(path, name=path.name))
+
+
+def test_a_label_is_told_by_its_few_values_on_either_side(tmp_path: Path):
+    assert headerless(tmp_path, *NEWS) == 1
+    assert headerless(tmp_path, *("\t".join(reversed(line.split("\t"))) for line in NEWS)) == 0
+    assert headerless(tmp_path, *NEWS, end="\r\n") == 1
+    assert headerless(tmp_path, *(f"text {number}\tone" for number in range(4))) == 1, "sorted by label"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["text\tlabel", *NEWS],  # a header: its name is no label
+        ["sentence\t体育新闻", *NEWS],
+        [*NEWS[:4], "one field", *NEWS],
+        [*NEWS[:4], "three\tfields\there", *NEWS],
+        [*NEWS[:4], "", *NEWS],  # sentences of tagged words have blank lines between
+        [*NEWS[:4], "\t体育", *NEWS],
+        NEWS[:3],  # too few to tell
+        [f"hello {number}\t你好{number}" for number in range(20)],  # two languages
+        [f"{number % 3}\t{number % 2}" for number in range(20)],  # no text
+        [f"text {number}\t{'a long answer ' * 4}" for number in range(20)],  # no label
+        [f"text {number}\t{number // 2}" for number in range(20)],  # too many labels
+    ],
+)
+def test_what_could_be_something_else_is_read_as_before(tmp_path: Path, lines: list[str]):
+    assert headerless(tmp_path, *lines) is None
+
+
+def test_labelled_lines(tmp_path: Path):
+    path = tmp_path / "x.txt"
+    path.write_text('a good film\t pos\n\n"dull"\tneg\n', encoding="utf-8")
+    assert list(read_labelled(inspect(path, name="x.txt"), label=1)) == [
+        ({"text": "a good film", "label": "pos"}, 1),
+        ({"text": '"dull"', "label": "neg"}, 3),
+    ]
+    path.write_text("a\tpos\nb\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"^x\.txt:2: must have a text and a label with a tab .* but has 1 fields"
+    ):
+        list(read_labelled(inspect(path, name="x.txt"), label=1))

@@ -354,3 +354,16 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "x.csv")
     with pytest.raises(DataError, match="must be a file or a folder"):
         read("x.csv", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.tsv"])
+def test_a_text_and_a_label_need_no_header(tmp_path: Path, name: str):
+    lines = [f"{topic}第{number}条\t{topic}" for number in range(8) for topic in ("体育", "财经")]
+    put(tmp_path, name, "\n".join(lines) + "\n")
+    found = values(read(name, root=tmp_path))
+    assert found[:2] == [{"text": "体育第0条", "label": "体育"}, {"text": "财经第0条", "label": "财经"}]
+    assert len(found) == 16
+    put(tmp_path, name, "\n".join(["text\tlabel", *lines]) + "\n")
+    headed = values(read(name, root=tmp_path))
+    assert len(headed) == (16 if name == "x.tsv" else 17)
+    assert (headed == found) is (name == "x.tsv")

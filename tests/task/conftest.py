@@ -207,6 +207,16 @@ SAMPLES = {
             {"tokens": list("我在上海"), "tags": ["O", "O", "B-LOC", "I-LOC"]},
         ],
     ),
+    "spans": Sample(
+        [
+            {"text": "john smith works in berlin", "entities": [[0, 10, "PER"], [20, 26, "LOC"]]},
+            {"text": "mary likes paris, and london.", "entities": [{"start": 11, "end": 16, "label": "LOC"}]},
+            {"text": "我在上海", "entities": {"LOC": {"上海": [[2, 3]]}}},
+            {"text": "the dog sleeps", "entities": []},
+        ],
+        {},
+        "tagging",
+    ),
     "qa": Sample(
         [
             _question("where does john work", "john smith works in berlin", "berlin"),

@@ -21,7 +21,7 @@ from weft.task.registry import FAMILIES
 
 NAMES = (
     *("classification", "multi_label", "pairs", "regression", "ordinal", "choice"),
-    *("tagging", "qa", "generation"),
+    *("tagging", "spans", "qa", "generation"),
 )
 SECOND = {
     "pairs": "a movie",
@@ -29,10 +29,11 @@ SECOND = {
     "choice": "a movie | a book",
     "qa": "it is a movie of london",
 }  # texts of a plain question
-_ANSWERS = ("label", "score", "stars", "tags", "answers", "output")
+_ANSWERS = ("label", "score", "stars", "tags", "entities", "answers", "output")
 FORMS = {
     "choice": (StockForm.CHOICE, "multiple-choice"),
     "tagging": (StockForm.TOKENS, "token-classification"),
+    "spans": (StockForm.TOKENS, "token-classification"),
     "qa": (StockForm.SPAN, "question-answering"),
 }
 
@@ -290,6 +291,7 @@ def test_a_stock_model_would_have_as_many_outputs_as_the_head(kit, name):
         "ordinal": "multi_label_classification",
         "regression": "regression",
         "tagging": None,
+        "spans": None,
         "qa": None,
     }
     assert stock.problem_type == problems.get(name, "single_label_classification")

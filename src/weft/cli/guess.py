@@ -16,7 +16,11 @@ from weft.data.columns import Role, resolve
 from weft.data.folder import PACKED
 from weft.data.table import column_names
 from weft.errors import DataError
+from weft.task.indicators import indicators, labels_of
+from weft.task.labels import SEPARATOR
 from weft.task.registry import FAMILIES
+from weft.task.spans import are_spans, find_columns
+from weft.task.spans import read as read_spans
 
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -134,13 +138,29 @@ def _conversations(rows: Sequence[Row]) -> Guess | None:
 
 def _tagging(rows: Sequence[Row]) -> Guess | None:
     columns = _columns(rows, {"tokens": known.TOKENS, "tags": known.TAGS})
-    if columns["tokens"] is None or columns["tags"] is None:
-        return None
+    if columns["tokens"] is None or columns["tags"] is None or _marks_spans(rows):
+        return _spans(rows)
     tags: Counter[str] = Counter()
     for row in rows:
         value = row.values.get(columns["tags"])
         tags.update(str(tag) for tag in (value if isinstance(value, list | tuple) else str(value).split()))
     return Guess("tagging", counts=_top(tags))
+
+
+def _marks_spans(rows: Sequence[Row]) -> bool:
+    """Return whether a column holds spans that are marked in a text."""
+    names = {*known.SPANS, *known.TAGS}.intersection(column_names(rows))
+    return any(are_spans(row.values.get(name)) for name in names for row in rows)
+
+
+def _spans(rows: Sequence[Row]) -> Guess | None:
+    has_text = any(_columns(rows, {"text": known.TEXT, "tokens": known.TOKENS}).values())
+    if not has_text or not _marks_spans(rows):
+        return None
+    columns = find_columns(rows, {}, what="rows")
+    read = [one.spans for row in rows if (one := read_spans(row, columns)) is not None]
+    kinds = Counter(kind for spans in read if isinstance(spans, tuple) for kind, _, _ in spans)
+    return Guess("tagging", counts=_top(kinds))
 
 
 def _choices(rows: Sequence[Row]) -> Guess | None:
@@ -181,6 +201,10 @@ def _judged_text(rows: Sequence[Row]) -> Guess | None:
     score = _columns(rows, {**taken, "score": known.SCORE})["score"]
     if score is not None and _are_measures(_values(rows, score)):
         return Guess("regression", options)
+    flags = indicators(rows, taken=set(texts.values())) if label is None and score is None else ()
+    if len(flags) > 1:
+        counts = Counter(name for row in rows for name in labels_of(row, SEPARATOR.join(flags)) or ())
+        return Guess("classification", {"multi_label": True, **options}, _top(counts))
     number = _numbers(_values(rows, score)) if score is not None and label is None else None
     if number is not None:
         is_graded = 2 < len(set(number)) <= _MAX_GRADES

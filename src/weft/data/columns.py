@@ -23,6 +23,7 @@ TEXT: Final = (
         "question",
         "utterance",
         "comment",
+        "comment_text",
         "document",
         "body",
     ),
@@ -117,6 +118,7 @@ TAGS: Final = (
     "标签",
     "实体标签",
 )
+SPANS: Final = ("entities", "spans", "annotations", "entity_list", "ner_spans", "实体", "实体列表")
 INSTRUCTION: Final = (
     *(
         "instruction",

@@ -3,13 +3,17 @@
 A CSV is delimited by commas, unless its header has none: then by whichever of semicolon, tab and bar splits the header
 most. A TSV is one record a line, where quotation marks mean something only around a whole field, as long as every
 line then has as many fields as the header; otherwise it is read like a CSV, with line breaks inside quotes.
+
+A text and a label with a tab between them need no header (THUCNews): one field then has few different values, and that
+of the first line is one of them, which the name in a header would not be.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from weft.data.encoding import TextFile
 from weft.data.table import Record
@@ -17,6 +21,9 @@ from weft.errors import DataError
 
 _MAX_FIELD_CHARS = 2**31 - 1  # a C long, which has 32 bits on Windows
 _OTHER_DELIMITERS = ";\t|"
+_NUM_PROBED_LINES = 1000
+_LINES_OF_A_LABEL = 4  # on average, at least
+_LONGEST_LABEL = 40
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 _Fields = tuple[list[str], int]
@@ -53,6 +60,50 @@ def read_text(file: TextFile) -> Iterator[Record]:
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 yield {"text": line.rstrip("\n")}, number
+
+
+def label_field(file: TextFile) -> int | None:
+    """Return which of the two fields of a file without a header is the label; None for any other file.
+
+    The first lines all have two fields, none of them blank. One is a label: short, of few different values, among them that
+    of the first line once more. The other is a text: most differ.
+    """
+    with file.open() as stream:
+        lines = [line.rstrip("\n").split("\t") for line in islice(stream, _NUM_PROBED_LINES)]
+    if not all(len(fields) == 2 and all(field.strip() for field in fields) for fields in lines):
+        return None
+    for place in (1, 0):
+        labels, texts = [fields[place] for fields in lines], {fields[1 - place] for fields in lines}
+        if _are_labels(labels) and 2 * len(texts) > len(lines):
+            return place
+    return None
+
+
+def _are_labels(values: Sequence[str]) -> bool:
+    is_few = _LINES_OF_A_LABEL * len(set(values)) <= len(values)
+    return is_few and values[0] in values[1:] and max(map(len, values)) <= _LONGEST_LABEL
+
+
+def read_labelled(file: TextFile, *, label: int) -> Iterator[Record]:
+    """Yield ``{"text": ..., "label": ...}`` for every line that is not blank of a file without a header.
+
+    Args:
+        file: of two fields a line.
+        label: the place of the label, 0 or 1.
+
+    Raises:
+        DataError: with file and line: more or fewer fields.
+    """
+    with file.open() as stream:
+        for number, line in enumerate(stream, start=1):
+            fields = line.rstrip("\n").split("\t")
+            if len(fields) == 2:
+                yield {"text": fields[1 - label], "label": fields[label].strip()}, number
+            elif line.strip():
+                raise DataError(
+                    f"{file.where(number)}: must have a text and a label with a tab between them, as the lines before it, but "
+                    f"has {len(fields)} fields. Correct it, or write a header."
+                )
 
 
 def _split(file: TextFile, delimiter: str) -> Iterator[_Fields]:

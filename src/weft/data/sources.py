@@ -124,10 +124,11 @@ def _text_records(file: TextFile, ending: str) -> Iterator[Record]:
             return jsonfile.read(file, is_lines=ending != ".json")
         case ".csv":
             return delimited.read_csv(file)
-        case ".tsv" if not conll.looks_like(file):
-            return delimited.read_tsv(file)
-        case ".txt" if not conll.looks_like(file):
-            return delimited.read_text(file)
+        case ".tsv" | ".txt" if not conll.looks_like(file):
+            label = delimited.label_field(file)
+            if label is not None:
+                return delimited.read_labelled(file, label=label)
+            return delimited.read_tsv(file) if ending == ".tsv" else delimited.read_text(file)
         case _:
             return conll.read(file)
 

@@ -23,8 +23,7 @@ from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock
 from weft.core.tensors import float32, int64
-from weft.data import columns as known
-from weft.data.columns import Role, resolve
+from weft.data.table import column_names
 from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.classification import multi_label_metrics, single_label_metrics
@@ -34,7 +33,9 @@ from weft.task.base import Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights, imbalance, yes_weights
 from weft.task.documents import AnyWindows
 from weft.task.heads import SequenceHead, of_temperature
+from weft.task.indicators import find_columns, is_several, labels_of
 from weft.task.labels import (
+    SEPARATOR,
     are_ids,
     difference,
     given_labels,
@@ -44,7 +45,7 @@ from weft.task.labels import (
     labels_in,
     named,
 )
-from weft.task.sequence import Columns, Judged, collate_rows, text_roles
+from weft.task.sequence import Columns, Judged, collate_rows
 from weft.task.shown import label_blocks, set_blocks
 from weft.task.temperature import fit_choice, fit_yes, table_of, tempered_choice, tempered_yes
 from weft.task.texts import Texts
@@ -59,7 +60,7 @@ class ClassificationSpec(CriterionSpec):
     """Labels to learn in the order of the outputs, and of the ids where data has ids; default: those of the training rows,
     sorted. Rows with others are dropped."""
     multi_label: bool = False
-    """Whether a row may have any number of labels (a list, or 'a|b') instead of exactly one."""
+    """Whether a row may have any number of labels (a list, 'a|b', or a column each with 0 and 1) instead of exactly one."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Only for multi_label: a label is answered when its probability is above this."""
     pooling: Pooling | None = None
@@ -125,13 +126,12 @@ class Classification:
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
         """Return the task with the labels that ``rows`` hold, or that ``spec`` gives."""
         spec = cast(ClassificationSpec, spec)
-        roles = (*text_roles(), Role("label", known.LABEL))
-        columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
+        columns = find_columns(rows, spec.columns, multi_label=spec.multi_label, what=f"tasks.{name}")
         sets = [_labels_of(row, columns, multi_label=spec.multi_label) for row in rows]
         has_ids = are_ids(labels_in(sets), spec.labels)
         sets = [one and named(one, spec.labels) for one in sets] if has_ids else sets
         seen = labels_in(sets)
-        labels = spec.labels or seen
+        labels = spec.labels or _columns_of(columns, rows) or seen
         least = 1 if spec.multi_label else 2
         if len(labels) < least or not seen:
             raise DataError(
@@ -315,8 +315,17 @@ def _weights(
     return yes_weights(counts, len(usable), spec) if spec.multi_label else class_weights(counts, spec)
 
 
+def _columns_of(columns: Columns, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the labels that have a column each, none where one column holds them."""
+    label = str(columns["label"])
+    return tuple(label.split(SEPARATOR)) if is_several(label, column_names(rows)) else ()
+
+
 def _labels_of(row: Row, columns: Columns, *, multi_label: bool) -> tuple[str, ...] | None:
-    value = row.values.get(str(columns["label"]))
+    column = str(columns["label"])
+    if is_several(column, row.values):
+        return labels_of(row, column)
+    value = row.values.get(column)
     if multi_label:
         return label_set(value)
     text = label_text(value)

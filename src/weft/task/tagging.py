@@ -20,8 +20,6 @@ from weft.core.loss import Loss
 from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock, StockForm
 from weft.core.tensors import int64
-from weft.data import columns as known
-from weft.data.columns import Role, resolve
 from weft.errors import DataError
 from weft.metric.base import Metric
 from weft.metric.tagging import OUTSIDE, spans, tagging_metrics, word_metrics
@@ -31,9 +29,11 @@ from weft.task.base import Pieces, Tokenizer
 from weft.task.criterion import PLAIN, Criterion, CriterionSpec, class_weights
 from weft.task.heads import TokenHead, new_linear
 from weft.task.labels import are_ids, difference, given_labels, named
-from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled
+from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled, write
 from weft.task.sequence import Columns
 from weft.task.shown import span_blocks, tag_blocks
+from weft.task.spans import Reading, are_spans, find_columns
+from weft.task.spans import read as read_spans
 from weft.task.words import listed, text_of, words_like, words_of
 
 
@@ -59,12 +59,26 @@ class Words:
         index: of each word that has a first piece.
         positions: of those first pieces in the row's tokens.
         labels: tag numbers of those words; None without gold.
+        text: that the words are pieces of, where spans are marked in one.
+        bounds: characters of each word in it.
     """
 
     words: tuple[str, ...]
     index: tuple[int, ...]
     positions: tuple[int, ...]
     labels: tuple[int, ...] | None
+    text: str = ""
+    bounds: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The words of a row, their tags where it has some, and where they stand in a text with marked spans."""
+
+    words: tuple[str, ...]
+    gold: tuple[str, ...] | None = None
+    text: str = ""
+    bounds: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ class Tagging:
         has_ids: whether data holds numbers of ``labels`` instead of tags.
         num_repaired: tags of the training rows that were repaired.
         criterion: how the loss over words is summed.
+        in_text: whether data marks spans in a text instead of giving each word a tag.
     """
 
     kind: ClassVar[str] = "tagging"
@@ -94,17 +109,23 @@ class Tagging:
     has_ids: bool = False
     num_repaired: int = 0
     criterion: Criterion = PLAIN
+    in_text: bool = False
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
         """Return the task with the scheme and the tags of ``rows``, or those that ``spec`` gives."""
         spec = cast(TaggingSpec, spec)
-        roles = (Role("tokens", known.TOKENS), Role("tags", known.TAGS))
-        columns = resolve(rows, roles, spec.columns, what=f"tasks.{name}")
-        raw = [tags for row in rows if (tags := _tags_of(row, columns))]
+        columns = find_columns(rows, spec.columns, what=f"tasks.{name}")
+        in_text = any(are_spans(row.values.get(str(columns["tags"]))) for row in rows)
+        if in_text:
+            raw = _tags_of_spans(name, rows, columns, spec.scheme)
+        else:
+            raw = [tags for row in rows if (tags := _tags_of(row, columns))]
         has_ids = are_ids({tag for tags in raw for tag in tags}, spec.labels)
         raw = [named(tags, spec.labels) for tags in raw] if has_ids else raw
-        scheme = spec.scheme or _recognised(name, raw, columns, labels=spec.labels)
+        scheme = spec.scheme or (
+            Scheme.BIO if in_text else _recognised(name, raw, columns, labels=spec.labels)
+        )
         read = [tags for row in raw if (tags := spelled(row, scheme)) is not None]
         seen = {tag for row in read for tag in row}
         labels = spelled(spec.labels, scheme) if spec.labels else all_tags(seen, scheme)
@@ -120,7 +141,7 @@ class Tagging:
         _refuse_ids(name, seen, scheme, columns)
         broken = sum(num_broken(tags, scheme) for tags in read) if spec.repair else 0
         criterion = Criterion.of(spec, _weights(read, labels, scheme, spec))
-        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken, criterion)
+        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken, criterion, in_text)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
@@ -128,7 +149,8 @@ class Tagging:
         labels, scheme = tuple(config["labels"]), Scheme(config["scheme"])
         options = (config["repair"], config["has_ids"], config["num_repaired"])
         criterion = Criterion.from_config(config["criterion"]) if "criterion" in config else PLAIN
-        return cls(name, dict(config["columns"]), labels, scheme, *options, criterion)
+        in_text = config.get("in_text", False)
+        return cls(name, dict(config["columns"]), labels, scheme, *options, criterion, in_text)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -140,6 +162,7 @@ class Tagging:
             "has_ids": self.has_ids,
             "num_repaired": self.num_repaired,
             "criterion": self.criterion.config(),
+            "in_text": self.in_text,
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -158,25 +181,41 @@ class Tagging:
     def encode(self, rows: Sequence[Row], tokenizer: Tokenizer, purpose: Purpose) -> list[Encoded | Dropped]:
         """Return each row as tokens with its target, or why it is not used."""
         read = [self._read(row, purpose) for row in rows]
-        sentences = [result[0] for result in read if not isinstance(result, Dropped)]
+        sentences = [one.words for one in read if not isinstance(one, Dropped)]
         pieces = iter(tokenizer.words(sentences) if sentences else ())
-        results: list[Encoded | Dropped] = []
-        for row, result in zip(rows, read, strict=True):
-            if isinstance(result, Dropped):
-                results.append(result)
-            else:
-                results.append(self._encoded(row, result[0], result[1], next(pieces), purpose))
-        return results
+        return [
+            one if isinstance(one, Dropped) else self._encoded(row, one, next(pieces), purpose)
+            for row, one in zip(rows, read, strict=True)
+        ]
 
-    def _read(self, row: Row, purpose: Purpose) -> tuple[tuple[str, ...], tuple[str, ...] | None] | Dropped:
+    def _read(self, row: Row, purpose: Purpose) -> _Read | Dropped:
         """Return the words and gold tags of a row, or why it is not used."""
+        read = self._marked(row) if self.in_text else self._tagged(row)
+        if isinstance(read, Dropped):
+            return read
+        if read.gold is None:
+            return Dropped(row.where, "no tags") if purpose is Purpose.LEARN else read
+        return read if set(read.gold) <= set(self.labels) else Dropped(row.where, "tag not in the list")
+
+    def _marked(self, row: Row) -> _Read | Dropped:
+        """Return what a row with spans in a text says."""
+        found = read_spans(row, self.columns)
+        if found is None:
+            return Dropped(row.where, "no tokens")
+        if isinstance(found.spans, str):
+            return Dropped(row.where, found.spans)
+        gold = None if found.spans is None else write(found.spans, len(found.words), self.scheme)
+        return _Read(found.words, gold, found.text, found.bounds)
+
+    def _tagged(self, row: Row) -> _Read | Dropped:
+        """Return what a row with a tag for each word says."""
         value = listed(row.values.get(str(self.columns["tokens"])))
         raw = _tags_of(row, self.columns)
         raw = named(raw, self.labels) if raw and self.has_ids else raw
         if not value:
             return Dropped(row.where, "no tokens")
         if raw is None:
-            return Dropped(row.where, "no tags") if purpose is Purpose.LEARN else (words_of(value), None)
+            return _Read(words_of(value))
         words, tags = words_like(value, len(raw)), spelled(raw, self.scheme)
         if len(words) != len(raw):
             return Dropped(row.where, "tokens and tags differ in number")
@@ -185,19 +224,17 @@ class Tagging:
         right = repaired(tags, self.scheme)
         if right != tags and not self.repair:
             return Dropped(row.where, f"tags break scheme {self.scheme}")
-        return (words, right) if set(right) <= set(self.labels) else Dropped(row.where, "tag not in the list")
+        return _Read(words, right)
 
-    def _encoded(
-        self, row: Row, words: tuple[str, ...], gold: tuple[str, ...] | None, pieces: Pieces, purpose: Purpose
-    ) -> Encoded | Dropped:
+    def _encoded(self, row: Row, read: _Read, pieces: Pieces, purpose: Purpose) -> Encoded | Dropped:
         kept = [(index, position) for index, position in enumerate(pieces.first or ()) if position >= 0]
         if not kept and purpose is Purpose.LEARN:
             return Dropped(row.where, "no word has a piece")
         index, positions = tuple(word for word, _ in kept), tuple(position for _, position in kept)
         numbers = {label: number for number, label in enumerate(self.labels)}
-        labels = None if gold is None else tuple(numbers[gold[word]] for word in index)
-        target = Words(words, index, positions, labels)
-        return Encoded(pieces.tokens, pieces.segments, target, gold, row.where, num_cut=pieces.num_cut)
+        labels = None if read.gold is None else tuple(numbers[read.gold[word]] for word in index)
+        target = Words(read.words, index, positions, labels, read.text, read.bounds)
+        return Encoded(pieces.tokens, pieces.segments, target, read.gold, row.where, num_cut=pieces.num_cut)
 
     def collate(self, encoded: Sequence[Encoded], rows: Sequence[int], layout: Layout) -> Target:
         """Return the target: ``positions`` is (M,) in flat order, ``labels`` (M,); the weight is M words, or what they count."""
@@ -232,14 +269,14 @@ class Tagging:
             tags = [OUTSIDE] * len(target.words)
             for index in target.index:
                 tags[index] = self.labels[next(best)]
-            answers.append(self._answer(tags, target.words))
+            answers.append(self._answer(tags, target))
         return answers
 
-    def _answer(self, tags: Sequence[str], words: Sequence[str]) -> Answer:
+    def _answer(self, tags: Sequence[str], target: Words) -> Answer:
         if self.scheme is Scheme.PLAIN:
             return Answer(tags=tuple(tags))
         found = [
-            {"type": kind, "start": start, "end": end, "text": text_of(words[start:end])}
+            {"type": kind, "start": start, "end": end, "text": _said(target, start, end)}
             for kind, start, end in spans(tags)
         ]
         return Answer(tags=tuple(tags), spans=tuple(found))
@@ -282,6 +319,29 @@ class Tagging:
     def same_head(self, config: Mapping[str, Any]) -> str | None:
         """Return why an old head does not fit: the tags or their order changed."""
         return difference(config.get("labels", ()), self.labels)
+
+
+def _said(target: Words, start: int, end: int) -> str:
+    """Return the text of some words, sign for sign where they stand in one."""
+    if not target.text:
+        return text_of(target.words[start:end])
+    return target.text[target.bounds[start][0] : target.bounds[end - 1][1]]
+
+
+def _tags_of_spans(
+    name: str, rows: Sequence[Row], columns: Columns, scheme: Scheme | None
+) -> list[tuple[str, ...]]:
+    """Return the tags of the rows whose spans can be used, in the scheme that is asked for, else BIO."""
+    if scheme is Scheme.PLAIN:
+        raise DataError(
+            f"tasks.{name}.scheme: must mark spans, for column {columns['tags']!r} holds spans, but is plain. Leave it out."
+        )
+    found = [read_spans(row, columns) for row in rows]
+    return [
+        write(one.spans, len(one.words), scheme or Scheme.BIO)
+        for one in found
+        if isinstance(one, Reading) and isinstance(one.spans, tuple)
+    ]
 
 
 def _weights(

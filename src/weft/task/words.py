@@ -13,6 +13,7 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-
 _IS_CJK = re.compile(f"[{_CJK}]")
 _OPENING, _CLOSING = "([{\"'«“‘", ",;:!?)]}\"'»”’"
 _PIECE = re.compile(f"[{_CJK}]|[^{_CJK}]+")
+_UNIT = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|\S")
 
 
 def listed(value: Any) -> list[Any] | str | None:
@@ -24,12 +25,25 @@ def listed(value: Any) -> list[Any] | str | None:
 
 
 def words_like(value: list[Any] | str, num_tags: int) -> tuple[str, ...]:
-    """Return the words of a row with ``num_tags`` tags: as listed, else between blanks, else (Chinese) by character."""
+    """Return the words of a row with ``num_tags`` tags: as listed, else between blanks, by character, or its units."""
     if isinstance(value, list):
         return tuple(str(word) for word in value)
     words = tuple(value.split())
-    characters = tuple("".join(words))
-    return characters if len(words) != num_tags == len(characters) else words
+    others = (tuple("".join(words)), tuple(value[start:end] for start, end in units(value)))
+    return next((one for one in (words, *others) if len(one) == num_tags), words)
+
+
+def units(text: str) -> tuple[tuple[int, int], ...]:
+    """Return the characters of the smallest words of ``text``, at whose borders people mark spans.
+
+    Each Chinese or Japanese character, each run of other letters and digits, and each other sign is one.
+
+    Example:
+        >>> text = "在U.S.读iPhone7"
+        >>> [text[start:end] for start, end in units(text)]
+        ['在', 'U', '.', 'S', '.', '读', 'iPhone7']
+    """
+    return tuple(match.span() for match in _UNIT.finditer(text))
 
 
 def words_of(value: list[Any] | str) -> tuple[str, ...]:
