@@ -13,7 +13,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from tempfile import gettempdir
+from typing import Any
 
 from bench.machine import describe, say
 from bench.order import Figures, Order
@@ -119,12 +121,29 @@ def measured(key: tuple[str, str, int, int], files: Path, work: Path, threads: i
 
 
 def write_files(data: Path, home: Path, about: Set, rows: int) -> None:
-    """Write training rows, as many as asked for, further ones as dev rows, and the official dev set to be judged by."""
+    """Write training rows, as many as asked for, further ones as dev rows, and the official dev set to be judged by.
+
+    Files may be ordered by label, so rows are drawn. Rows to be judged whose label no training row has are left out:
+    neither contestant could answer them.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    found = rows_of(data / f"{about.train}.jsonl", rows + DEV)
+    found = drawn(rows_of(data / f"{about.train}.jsonl"), rows + DEV)
     write_jsonl(home / "train.jsonl", found[:rows])
     write_jsonl(home / "dev.jsonl", found[rows:])
-    write_jsonl(home / "test.jsonl", rows_of(data / f"{about.test}.jsonl", about.most_test))
+    known = {label for row in found[:rows] for label in labels_of(row)}
+    test = [row for row in rows_of(data / f"{about.test}.jsonl") if known.issuperset(labels_of(row))]
+    write_jsonl(home / "test.jsonl", drawn(test, about.most_test))
+
+
+def drawn(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """Return ``number`` of ``rows`` (all, where there are fewer), drawn and in an order of their own, always the same."""
+    return Random(0).sample(rows, min(number, len(rows)))
+
+
+def labels_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the labels of a row that belong to a list: none of questions' answers."""
+    found = next((row[name] for name in ("label", "labels", "tags") if name in row), [])
+    return list(found) if isinstance(found, list) else [found]
 
 
 def read(figures: Path) -> dict[tuple[str, str, int, int], Figures]:
