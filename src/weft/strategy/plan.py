@@ -14,21 +14,14 @@ from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
-from weft.strategy.base import Install, Plan, Timing
+from weft.strategy.base import Install, Method, Plan, Timing
+from weft.strategy.rates import VECTORS, WIDTH, Below, Rate, of_heads
 from weft.strategy.reading import CarriedAdapter, Reading, read
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, place_of
 
-HEAD_LR = 5e-4
-_HEAD_ADVICE = "ten times full training's, as a new head starts from noise on features that are good already"
-HEAD_ONLY_LR = 1e-3
-_HEAD_ONLY_ADVICE = (
-    "on frozen features their loss is nearly convex and takes Adam's own default (arXiv:1412.6980)"
-)
-VECTOR_LR = 1e-3
-_VECTOR_ADVICE = "only biases and norms move, few values that each move all tokens alike (arXiv:2106.10199)"
-
 _UNDECAYED = frozenset({SiteKind.NORM, SiteKind.EMBEDDING})
+_NONE = Rate(0.0, "")
 
 
 def plan(
@@ -46,7 +39,7 @@ def plan(
         view: the network as it is, carried adapters included.
         rules: top to bottom; the last that names a parameter decides.
         tasks: tasks of the stage; their heads are trained unless a rule says otherwise, other heads are frozen.
-        stage_lr: peak rate of rules that name none; None for each method's own (heads: ``HEAD_LR``).
+        stage_lr: peak rate of rules that name none; None for each method's own (heads: ``weft.strategy.rates``).
         adapter: name of the adapter that this stage trains, if it trains one.
         carried: adapters that are in ``view`` already.
 
@@ -104,13 +97,13 @@ def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class _Fate:
-    """What becomes of one parameter: ``lr`` is the rule's own, ``default`` that of method ``word``, times ``factor``."""
+    """What becomes of one parameter: ``lr`` is the rule's own, ``default`` that of ``word``, both times ``factor``."""
 
     role: Role
     owner: str
     why: str
     lr: float | None = None
-    default: float = 0.0
+    default: Rate = _NONE
     factor: float = 1.0
     rule: Rule | None = None
     word: str = ""
@@ -119,14 +112,15 @@ class _Fate:
 def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> tuple[ParamTable, tuple[str, ...]]:
     """Return the table, and a line on each rate that nobody named."""
     infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
-    moving = [info for _, info in infos if _fate(info.path, reading, 1.0).role is Role.TRAINED]
-    of_trunk = [info for info in moving if not is_head(info.path)]
-    head_lr = HEAD_LR if of_trunk else HEAD_ONLY_LR
-    are_vectors = bool(of_trunk) and all(len(info.shape) == 1 for info in of_trunk)
+    first = [(info, _fate(info.path, reading, _NONE)) for _, info in infos]
+    moving = [one for one in first if one[1].role is Role.TRAINED and not is_head(one[0].path)]
+    below = [Below(own.owner == "trunk" and len(info.shape) >= 2, own.default.value) for info, own in moving]
+    head_rate = of_heads(below, _head_width(view))
+    are_vectors = bool(moving) and all(len(info.shape) == 1 for info, _ in moving)
 
     def fate(path: str) -> _Fate:
-        found = _fate(path, reading, head_lr)
-        return replace(found, default=VECTOR_LR) if are_vectors and found.owner == "trunk" else found
+        found = _fate(path, reading, head_rate)
+        return replace(found, default=VECTORS) if are_vectors and found.owner == "trunk" else found
 
     fates = [fate(info.path) for _, info in infos]
     pairs = zip(infos, fates, strict=True)
@@ -141,20 +135,21 @@ def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> tuple[P
     return rows, tuple(dict.fromkeys(map(_default_words, unnamed)))
 
 
+def _head_width(view: ModelView) -> int:
+    """Return how many values heads read; ``WIDTH`` where none has a matrix."""
+    heads = (info.shape for site in view.sites for info in site.params if is_head(info.path))
+    return max((shape[-1] for shape in heads if len(shape) >= 2), default=WIDTH)
+
+
 def _default_words(fate: _Fate) -> str:
-    if fate.owner.startswith("head:"):
-        advice = _HEAD_ADVICE if fate.default == HEAD_LR else _HEAD_ONLY_ADVICE
-        return f"heads at a rate of {fate.default:g} unless lr says otherwise: {advice}"
-    advice = (
-        _VECTOR_ADVICE if fate.default == VECTOR_LR and fate.owner == "trunk" else method(fate.word).advice
-    )
-    return f"{fate.word} at a rate of {fate.default:g} unless lr says otherwise: {advice}"
+    who = "heads" if fate.owner.startswith("head:") else fate.word
+    return f"{who} at a rate of {fate.default.value:g} unless lr says otherwise: {fate.default.advice}"
 
 
 def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:
     if fate.role is Role.FROZEN:
         return ParamRow(info.path, info.shape, fate.role, fate.owner, fate.why)
-    lr = fate.factor * next(rate for rate in (fate.lr, stage_lr, fate.default) if rate is not None)
+    lr = fate.factor * next(rate for rate in (fate.lr, stage_lr, fate.default.value) if rate is not None)
     decay = len(info.shape) >= 2 and site.kind not in _UNDECAYED
     timing = Timing()
     if fate.rule is not None:
@@ -166,7 +161,7 @@ def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: fl
     )
 
 
-def _fate(path: str, reading: Reading, head_lr: float) -> _Fate:
+def _fate(path: str, reading: Reading, head_rate: Rate) -> _Fate:
     if path in reading.adapter_of:
         return _adapter_fate(path, reading)
     owner = f"head:{path.split('.')[1]}" if is_head(path) else "trunk"
@@ -174,11 +169,11 @@ def _fate(path: str, reading: Reading, head_lr: float) -> _Fate:
         return _Fate(Role.FROZEN, owner, "head of a task that this stage does not train")
     decision = reading.decisions.get(path)
     if decision is not None:
-        default = head_lr if is_head(path) else method(decision.rule.train).lr
+        default = head_rate if is_head(path) else _rate(method(decision.rule.train))
         rule = decision.rule
         return _Fate(decision.role, owner, decision.why, rule.lr, default, rule=rule, word=rule.train)
     if is_head(path):
-        return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, head_lr)
+        return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, head_rate)
     return _Fate(Role.FROZEN, owner, "no rule names it")
 
 
@@ -191,8 +186,12 @@ def _adapter_fate(path: str, reading: Reading) -> _Fate:
         how = adapter_method(decision.rule.train if carried is None else carried.method)
         factor = how.rate(decision.rule, path.split(".")[-2]) if carried is None else 1.0
         return _Fate(
-            decision.role, owner, decision.why, decision.rule.lr, how.lr, factor, decision.rule, how.name
+            decision.role, owner, decision.why, decision.rule.lr, _rate(how), factor, decision.rule, how.name
         )
     assert carried is not None  # a new adapter has the decision of the rule that brings it
     why, how = "adapter of an earlier stage, goes on", method(carried.method)
-    return _Fate(Role.TRAINED, owner, why, None, how.lr, word=how.name)
+    return _Fate(Role.TRAINED, owner, why, None, _rate(how), word=how.name)
+
+
+def _rate(how: Method) -> Rate:
+    return Rate(how.lr, how.advice)
