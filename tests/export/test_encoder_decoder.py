@@ -31,6 +31,8 @@ STRATEGIES = {
     "lora": [{"train": "lora", "rank": 2, "sites": "attention"}],
     "adapter on a changed trunk": None,
     "prompt": [{"train": "prompt", "tokens": 3}],
+    "prefix": [{"train": "prefix", "tokens": 3, "sites": "decoder.self_attention"}],
+    "prefix everywhere": [{"train": "prefix", "tokens": 3}],
 }
 
 
@@ -148,12 +150,17 @@ def test_what_no_stock_class_says_is_refused_and_leaves_nothing(made, kind: str,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("strategy", ["prompt", "prefix"])
 @pytest.mark.parametrize("kind", ["t5", "bart"])
-def test_a_prompt_is_read_by_the_encoder_as_peft_does(
-    make: Make, decoder_tasks, request, kind: str, tmp_path: Path
+def test_positions_are_where_peft_puts_them(
+    make: Make, decoder_tasks, request, kind: str, strategy: str, tmp_path: Path
 ):
+    """A prompt in front of what the encoder reads, a prefix of what the decoder writes."""
     tasks = {"reply": decoder_tasks["reply"]}
-    bundle: Bundle = make(request.getfixturevalue(f"tiny_{kind}"), tasks, *stages("prompt")).open()
+    one = make(request.getfixturevalue(f"tiny_{kind}"), tasks, *stages(strategy))
+    bundle: Bundle = one.open()
+    (home,) = (one.folder / "adapters").iterdir()
+    assert json.loads((home / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
     (result,) = export_plain(bundle, tmp_path, tasks=["reply"])
     assert result.loads_with == "PeftModel on AutoModelForSeq2SeqLM"
     adapted = AutoPeftModelForSeq2SeqLM.from_pretrained(str(result.folder)).eval()
@@ -162,6 +169,19 @@ def test_a_prompt_is_read_by_the_encoder_as_peft_does(
     torch.testing.assert_close(stock_logits(adapted, task, batch), expected, rtol=1e-5, atol=2e-5)
     bare = transformers.AutoModelForSeq2SeqLM.from_pretrained(bundle.base.folder.path).eval()
     assert (stock_logits(bare, task, batch) - expected).abs().max() > 1e-3
+
+
+def test_a_prefix_that_peft_cannot_place_stays_in_the_bundle(
+    make: Make, decoder_tasks, tiny_t5: Path, tmp_path: Path
+):
+    bundle: Bundle = make(tiny_t5, {"reply": decoder_tasks["reply"]}, *stages("prefix everywhere")).open()
+    with pytest.raises(ExportError, match=r"\(prefix\) edits positions. Use the bundle itself"):
+        export_plain(bundle, tmp_path / "out", tasks=["reply"])
+    mixed: Bundle = make(tiny_t5, decoder_tasks, *stages("prefix")).open()
+    with pytest.raises(ExportError, match=r"\(prefix\) edits positions. Use the bundle itself"):
+        export_plain(mixed, tmp_path / "out", tasks=["names"])  # T5ForTokenClassification has no decoder
+    (result,) = export_plain(mixed, tmp_path / "out", tasks=["reply"])
+    assert result.loads_with == "PeftModel on AutoModelForSeq2SeqLM"
 
 
 def test_a_later_t5_keeps_its_own_output_embedding(make: Make, tiny_t5: Path, decoder_tasks, tmp_path: Path):

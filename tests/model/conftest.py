@@ -54,6 +54,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "m2m_100": BART | {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5},
     "marian": BART | {"decoder_start_token_id": 0},
     "pegasus": BART | {"decoder_start_token_id": 0},
+    "blenderbot": BART,
+    "plbart": BART,
 }
 
 MakeFolder = Callable[..., ModelFolder]

@@ -303,7 +303,8 @@ def test_a_model_that_is_told_no_positions_is_refused(saved):
 @pytest.mark.parametrize("kind", LOOKED_UP)
 def test_the_modules_whose_parts_make_keys_are_found(saved, kind):
     trunk = load_trunk(saved(kind), wants_lm_head=False, dropout=0.0, device=torch.device("cpu"))
-    found = attentions_of(trunk.backbone, name_table(trunk.backbone.config.to_dict()))
+    table = name_table(trunk.backbone.config.to_dict())
+    found = attentions_of(trunk.backbone, table, "layers.{i}.attention")
     assert len(found) == 2
     names = {name for part in found for name, _ in part.named_children()}
     assert names & {"key", "k_proj", "Wqkv", "c_attn"}

@@ -149,6 +149,9 @@ def test_a_stack_by_name(t5):
     assert layers_of(select(t5, "encoder.layers[2:]")) == [2, 3]
     assert len(select_sites(t5, "decoder.attention")) == 2 * 8
     assert len(select_sites(t5, "decoder.cross_attention")) == 2 * 4
+    own = select_sites(t5, "decoder.self_attention")
+    assert own == tuple(path for path in select_sites(t5, "decoder.attention") if ".attention." in path)
+    assert len(own) == 2 * 4
     assert sites_of(select(t5, "embeddings")) == {"embeddings.word", "encoder.embeddings.position"}
     # the decoder's table is the shared one, which belongs to no stack
     assert "embeddings.word.weight" not in select(t5, "decoder")

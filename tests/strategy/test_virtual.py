@@ -49,6 +49,20 @@ def test_a_prefix_stands_where_keys_and_values_are_made(bert, llama, gpt2):
     assert not any("cross_attention" in path for path in shapes(bert, PrefixRule(sites="attention")))
 
 
+def test_an_encoder_decoder_has_a_prefix_in_three_places(t5):
+    def places(sites):
+        return [path.rsplit(".", 3)[0] for path in shapes(t5, PrefixRule(tokens=3, sites=sites))][::2]
+
+    crossing = [f"decoder.layers.{i}.cross_attention" for i in range(2)]
+    own = [f"decoder.layers.{i}.attention" for i in range(2)]
+    assert places("encoder.kv") == [f"encoder.layers.{i}.attention" for i in range(4)]
+    assert places("decoder.self_attention") == own
+    assert places("cross_attention") == crossing
+    assert set(places("kv")) == {*places("encoder.kv"), *own, *crossing}
+    with pytest.raises(StrategyError, match=r"decoder\.layers\.0\.cross_attention: a prefix must have both"):
+        places("cross_attention.key")
+
+
 def test_a_projection_and_a_gate_have_tables_of_their_own(llama):
     found = shapes(llama, PrefixRule(tokens=3, projection=5, gate=True, sites="layers[0].kv"))
     at, table = "layers.0.attention.value", "prefix_value"

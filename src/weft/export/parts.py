@@ -89,8 +89,7 @@ def save_parts(folder: Path, parts: Parts, view: ModelView, *, base: str) -> Non
         elif adapter.method in peft_folder.METHODS:
             peft_folder.write(home, adapter, sites=view.sites, base=base, task_type=None)
         elif _is_of_positions(adapter, view):
-            task_type = "CAUSAL_LM" if "lm_head" in raw else "FEATURE_EXTRACTION"
-            peft_positions.write(home, adapter, sites=view.sites, base=base, task_type=task_type)
+            peft_positions.write(home, adapter, sites=view.sites, base=base, task_type=_task_type(view))
         else:
             adapter_layout.write(home, adapter)
     for head in parts.heads.values():
@@ -157,6 +156,14 @@ def _is_of_positions(adapter: AdapterState, view: ModelView) -> bool:
         and is_whole
         and not peft_positions.obstacle(adapter, view.sites)
     )
+
+
+def _task_type(view: ModelView) -> str:
+    """Return what PEFT calls a model by what it writes with: it decides where positions are put."""
+    if "decoder." in view.num_layers:
+        return peft_positions.TWO_STACKS
+    is_causal = any(site.path == "lm_head" for site in view.sites)
+    return "CAUSAL_LM" if is_causal else "FEATURE_EXTRACTION"
 
 
 def _load_adapter(folder: Path, sites: Mapping[str, Site], view: ModelView) -> AdapterState:

@@ -265,8 +265,12 @@ def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
         adapter = joined(adapters, name=adapters[-1].name)
     except StrategyError:  # these do not add up to one: the folder with merged weights is all there is
         return None
-    is_said = adapter.method not in peft_positions.METHODS
-    return adapter if is_said or not peft_positions.obstacle(adapter, _bare_sites(bundle)) else None
+    if adapter.method not in peft_positions.METHODS:
+        return adapter
+    in_decoder = any(path.startswith("decoder.") for path in adapter.config["sites"])
+    if in_decoder and form_of(bundle.network, bundle.tasks[name]) is not StockForm.REPLIES:
+        return None  # the stock model of this task has no decoder
+    return None if peft_positions.obstacle(adapter, _bare_sites(bundle)) else adapter
 
 
 def _is_merged(bundle: Bundle, name: str) -> bool:

@@ -34,6 +34,19 @@ PACKS = frozenset(
     }
 )
 """Architectures that take positions from outside and look attention up; each is tested for equality."""
+TAKES_KEYS = PACKS | {
+    "bart",
+    "blenderbot",
+    "m2m_100",
+    "marian",
+    "mbart",
+    "mt5",
+    "pegasus",
+    "plbart",
+    "t5",
+    "umt5",
+}
+"""Architectures that look attention up, so that it can be given keys from elsewhere."""
 
 
 @cache

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weft.core.batch import Batch
+from weft.core.batch import Batch, Replies
 from weft.core.decoding import Decoding
 from weft.core.features import Features, PoolMemory
 from weft.core.layout import Layout
@@ -32,7 +32,7 @@ from weft.model.generate import continued
 from weft.model.names import name_table
 from weft.model.narrow import Narrow, is_worth_it
 from weft.model.recompute import kept
-from weft.model.virtual import Virtual, attentions_of, on, real
+from weft.model.virtual import Virtual, keys_of, on, real
 from weft.recipe.spec import Activations
 
 UNLIMITED = 10_000_000  # positions of a trunk that names no limit
@@ -63,7 +63,7 @@ class HFTrunk(nn.Module):
         # A tuple: a module in an attribute of its own would be a child.
         table = name_table(backbone.config.to_dict())
         self._layers = all_layers(backbone, table)
-        self._attentions = attentions_of(backbone, table) if self.packs else ()
+        self._keys = keys_of(backbone, table)
         self._decoder = decoder_of(model) if info.is_encoder_decoder else None
         self._has_segments = hasattr(getattr(backbone, "embeddings", None), "token_type_embeddings")
 
@@ -100,7 +100,7 @@ class HFTrunk(nn.Module):
         """
         virtual = self.virtual
         stack = virtual.tokens(batch.layout.num_rows)
-        self._check_length(batch.layout.max_length, virtual=stack.most)
+        _check_length(self.info, batch.layout.max_length, virtual=stack.most)
         if not stack.most:
             return self._pass(batch, perturb)
         longer, perturb, place_T = with_tokens(
@@ -113,7 +113,7 @@ class HFTrunk(nn.Module):
     def virtual(self) -> Virtual:
         """What methods have put in front of rows."""
         words = getattr(self.reader, "get_input_embeddings", None)
-        return Virtual(None if words is None else words(), self._attentions)
+        return Virtual(None if words is None else words(), *self._keys)
 
     def num_virtual(self, groups: Iterable[Sequence[str]]) -> int:
         """Return the most positions that methods take from a row that takes one of ``groups`` of adapters."""
@@ -190,9 +190,9 @@ class HFTrunk(nn.Module):
         layout = batch.layout
         extra = self._even(layout.num_tokens, steps=_PACKED_STEPS) - layout.num_tokens  # a row nobody reads
         inputs = self._inputs(_longer(batch.tokens, extra)[None], batch.segments, perturb_TD, extra)
-        positions_T, shifts = layout.position_T(), self.virtual.shifts(layout.num_rows)
+        positions_T, shifts = layout.position_T(), self.virtual.read.shifts(layout.num_rows)
         if shifts:
-            self._check_length(layout.max_length, virtual=max(shifts))
+            _check_length(self.info, layout.max_length, virtual=max(shifts))
             positions_T = positions_T + on(positions_T.device, shifts)[layout.row_T()]
             inputs[prefixed.KEYWORD] = prefixed.Pass(layout.num_rows)
         inputs["position_ids"] = _longer(positions_T, extra)[None] + self._first_position
@@ -232,11 +232,21 @@ class HFTrunk(nn.Module):
         flat = partial(hidden_BLD.flatten(0, 1).index_select, 0)
         features = self._features(flat(grid_positions(layout)) if layout.is_packed else hidden_BLD, layout)
         if batch.replies is not None:
-            self._check_length(batch.replies.layout.max_length, virtual=0)
-            even, most = partial(self._even, steps=_PADDED_STEPS), self.info.max_positions
-            with self._compiled(None), kept(self.activations, self._layers, again=nullcontext):
-                features.decoder = written(self._decoder, hidden_BLD, batch, even=even, most=most)
+            features.decoder = self._written(hidden_BLD, batch, batch.replies)
         return features
+
+    def _written(self, hidden_BLD: Tensor, batch: Batch, replies: Replies) -> Features:
+        """Return the features of ``replies`` behind the states of the rows of ``batch``."""
+        keys = self.virtual.written
+        by_row = () if keys is None else keys.shifts(batch.layout.num_rows)
+        shifts = tuple(by_row[row] for row in replies.rows) if by_row else ()
+        virtual = max(shifts, default=0)
+        _check_length(self.info, replies.layout.max_length, virtual=virtual)
+        even, most = partial(self._even, steps=_PADDED_STEPS), self.info.max_positions - virtual
+        attending = nullcontext if keys is None else partial(keys.seen, shifts)
+        compiling = nullcontext() if shifts else self._compiled(None)
+        with attending(), compiling, kept(self.activations, self._layers, again=attending):
+            return written(self._decoder, hidden_BLD, batch, even=even, most=most)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], how: Decoding, *, heard: Heard | None = None
@@ -251,8 +261,9 @@ class HFTrunk(nn.Module):
             ModelError: the trunk has no output embedding, or a prompt is empty.
         """
         _check_prompts(self.info, prompts)
-        hidden = self.virtual.ids()
-        room = self.info.max_positions - max(self.virtual.shifts(1), default=0)
+        virtual = self.virtual
+        hidden = virtual.ids()
+        room = self.info.max_positions - max((virtual.written or virtual.read).shifts(1), default=0)
         # A decoder of its own has all positions for itself, but for the one that it begins from.
         taken = [1 if self.info.is_encoder_decoder else len(hidden) + len(prompt) for prompt in prompts]
         limits = [min(how.max_new_tokens, room - count) for count in taken]
@@ -261,7 +272,7 @@ class HFTrunk(nn.Module):
             rows = [row for row, own in enumerate(limits) if own == limit]
             lengths = [(len(hidden) + len(prompts[row]) + limit) * how.beams for row in rows]
             for group in _groups(rows, lengths):
-                with _generating(self, self.virtual.shifts(1)):
+                with _generating(self):
                     grown = continued(
                         self.model,
                         [[*hidden, *prompts[row]] for row in group],
@@ -276,16 +287,16 @@ class HFTrunk(nn.Module):
 
     def _padded_BLD(self, batch: Batch, perturb_BLD: Tensor | None) -> Tensor:
         """Return states (B, L, D) of a padded batch."""
-        layout, width = batch.layout, batch.tokens.shape[1]
-        shifts = self.virtual.shifts(layout.num_rows)
+        layout, width, keys = batch.layout, batch.tokens.shape[1], self.virtual.read
+        shifts = keys.shifts(layout.num_rows)
         most = self.info.max_positions - max(shifts, default=0)
-        self._check_length(layout.max_length, virtual=max(shifts, default=0))
+        _check_length(self.info, layout.max_length, virtual=max(shifts, default=0))
         extra = max(min(self._even(width, steps=_PADDED_STEPS), most) - width, 0)
         tokens_BL = _longer(batch.tokens, extra)
         inputs = self._inputs(tokens_BL, batch.segments, perturb_BLD, extra)
         if layout.num_tokens != tokens_BL.numel():
             inputs["attention_mask"] = _longer(layout.mask_BL(), extra).to(torch.int64)
-        if self._first_position or shifts:
+        if (self._first_position or shifts) and "position_ids" in self._accepted:
             # Some models find positions by comparing tokens with the padding token, which a real token may equal.
             last = self._first_position + tokens_BL.shape[1]
             positions_BL = torch.arange(self._first_position, last, device=tokens_BL.device).expand_as(
@@ -294,9 +305,7 @@ class HFTrunk(nn.Module):
             inputs["position_ids"] = (
                 positions_BL + on(tokens_BL.device, shifts)[:, None] if shifts else positions_BL
             )
-        attending = (
-            partial(attention.used, self.backbone, attention.register_virtual()) if shifts else nullcontext
-        )
+        attending = partial(keys.seen, shifts)
         compiling = nullcontext() if shifts else self._compiled(None)
         with attending(), compiling, kept(self.activations, self._layers, again=attending):
             return self.reader(**inputs).last_hidden_state[:, :width]
@@ -333,14 +342,15 @@ class HFTrunk(nn.Module):
     def _pool(self, first_BD: Tensor) -> Tensor:
         return self.backbone.pooler(first_BD[:, None])
 
-    def _check_length(self, length: int, *, virtual: int) -> None:
-        most = self.info.max_positions - virtual
-        if length > most:
-            taken = f" behind {virtual} virtual ones" if virtual else ""
-            raise ModelError(
-                f"batch: rows must have at most {most} tokens{taken} for this trunk, but one has {length}. "
-                f"Lower model.max_tokens."
-            )
+
+def _check_length(info: TrunkInfo, length: int, *, virtual: int) -> None:
+    most = info.max_positions - virtual
+    if length > most:
+        taken = f" behind {virtual} virtual ones" if virtual else ""
+        raise ModelError(
+            f"batch: rows must have at most {most} tokens{taken} for this trunk, but one has {length}. "
+            f"Lower model.max_tokens."
+        )
 
 
 def _check_prompts(info: TrunkInfo, prompts: Sequence[Sequence[int]]) -> None:
@@ -355,19 +365,22 @@ def _check_prompts(info: TrunkInfo, prompts: Sequence[Sequence[int]]) -> None:
 
 
 @contextmanager
-def _generating(trunk: HFTrunk, shifts: Sequence[int]) -> Generator[None]:
+def _generating(trunk: HFTrunk) -> Generator[None]:
     """Let the stock model generate within the block, behind virtual keys where there are some."""
     # Without gradients SDPA is good everywhere; plain products would leave primitives behind for every length.
     stock, backbone = cast(Any, trunk.model), trunk.backbone
     how = "sdpa" if stock._supports_sdpa else backbone.config._attn_implementation
-    halves = (trunk.reader, stock.get_decoder()) if trunk.info.is_encoder_decoder else ()
+    virtual = trunk.virtual
+    halves = () if virtual.written is None else (virtual.read, virtual.written)
     with ExitStack() as stack:
         stack.enter_context(evaluating(trunk))
-        if shifts:
-            how = attention.register_virtual()
-            stack.enter_context(prefixed.shifted(backbone, shifts[0]))
-        for part in (backbone, *halves):  # each may have a configuration of its own
+        for part in (backbone, *(half.stack for half in halves)):  # each may have a configuration of its own
             stack.enter_context(attention.used(part, how))
+        for half in halves:
+            stack.enter_context(half.seen(half.shifts(1)))
+        if not halves and (shifts := virtual.read.shifts(1)):
+            stack.enter_context(virtual.read.seen(shifts))
+            stack.enter_context(prefixed.shifted(backbone, shifts[0]))
         yield
 
 

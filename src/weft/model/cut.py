@@ -266,8 +266,8 @@ def evaluating(module: nn.Module) -> Generator[None]:
 
 
 @contextmanager
-def forwards(swaps: Iterable[tuple[nn.Module, Forward]]) -> Generator[None]:
-    """Give each module another ``forward`` within the block.
+def forwards(swaps: Iterable[tuple[nn.Module, Forward]], *, name: str = "forward") -> Generator[None]:
+    """Give each module another ``forward``, or another method called ``name``, within the block.
 
     The new one lies on the instance, in front of the class's: modules, hooks and attributes stay what they are.
     """
@@ -275,15 +275,15 @@ def forwards(swaps: Iterable[tuple[nn.Module, Forward]]) -> Generator[None]:
     try:
         for module, forward in swaps:
             own = vars(module)
-            undo.append((own, own.get("forward")))
-            own["forward"] = forward
+            undo.append((own, own.get(name)))
+            own[name] = forward
         yield
     finally:
         for own, was in reversed(undo):
             if was is None:
-                del own["forward"]
+                del own[name]
             else:
-                own["forward"] = was
+                own[name] = was
 
 
 def _layer_lists(table: NameTable) -> set[str]:

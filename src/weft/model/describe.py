@@ -12,7 +12,7 @@ from weft.core.network import Network
 from weft.core.quantized import is_quantized
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import ModelError
-from weft.model.attention import PACKS
+from weft.model.attention import TAKES_KEYS
 from weft.model.decoder import has_encoder
 from weft.model.names import NameTable, name_table
 from weft.model.prefixed import unprefixed
@@ -52,7 +52,7 @@ def describe(network: Network) -> ModelView:
         _count_layers(sites, table),
         table.has_table,
         words=_words(model, table),
-        unprefixed=unprefixed(cast(Any, model).config.to_dict(), looks_up=table.architecture in PACKS),
+        unprefixed=unprefixed(cast(Any, model).config.to_dict(), looks_up=_looks_up(cast(Any, model), table)),
         is_causal=is_causal(table.architecture),
     )
 
@@ -63,6 +63,11 @@ def _words(model: nn.Module, table: NameTable) -> str:
     words = (stock.get_encoder() if has_encoder(stock) else stock).get_input_embeddings()
     raw = next((name for name, module in model.named_modules() if module is words), "")
     return table.canonical(raw) or raw
+
+
+def _looks_up(model: Any, table: NameTable) -> bool:
+    """Return whether attention is looked up by name, which T5's kin do in the later ones of transformers' versions."""
+    return table.architecture in TAKES_KEYS and bool(getattr(model, "_supports_sdpa", False))
 
 
 def in_layer(path: str) -> bool:

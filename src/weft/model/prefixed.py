@@ -2,7 +2,8 @@
 
 On packed rows every row grows by its virtual positions: keys and values are learnt ones, queries are zeros that nobody
 reads. So causal and two-sided attention, grouped heads and all kernels stay what they are. On a padded grid, and step
-by step when text is generated, the learnt keys are put in front at every call, and no cache holds them.
+by step when text is generated, the learnt keys are put in front at every call, and no cache holds them. They end where
+a row's own begin, so that the bias by distance that T5's kin add is the same whatever other rows have.
 
 Keys with a gate stand beside: their own softmax, times the tangent of the gate, is added (arXiv:2303.16199).
 
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from weft.core.routing import Routing
 from weft.core.virtual import Grown, Stack, VirtualKeys, grow, positions_of, stacked
@@ -153,6 +155,7 @@ def attend_padded(
 
     held = held_by(module)
     if held is None:
+        told = _with_bias(told, key.shape[2])
         return sdpa_attention_forward(module, query, key, value, attention_mask, **told)[0], None
     rows, length = query.shape[0], query.shape[2]
     own, stack = key[0].transpose(0, 1), stacked(held.lengths, held.routing, rows)
@@ -169,6 +172,7 @@ def attend_padded(
         value = torch.cat([values_BPKE.transpose(1, 2), value], dim=2)
         virtual_mask = has_BP[:, None, None].expand(rows, 1, length, stack.most)
         attention_mask = torch.cat([virtual_mask, mask.expand(rows, 1, length, -1)], dim=-1)
+    told = _with_bias(told, key.shape[2])
     out_BLHE = sdpa_attention_forward(module, query, key, value, attention_mask, **told)[0]
     scale = told.get("scaling")
     added = _beside(
@@ -182,11 +186,20 @@ def attend_padded(
     return added.view(out_BLHE.shape), None
 
 
+def _with_bias(told: dict[str, Any], num_keys: int) -> dict[str, Any]:
+    """Return what attention is told, with a bias by distance for ``num_keys``: cut, or none for those that lack it."""
+    bias_1HLS = told.get("position_bias")
+    if bias_1HLS is None:
+        return told
+    fitting = functional.pad(bias_1HLS, (num_keys - bias_1HLS.shape[-1], 0))
+    return {**told, "position_bias": fitting}
+
+
 def _grid(stack: Stack, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return each row's places in the stack, (B, P), and which of them it has."""
+    """Return each row's places in the stack, (B, P), at the end of P, and which of them it has."""
     most = stack.most
-    index_BP = torch.tensor([[*row, *[0] * (most - len(row))] for row in stack.rows], dtype=torch.int64)
-    has_BP = torch.arange(most) < torch.tensor(stack.counts)[:, None]
+    index_BP = torch.tensor([[*[0] * (most - len(row)), *row] for row in stack.rows], dtype=torch.int64)
+    has_BP = torch.arange(most) >= most - torch.tensor(stack.counts)[:, None]
     return index_BP.to(device, non_blocking=True), has_BP.to(device, non_blocking=True)
 
 

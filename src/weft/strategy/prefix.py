@@ -2,7 +2,8 @@
 
 Without ``projection`` it is P-tuning v2 (arXiv:2110.07602), with ``gate`` the attention of LLaMA-Adapter
 (arXiv:2303.16199). Keys lie at the site that makes keys, values likewise, both where one matrix makes both; what they do
-is attention's (``weft.model.prefixed``).
+is attention's (``weft.model.prefixed``). An encoder-decoder has them in front of its encoder's tokens, its decoder's, and
+of what the decoder sees of the encoder: ``sites`` says which (``decoder.self_attention`` is PEFT's).
 
 Legend: P virtual positions, W width of all heads' keys, H width of the projection.
 """
@@ -33,7 +34,7 @@ from weft.strategy.site_method import AtSite, SiteMethod, renamed, widths_of
 KEY, VALUE = "key", "value"
 SIDES: Mapping[str, tuple[str, ...]] = {"key": (KEY,), "value": (VALUE,), "qkv": (KEY, VALUE)}
 """What each site of an attention module holds."""
-_SITE = re.compile(r"(?P<attention>(?:.*\.)?attention)\.(?P<part>key|value|qkv)")
+_SITE = re.compile(r"(?P<attention>(?:.*\.)?(?:cross_)?attention)\.(?P<part>key|value|qkv)")
 _LAYERS = ("hidden", "hidden_bias", "out", "out_bias")  # of the projection
 GATE, ROW_GATE = "prefix_gate", ("prefix_row_gate", "prefix_row_gate_bias")
 _NOTED = "prefix_noted"  # attribute: the rows' gates of the pass that goes on
@@ -151,7 +152,7 @@ class Prefix(SiteMethod):
     at_site = PrefixAt
 
     def stands_at(self, view: ModelView, site: Site) -> bool:  # noqa: ARG002
-        """Return whether ``site`` makes keys or values of a row's own tokens."""
+        """Return whether ``site`` makes keys or values."""
         return _SITE.fullmatch(site.path) is not None
 
     def check(self, view: ModelView, sites: Sequence[Site], rule: Rule) -> None:

@@ -6,6 +6,7 @@
     layers[0:4], layers[8:], layers[-2:], layers[3], top 2, bottom 4
     embeddings, attention, ffn, pooler, final_norm, lm_head
     norm, bias, linear                   by kind: every norm, every bias, every matrix but the output embedding
+    self_attention, cross_attention      of a layer's own tokens; of what a decoder sees of its encoder
     kv, qv                               keys and values, queries and values, also where they lie in one matrix
     layers[8:].attention.query, encoder.layers[0:2].ffn, layers[4:].bias
     layers.3.attention.query             a canonical path, of a site or of one parameter
@@ -28,7 +29,8 @@ from weft.strategy.base import Place
 
 MATRICES = frozenset({SiteKind.LINEAR, SiteKind.CONV1D})
 WORDS = frozenset(
-    "all heads encoder decoder layers embeddings attention cross_attention kv qv ffn norm final_norm bias linear pooler lm_head".split()
+    "all heads encoder decoder layers embeddings attention self_attention cross_attention kv qv ffn norm final_norm bias "
+    "linear pooler lm_head".split()
 )
 
 _SEGMENT = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?:\[(?P<range>[^\[\]]*)\])?")
@@ -262,7 +264,7 @@ def _words(segments: tuple[_Segment, ...], parts: list[str], site: Site, *, tail
 
 
 def _is_word(word: str, part: str) -> bool:
-    return word == part or (word == "attention" and part == "cross_attention")
+    return word == part or (word, part) in (("attention", "cross_attention"), ("self_attention", "attention"))
 
 
 def _is_kind(word: str, site: Site, local: str) -> bool:
