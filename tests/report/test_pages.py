@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from weft.report.grids import leaving_grid, mixture_grid
+from weft.report.grids import leaving_grid, mixture_grid, score_grid, split_grid
 from weft.report.html import render_html
 from weft.report.markdown import escape, render_markdown
 from weft.report.records import EvalReport, RunReport, TaskReport
@@ -167,3 +167,37 @@ def test_markdown_says_when_the_judging_rows_also_chose(report):
 
 def test_escape_keeps_text_on_one_line():
     assert escape("a|b\n<c> *d* [e]") == "a\\|b &lt;c&gt; \\*d\\* \\[e\\]"
+
+
+@pytest.mark.parametrize(
+    ("lang", "examples", "perplexity"), [("en", "examples", "perplexity"), ("zh", "样本", "困惑度")]
+)
+def test_texts_in_blocks_are_counted_beside_their_rows_and_have_a_perplexity(
+    report, lang, examples, perplexity
+):
+    words = words_of(lang)
+    plain = report.data.tasks[0]
+    assert examples not in [label for label, _ in split_grid(plain, words).columns]
+    blocks = tuple(split.model_copy(update={"examples": 10 * split.used}) for split in plain.splits)
+    task = plain.model_copy(update={"splits": blocks})
+    grid = split_grid(task, words)
+    assert [label for label, _ in grid.columns][1:4] == [words.read, words.used, examples]
+    assert [row[3] for row in grid.rows] == [f"{10 * split.used:,}" for split in plain.splits]
+    assert {len(row) for row in grid.rows} == {len(grid.columns)}
+    data = report.data.model_copy(update={"tasks": (task, *report.data.tasks[1:])})
+    before = {row[:2]: row[-1] for row in mixture_grid(report, words).rows}
+    after = {row[:2]: row[-1] for row in mixture_grid(report.model_copy(update={"data": data}), words).rows}
+    (key, passes), *_ = ((key, one) for key, one in before.items() if key[1] == task.task)
+    assert float(after[key]) == pytest.approx(float(passes) / 10, abs=0.006)
+    final = report.final[0]
+    judged = final.tasks[0].model_copy(update={"loss": 2.0, "is_chosen_by_loss": True})
+    changed = report.model_copy(
+        update={"final": (final.model_copy(update={"tasks": (judged, *final.tasks[1:])}),), "data": data}
+    )
+    found = [row for row in score_grid(changed, words).rows if row[2] == perplexity]
+    assert found == [(judged.task, judged.split, perplexity, "7.39", "–", "–", "–")]
+    page = render_html(changed, lang=lang)
+    parsed(page)
+    assert page.count(f"{perplexity} 7.39") == 1
+    assert len(re.findall(rf">{perplexity}</td>", page)) == 1
+    assert perplexity not in render_html(report, lang=lang)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from weft.build.catalogue import open_recipe
 from weft.build.data import DEV, read_data
+from weft.cli import main
 from weft.errors import Interrupted
 from weft.evaluate.predict import sum_losses
 from weft.export.bundle import open_bundle
@@ -121,3 +123,16 @@ def test_a_run_that_was_stopped_between_blocks_goes_on_as_if_it_never_was(
     never, resumed = little.tensors(home / "run"), little.tensors(folder)
     assert never.keys() == resumed.keys()
     assert all(torch.equal(never[name], resumed[name]) for name in never)
+
+
+def test_eval_on_a_file_takes_the_loss_of_all_blocks_too(done, capsys: pytest.CaptureFixture[str]):
+    home, *_ = done
+    command = ["eval", str(home / "run"), f"tales={home / 'tales.dev.jsonl'}"]
+    assert main([*command, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    (task,) = report_of(home).final[0].tasks
+    assert found["loss"] == pytest.approx(
+        task.loss, rel=1e-2
+    )  # files are judged in bf16 where the machine has it
+    assert main(command) == 0
+    assert f"perplexity {plain(math.exp(found['loss']))}" in " ".join(capsys.readouterr().out.split())

@@ -203,16 +203,24 @@ def _use(task: Task, split: str, source: _Source, tokenizer: Tokenizer) -> _Used
     if not examples:
         raise _nothing_usable(task, split, source, dropped)
     asked = _asked(task, rows, examples, tokenizer) if purpose is Purpose.LEARN else examples
-    taught = () if split == TRAIN or _has_loss(task, examples[0]) else _taught(task, rows, tokenizer)
-    return _Used(source, rows, examples, tuple(map(_key, asked)), dropped, taught)
+    with_answers = () if split == TRAIN else taught(task, rows, examples, tokenizer)
+    return _Used(source, rows, examples, tuple(map(_key, asked)), dropped, with_answers)
 
 
-def _has_loss(task: Task, asked: Encoded) -> bool:
-    """Return whether an example that is to be answered can be held against its right answer in the same pass."""
-    return make_batch([(task.name, asked)], {task.name: task}, pad=0).targets[task.name].weight > 0
+def taught(
+    task: Task, rows: Sequence[Row], asked: Sequence[Encoded], tokenizer: Tokenizer
+) -> tuple[Encoded, ...]:
+    """Return ``rows`` with their answers in them, where the task has no loss when it answers; none where it has.
 
-
-def _taught(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Encoded, ...]:
+    Args:
+        task: the fitted task.
+        rows: those behind ``asked``.
+        asked: at least one, with its right answer.
+        tokenizer: of the model.
+    """
+    batch = make_batch([(task.name, asked[0])], {task.name: task}, pad=0)
+    if batch.targets[task.name].weight > 0:
+        return ()
     found = task.encode(rows, tokenizer, Purpose.LEARN)
     return tuple(one for one in found if isinstance(one, Encoded))
 

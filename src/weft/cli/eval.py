@@ -13,7 +13,7 @@ import typer
 
 import weft
 from weft.build.catalogue import open_recipe
-from weft.build.data import read_data
+from weft.build.data import read_data, taught
 from weft.cli.console import err, out
 from weft.cli.messages import language, say
 from weft.cli.show import show_scores
@@ -164,7 +164,9 @@ def _file_split(bundle: Bundle, task: Task, reference: str) -> _Split:
         words = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         err().print(say("eval.dropped", file=reference, reasons=words))
     golds = [one.gold for one in usable]
-    return _Split(reference, usable, golds, read=rows, seeds=_seeds(0, task.name))
+    used = [row for row, one in zip(rows, results, strict=True) if _is_usable(one)]
+    with_answers = taught(task, used, usable, bundle.tokenizer)
+    return _Split(reference, usable, golds, read=rows, seeds=_seeds(0, task.name), taught=with_answers)
 
 
 def _is_usable(result: Encoded | Dropped) -> TypeGuard[Encoded]:
