@@ -131,11 +131,7 @@ def test_order_repeats_ends_and_extra_tokens(tmp_path: Path) -> None:
             longer = store.gather(slots, extra_tokens=3)
             assert torch.equal(bits(longer[:-3]), bits(torch.cat(expected)))
             assert not longer[-3:].any()
-            firsts, lasts = (torch.stack([row[at] for row in expected]) for at in (0, -1))
-            assert torch.equal(bits(store.gather_at(slots, "first")), bits(firsts))
-            assert torch.equal(bits(store.gather_at(slots, "last")), bits(lasts))
         assert store.gather(table.take([])).shape == (0, WIDTH)
-        assert store.gather_at(table.take([]), "last").shape == (0, WIDTH)
 
 
 def test_what_is_gathered_is_a_copy(tmp_path: Path) -> None:
@@ -150,9 +146,8 @@ def test_missing_rows(tmp_path: Path) -> None:
         fill(store, [1, 2])
         slots = store.resolve([key(1), key(5), key(2)])
         assert slots.is_found_R.tolist() == [True, False, True]
-        for gather in (lambda: store.gather(slots), lambda: store.gather_at(slots, "first")):
-            with pytest.raises(KeyError, match=r"rows \[1\] are not"):
-                gather()
+        with pytest.raises(KeyError, match=r"rows \[1\] are not"):
+            store.gather(slots)
         slots.put([1], fill(store, [5]))
         assert torch.equal(bits(store.gather(slots)), bits(torch.cat([state(1), state(5), state(2)])))
         assert len(Slots.missing(4)) == 4

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.core.example import Row
-from weft.data.survey import duplicates, hold_out, label_counts, lengths, overlap
+from weft.data.survey import duplicates, hold_out, lengths, overlap
 from weft.data.text import normalise
 from weft.errors import DataError
 
@@ -48,11 +48,6 @@ def test_overlap_by_definition(a: list[str], b: list[str]):
     known = {normalise(text) for text in b}
     assert overlap(a, b) == overlap(b, a) == len({normalise(text) for text in a if normalise(text) in known})
     assert duplicates(a) == sum(normalise(text) in map(normalise, a[:place]) for place, text in enumerate(a))
-
-
-def test_label_counts_are_ordered():
-    assert list(label_counts(["b", "c", "a", "c", "b", "c"]).items()) == [("c", 3), ("b", 2), ("a", 1)]
-    assert list(label_counts(["b", "a"]).items()) == [("a", 1), ("b", 1)]
 
 
 @given(st.lists(st.text("abAB ", max_size=3), min_size=2), st.floats(0.01, 0.99), st.integers(0, 2**63 - 1))

@@ -19,8 +19,9 @@ from weft.core.sites import SiteMap
 from weft.core.view import SiteKind
 from weft.errors import StrategyError
 from weft.strategy.adapters import extract, joined, merged, restore
+from weft.strategy.edit import edited
 from weft.strategy.lora import Lora, LoraRule
-from weft.strategy.lora_layer import initial, lora_site, update
+from weft.strategy.lora_layer import LoraSite, initial, update
 from weft.strategy.site_method import widths
 
 
@@ -46,7 +47,7 @@ def site_at(sites, path):
     "base", [nn.Linear(6, 4), nn.Linear(6, 4, bias=False), Conv1D(4, 6)], ids=["linear", "bare", "conv1d"]
 )
 def test_the_forward_is_the_formula(base):
-    layer = lora_site(base)
+    layer = edited(base, LoraSite)
     A_RI, B_OR = factors(3, 6, 4)
     layer.add("x", options(3, alpha=12), A_RI, B_OR)
     inputs = torch.randn(2, 5, 6)
@@ -55,7 +56,7 @@ def test_the_forward_is_the_formula(base):
 
 
 def test_adapters_add_up_each_with_its_own_scale():
-    layer = lora_site(nn.Linear(6, 4))
+    layer = edited(nn.Linear(6, 4), LoraSite)
     inputs, base = torch.randn(5, 6), layer(torch.zeros(1, 6))
     expected = layer(inputs)
     for index, (name, alpha) in enumerate([("x", 1.0), ("y", 5.0)]):
@@ -68,19 +69,19 @@ def test_adapters_add_up_each_with_its_own_scale():
 
 def test_the_base_keeps_its_parameters_names_and_class():
     base = nn.Linear(6, 4)
-    layer = lora_site(base)
+    layer = edited(base, LoraSite)
     layer.add("x", options(2), *factors(2, 6, 4))
     assert isinstance(layer, nn.Linear)
     assert (layer.weight is base.weight, layer.bias is base.bias) == (True, True)
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias", "lora_A.x", "lora_B.x"]
     assert [name for name, _ in base.named_parameters()] == ["weight", "bias"]
-    assert lora_site(layer) is layer
+    assert edited(layer, LoraSite) is layer
     assert set(layer.state_dict()) == {"weight", "bias", "lora_A.x", "lora_B.x"}
 
 
 def test_new_factors_are_frozen_copies():
     A_RI, B_OR = factors(2, 6, 4)
-    layer = lora_site(nn.Linear(6, 4))
+    layer = edited(nn.Linear(6, 4), LoraSite)
     layer.add("x", options(2), A_RI, B_OR)
     A_RI.zero_()
     assert layer.lora_A["x"].abs().sum() > 0
@@ -91,7 +92,7 @@ def test_new_factors_are_frozen_copies():
 @pytest.mark.parametrize("name", ["train", "keys", "type", "weight", "0", "a-b"])
 def test_any_plain_name_will_do(name):
     """Names of stages become names of adapters, and nn.ParameterDict itself refuses 'train'."""
-    layer = lora_site(nn.Linear(6, 4))
+    layer = edited(nn.Linear(6, 4), LoraSite)
     layer.add(name, options(2), *factors(2, 6, 4))
     assert f"lora_A.{name}" in dict(layer.named_parameters())
     twin = copy.deepcopy(layer)
@@ -102,7 +103,7 @@ def test_any_plain_name_will_do(name):
 
 
 def test_dropout_acts_on_the_update_while_training_only():
-    layer = lora_site(nn.Linear(60, 40))
+    layer = edited(nn.Linear(60, 40), LoraSite)
     A_RI, B_OR = factors(2, 60, 40)
     layer.add("x", options(2, dropout=0.5), A_RI, B_OR)
     inputs = torch.randn(3, 60)
@@ -117,7 +118,7 @@ def test_dropout_acts_on_the_update_while_training_only():
 
 
 def test_products_are_bf16_and_gradients_fp32_under_autocast():
-    layer = lora_site(nn.Linear(16, 16))
+    layer = edited(nn.Linear(16, 16), LoraSite)
     layer.add("x", options(2), *factors(2, 16, 16))
     layer.lora_A["x"].requires_grad_()
     inputs = torch.randn(4, 16)

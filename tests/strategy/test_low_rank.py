@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weft.native import available
-from weft.strategy.lora_layer import LoraSite, lora_site
+from weft.strategy.edit import edited
+from weft.strategy.lora_layer import LoraSite
 from weft.strategy.low_rank import Part, is_uniform, low_rank
 
 needs_kernels = pytest.mark.skipif(not available(), reason="no compiled kernels: run `python hatch_build.py`")
@@ -144,7 +145,7 @@ def test_a_packed_weight_is_used_both_ways_also_when_it_is_gone_by_the_backward_
 
 
 def site(kind: str = "linear", *, count: int = 1, dropout: float = 0.0) -> LoraSite:
-    layer = lora_site(made(kind, 8, 6).requires_grad_(requires_grad=False))
+    layer = edited(made(kind, 8, 6).requires_grad_(requires_grad=False), LoraSite)
     for index in range(count):
         options = {"rank": 2 + index, "alpha": 3.0, "dropout": dropout, "kind": kind}
         layer.add(f"x{index}", options, drawn(2 + index, 8, seed=index), drawn(6, 2 + index, seed=9 + index))
@@ -277,7 +278,7 @@ class Doubled(nn.Linear):
 
 
 def test_a_base_that_does_more_than_its_product_is_asked_itself() -> None:
-    layer = lora_site(Doubled(8, 6))
+    layer = edited(Doubled(8, 6), LoraSite)
     layer.add("x", {"rank": 2, "alpha": 2.0, "dropout": 0.0}, drawn(2, 8, seed=1), drawn(6, 2, seed=2))
     inputs = drawn(3, 8, seed=4)
     expected = 2 * F.linear(inputs, layer.weight, layer.bias)

@@ -11,15 +11,26 @@ from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
 from weft.strategy.named import resolve
 from weft.strategy.none import NoneRule
-from weft.strategy.plan import carried_from, plan, planned_view
+from weft.strategy.plan import CarriedAdapter, plan, planned_view
 from weft.strategy.rates import HEAD_ALONE, HEAD_BESIDE_FULL, HEAD_ON_ADAPTERS
-from weft.strategy.registry import METHODS
+from weft.strategy.registry import METHODS, adapter_method
 
 TASKS = ("sentiment", "entities")
 
 
 def make(view, *rules, tasks=TASKS, stage_lr=None, adapter="stage1", carried=()):
     return plan(view, rules, tasks=tasks, stage_lr=stage_lr, adapter=adapter, carried=carried)
+
+
+def carried_from(view, made, role):
+    """Return the adapter of one LoRA rule as the stage behind ``made`` finds it, all its options known."""
+    known = {site.path: site for site in view.sites}
+    options = {one.site: adapter_method("lora").options(known[one.site], one.rule) for one in made.installs}
+    name, paths = (
+        made.installs[0].adapter,
+        [row.path for row in made.table if row.owner.startswith("adapter:")],
+    )
+    return (CarriedAdapter(name, "lora", role, options, frozenset(paths)),)
 
 
 def rows(made):

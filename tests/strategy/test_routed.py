@@ -14,13 +14,14 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from weft.core.layout import Layout
 from weft.core.routing import NONE, Routing, routed
-from weft.strategy.lora_layer import LoraSite, lora_site
+from weft.strategy.edit import edited
+from weft.strategy.lora_layer import LoraSite
 
 NAMES = ("p", "q", "r")
 
 
 def site(kind: str = "linear", *, names: Sequence[str] = NAMES, dropout: float = 0.0) -> LoraSite:
-    layer = lora_site(made(kind, 8, 6).requires_grad_(requires_grad=False))
+    layer = edited(made(kind, 8, 6).requires_grad_(requires_grad=False), LoraSite)
     for index, name in enumerate(names):
         rank = 1 + index % 3
         options = {"rank": rank, "alpha": 3.0, "dropout": dropout, "kind": kind}
@@ -245,7 +246,7 @@ def adapt(model: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(1)
     for path, module in list(model.named_modules()):
         if type(module) is torch.nn.Linear:
-            layer = lora_site(module)
+            layer = edited(module, LoraSite)
             for name in names:
                 A_RI = torch.randn(4, module.in_features, generator=generator) * 0.3
                 B_OR = torch.randn(module.out_features, 4, generator=generator) * 0.3

@@ -156,6 +156,7 @@ class Answer:
         tags: one tag a word (tagging).
         spans: entities as ``{"type", "start", "end", "text"}``; word positions, end exclusive (tagging).
         text: generated text, or what the chosen one of several choices says.
+        extra: what one family alone says besides, by name; none of the names above.
     """
 
     label: str | list[str] | None = None

@@ -168,11 +168,6 @@ def is_quantized(module: nn.Module) -> bool:
     return bool(getattr(type(module), "is_quantized", False))
 
 
-def num_bytes(module: nn.Module) -> int:
-    """Return the bytes that the buffers of a quantised ``module`` take."""
-    return sum(tensor.nbytes for tensor in module.buffers(recurse=False))
-
-
 def _hollow(weight: Tensor) -> nn.Parameter:
     hollow = torch.full((), torch.nan, device=weight.device).expand(weight.shape)
     return nn.Parameter(hollow, requires_grad=False)

@@ -35,6 +35,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weft.core.disk import sync
+
 PART, WHOLE = ".part", ".states"
 KEY_BYTES = 16
 BLOCK_BYTES = 1 << 20  # what one checksum covers
@@ -199,7 +201,7 @@ class Draft:
         whole = self.path.with_suffix(WHOLE)
         self.path.rename(whole)
         self.path = whole
-        sync_folder(whole.parent)
+        sync(whole.parent)
         os.close(self._handle)
         return whole
 
@@ -284,15 +286,6 @@ def alone(root: Path) -> Generator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 

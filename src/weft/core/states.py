@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 import torch
@@ -99,8 +98,8 @@ class StateStore:
         >>> with StateStore.open(root, "ab" * 16, width=2, dtype=torch.float32, limit_bytes=10**8) as store:
         ...     key = state_key([5, 6])
         ...     _ = store.add([key], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [2])
-        ...     store.gather_at(store.resolve([key]), "last").tolist()
-        [[3.0, 4.0]]
+        ...     store.gather(store.resolve([key])).tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
     """
 
     def __init__(self, root: Path, directory: Path, form: Form, *, limit_bytes: int) -> None:
@@ -196,15 +195,6 @@ class StateStore:
             KeyError: a row is missing.
         """
         return self._select(slots.tokens_T(), slots.segment_R, repeats=slots.length_R, extra=extra_tokens)
-
-    def gather_at(self, slots: Slots, which: Literal["first", "last"]) -> Tensor:
-        """Return the state of each row's first or last token, a new tensor (R, D).
-
-        Raises:
-            KeyError: a row is missing.
-        """
-        index_R = slots.offset_R if which == "first" else slots.offset_R + slots.length_R - 1
-        return self._select(index_R, slots.segment_R, repeats=1, extra=0)
 
     def add(self, keys: Sequence[bytes], states_TD: Tensor, lengths: Sequence[int]) -> Slots:
         """Keep the states of texts and return where they lie: missing where there was no room for them.

@@ -34,9 +34,10 @@ class TextFile:
     """A text file that has been read once from end to end.
 
     Attributes:
+        path: where it lies.
+        name: for messages.
         encoding: utf-8, utf-8-sig (with byte order mark), utf-16 or gb18030.
         digest: SHA-256 of its bytes, unpacked.
-        name: for messages.
     """
 
     path: Path

@@ -149,10 +149,6 @@ class Mixture:
             counts[name] += 1
         return counts
 
-    def counts_before(self, epoch: int) -> dict[str, int]:
-        """Return how often each task was drawn before ``epoch``; no draw is replayed."""
-        return {name: epoch * quota for name, quota in self.quotas().items()}
-
     def draws(self, epoch: int) -> Ints:
         """Return the task of every draw of ``epoch`` as an index into ``tasks``, int64, shape (N,)."""
         if self.kind is MixtureKind.ROUND_ROBIN:

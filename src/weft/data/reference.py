@@ -132,6 +132,9 @@ class Reference:
     Attributes:
         location: as written, for messages.
         path: None for a hub id.
+        subset: behind ``@``: one of several sets of a folder or hub id.
+        split: behind ``:``.
+        slice: behind both, in brackets or after ``#``: the rows that are taken; None for all.
         near: for a hub id, names here that it may be a slip of.
     """
 

@@ -48,16 +48,6 @@ def overlap(a: Iterable[str], b: Iterable[str]) -> int:
     return len(set(map(normalise, a)) & set(map(normalise, b)))
 
 
-def label_counts(labels: Iterable[str]) -> dict[str, int]:
-    """Return how often each label occurs, the most frequent first, equals by name.
-
-    Example:
-        >>> label_counts(["b", "a", "b", "c"])
-        {'b': 2, 'a': 1, 'c': 1}
-    """
-    return dict(sorted(Counter(labels).items(), key=lambda item: (-item[1], item[0])))
-
-
 def hold_out(
     rows: Sequence[Row], *, share: float, seed: int, key: Callable[[Row], str]
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:

@@ -15,7 +15,7 @@ class Node:
 
     Attributes:
         name: unique; drawn in bold.
-        parent: name of the box it starts from, None for the first.
+        parents: names of the boxes that it starts from, none for the first.
         lines: what stands under the name.
         share: trained share of the parameters, drawn as a bar at the bottom; None for no bar.
     """

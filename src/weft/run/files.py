@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from weft.core.disk import sync
 from weft.errors import CheckpointError
 
 _ASIDE = ".tmp-"
@@ -43,9 +44,9 @@ def replacing(path: Path) -> Generator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
-            _sync(aside)
+            sync(aside)
             aside.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -59,9 +60,9 @@ def publish(home: Path) -> Generator[Path]:
         try:
             yield aside
             for path in (*aside.rglob("*"), aside):
-                _sync(path)
+                sync(path)
             aside.rename(home)
-            _sync(home.parent)
+            sync(home.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -82,12 +83,3 @@ def remove(path: Path) -> None:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}{_ASIDE}{os.getpid()}")
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

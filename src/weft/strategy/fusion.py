@@ -97,7 +97,6 @@ class Fusion(SiteMethod):
     advice = "its authors' (arXiv:2005.00247)"
     module = FusionSite
     starts = MappingProxyType({"fusion_query": little, "fusion_key": little, "fusion_value": _identity})
-    needs_others = True
     source = "arXiv:2005.00247"
     at_site = FusionAt
 

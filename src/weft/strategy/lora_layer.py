@@ -18,7 +18,7 @@ from weft.core import linear
 from weft.core.routing import Routing
 from weft.core.view import SiteKind
 from weft.native import low_rank as native
-from weft.strategy.edit import Edit, Factors, edited, plus
+from weft.strategy.edit import Edit, Factors, plus
 from weft.strategy.low_rank import Part, is_uniform, low_rank, routed_parts
 from weft.strategy.low_rank_runs import routed_runs, with_runs
 
@@ -209,11 +209,6 @@ class LoraEmbedding(Edit):
             added = F.linear(F.embedding(chosen, down_VR) * scale(self.lora_options[name]), up_DR)
             outputs = plus(outputs, added, positions_N)
         return outputs
-
-
-def lora_site(module: nn.Module) -> LoraSite:
-    """Return ``module`` as one that takes adapters: itself if it is, else its parameters in an adapting class."""
-    return edited(module, LoraSite)
 
 
 def scale(options: Mapping[str, Any]) -> float:

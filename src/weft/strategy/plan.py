@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from weft.core.parts import tasks_and_parts
 from weft.core.table import ParamRow, ParamTable, Role
 from weft.core.view import ModelView, ParamInfo, Site, SiteKind
 from weft.errors import StrategyError
@@ -70,21 +69,6 @@ def planned_view(view: ModelView, installs: Sequence[Install]) -> ModelView:
         added[install.site] = (*added.get(install.site, ()), *infos)
     sites = tuple(_grown(site, added[site.path]) if site.path in added else site for site in view.sites)
     return replace(view, sites=sites)
-
-
-def carried_from(view: ModelView, plan: Plan, role: Role) -> tuple[CarriedAdapter, ...]:
-    """Return the adapters that ``plan`` adds to ``view``, for planning the next stage before this one has run."""
-    known = {site.path: site for site in view.sites}
-    installs: dict[str, list[Install]] = {}
-    for install in plan.installs:
-        installs.setdefault(install.adapter, []).append(install)
-    found: list[CarriedAdapter] = []
-    for name, own in installs.items():
-        tasks, parts = tasks_and_parts(name, plan.routes)
-        options = {one.site: adapter_method(one.method).options(known[one.site], one.rule) for one in own}
-        paths = frozenset(row.path for row in plan.table if row.owner == f"adapter:{name}")
-        found.append(CarriedAdapter(name, own[0].method, role, options, paths, tasks, parts))
-    return tuple(found)
 
 
 def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:

@@ -50,7 +50,6 @@ class SiteMethod(Method):
         starts: what new tensors hold by table; zeros where a table is not named.
         is_alone: whether no other adapter may edit the weight at its sites.
         routes: whether the rows of one batch may take different adapters.
-        needs_others: whether it acts only on what adapters below it add.
         has_parts: whether one adapter has a part for each task of the stage.
     """
 
@@ -61,7 +60,6 @@ class SiteMethod(Method):
     trains_site: ClassVar[bool] = False
     is_alone: ClassVar[bool] = False
     routes: ClassVar[bool] = True
-    needs_others: ClassVar[bool] = False
     has_parts: ClassVar[bool] = False
 
     def bound(

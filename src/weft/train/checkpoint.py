@@ -21,6 +21,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from weft.core.disk import sync
 from weft.errors import CheckpointError
 from weft.recipe.names import check_name
 
@@ -69,7 +70,7 @@ def save(
         aside.mkdir()
         _write_all(aside, files, about, on_file)
         aside.rename(target)
-        _sync(folder)
+        sync(folder)
         on_file("rename")
         _point(folder, name)
         on_file(LATEST)
@@ -130,7 +131,7 @@ def _write_all(
         entries.append({"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)})
         on_file(name)
     _write(aside / MANIFEST, {"format": FORMAT, "files": entries, "about": dict(about)})
-    _sync(aside)
+    sync(aside)
     on_file(MANIFEST)
 
 
@@ -146,16 +147,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         case _:
             raise ValueError(f"{path.name}: a checkpoint holds .safetensors and .json files only.")
     path.chmod(0o644)  # safetensors makes files that only their owner can read
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)
 
 
 def _sha256(path: Path) -> str:
@@ -166,9 +158,9 @@ def _sha256(path: Path) -> str:
 def _point(folder: Path, name: str) -> None:
     aside = folder / f"{LATEST}{_ASIDE}{os.getpid()}"
     aside.write_text(name + "\n", "utf-8")
-    _sync(aside)
+    sync(aside)
     aside.replace(folder / LATEST)
-    _sync(folder)
+    sync(folder)
 
 
 def verify(path: Path) -> str | None:
@@ -288,7 +280,7 @@ def rotate(folder: Path, *, keep: int, pinned: Collection[str] = ()) -> Rotation
 
 def _remove(path: Path) -> None:
     (path / MANIFEST).unlink()  # first: what is left is no checkpoint, whenever the process dies
-    _sync(path)
+    sync(path)
     shutil.rmtree(path.rename(path.with_name(f"{path.name}{_ASIDE}{os.getpid()}-{secrets.token_hex(4)}")))
 
 
