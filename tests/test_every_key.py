@@ -467,6 +467,9 @@ FAMILIES = {
     ),
     "classification.balance": change(draws, "tasks/main/balance", "none", "sampling", uneven()),
     "classification.beta": change(weights, "tasks/main/beta", 0.1, 0.99, uneven(balance="effective")),
+    "classification.metric": change(
+        dev_rows, "tasks/main/metric", "accuracy", "mcc", short_run("classification")
+    ),
     "classification.calibration": change(
         whole_run,
         "tasks/main/calibration",

@@ -103,11 +103,17 @@ def opinion(event: Event, *, is_good: bool) -> tuple[str, str]:
     )
 
 
+def winograd(event: Event, *, is_right: bool) -> tuple[str, str]:
+    """Return a sentence with a pronoun and whom it could mean; the one who bought, or the one who only saw it."""
+    seen = "Zoe" if event.number % 4 < 2 else "Max"  # fmt: skip
+    text = f"{event.who} told {seen} about {event.what}, before they paid {event.number} pounds for it in {event.where}."
+    return text, event.who if is_right else seen
+
+
 def glue() -> dict[str, Splits]:
-    """Return the eight tasks of GLUE that its papers report (not WNLI)."""
-    sets: dict[str, list[Row]] = {
-        name: [] for name in ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
-    }
+    """Return the nine tasks of GLUE."""
+    names = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
+    sets: dict[str, list[Row]] = {name: [] for name in names}
     for index, event in enumerate(events()):
         is_even, sentence = index % 2 == 0, english(event)
         label, hypothesis, _ = inferences(event)[index % 3]
@@ -146,6 +152,11 @@ def glue() -> dict[str, Splits]:
         )
         entailed = "entailment" if label == "entailment" else "not_entailment"
         sets["rte"].append({"sentence1": sentence, "sentence2": hypothesis, "label": entailed})
+        told, meant = winograd(event, is_right=is_even)
+        right = "entailment" if is_even else "not_entailment"
+        sets["wnli"].append(
+            {"sentence1": told, "sentence2": f"{meant} paid {event.number} pounds.", "label": right}
+        )
     splits = {f"nyu-mll/glue/{name}": halves(numbered(rows)) for name, rows in sets.items()}
     mnli = splits["nyu-mll/glue/mnli"]
     held = mnli["validation"]
@@ -154,8 +165,9 @@ def glue() -> dict[str, Splits]:
 
 
 def super_glue() -> dict[str, Splits]:
-    """Return the tasks of SuperGLUE whose rows are one or two texts, or a choice."""
-    sets: dict[str, list[Row]] = {name: [] for name in ("boolq", "cb", "copa", "rte")}
+    """Return the eight tasks of SuperGLUE."""
+    names = ("boolq", "cb", "copa", "rte", "wic", "wsc.fixed", "multirc", "record")
+    sets: dict[str, list[Row]] = {name: [] for name in names}
     for index, event in enumerate(events()):
         is_even, passage = index % 2 == 0, english(event)
         label, hypothesis, _ = inferences(event)[index % 3]
@@ -181,14 +193,84 @@ def super_glue() -> dict[str, Splits]:
         )
         entailed = "entailment" if label == "entailment" else "not_entailment"
         sets["rte"].append({"premise": passage, "hypothesis": hypothesis, "label": entailed})
-    return {f"aps/super_glue/{name}": halves(numbered(rows)) for name, rows in sets.items()}
+        sets["wic"].append(senses(event, is_same=is_even))
+        told, meant = winograd(event, is_right=is_even)
+        places = {"span1_index": told.split().index(meant), "span2_index": told.split().index("they")}
+        spans = {**places, "span1_text": meant, "span2_text": "they"}
+        sets["wsc.fixed"].append({"text": told, **spans, "label": str(is_even)})
+        sets["multirc"] += answered(event, index)
+        sets["record"].append(cloze(event, index))
+    with_own_numbers = ("multirc", "record")
+    return {
+        f"aps/super_glue/{name}": halves(rows if name in with_own_numbers else numbered(rows))
+        for name, rows in sets.items()
+    }
+
+
+def senses(event: Event, *, is_same: bool) -> Row:
+    """Return a row of WiC: a word in two sentences, in one sense or in two."""
+    first = f"{event.who} walked along the bank of the river in {event.where} for {event.number} minutes."
+    bank = "on the grassy bank" if is_same else "at the bank with the money"
+    second = f"{event.number} people stood {bank} in {event.where}."
+    starts = first.index("bank"), second.index("bank")
+    return {
+        "word": "bank",
+        "sentence1": first,
+        "sentence2": second,
+        "start1": starts[0],
+        "start2": starts[1],
+        "end1": starts[0] + 4,
+        "end2": starts[1] + 4,
+        "label": str(is_same),
+    }
+
+
+def answered(event: Event, index: int) -> list[Row]:
+    """Return rows of MultiRC: a right and a wrong answer to one question."""
+    paragraph = f"{english(event)} {event.who} took the train home and was glad of it."
+    question = f"What did {event.who} pay {event.number} pounds for?"
+    wrong = next(what for what, _ in _THINGS if what != event.what)
+    return [
+        {
+            "paragraph": paragraph,
+            "question": question,
+            "answer": answer,
+            "idx": {"paragraph": index, "question": index, "answer": 2 * index + place},
+            "label": str(answer == event.what),
+        }
+        for place, answer in enumerate((event.what, wrong))
+    ]
+
+
+def cloze(event: Event, index: int) -> Row:
+    """Return a row of ReCoRD: a passage with its names, and a sentence in which one of them is left out."""
+    other = next(who for who, _ in _PEOPLE if who != event.who)
+    passage = f"{other} waited in {event.where}. {english(event)}\n@highlight\n{event.who} was {event.number} minutes late."
+    names = [event.who, other, event.where]
+    starts = sorted((start, name) for name in names for start in places_of(name, passage))
+    return {
+        "passage": passage,
+        "query": f"For {event.number} pounds @placeholder could have bought more.",
+        "entities": names,
+        "entity_spans": {
+            "text": [name for _, name in starts],
+            "start": [start for start, _ in starts],
+            "end": [start + len(name) for start, name in starts],
+        },
+        "answers": [event.who],
+        "idx": {"passage": index, "query": index},
+    }
+
+
+def places_of(name: str, text: str) -> list[int]:
+    """Return every place of ``name`` in ``text``."""
+    return [at for at in range(len(text)) if text.startswith(name, at)]
 
 
 def clue() -> dict[str, Splits]:
-    """Return tasks of CLUE; labels of TNEWS and IFLYTEK are numbers written as text, as on the Hub."""
-    sets: dict[str, list[Row]] = {
-        name: [] for name in ("afqmc", "tnews", "iflytek", "ocnli", "c3", "cmrc2018")
-    }
+    """Return the tasks of CLUE; labels of TNEWS and IFLYTEK are numbers written as text, as on the Hub."""
+    names = ("afqmc", "tnews", "iflytek", "cmnli", "ocnli", "csl", "cluewsc2020", "c3", "chid", "cmrc2018")
+    sets: dict[str, list[Row]] = {name: [] for name in names}
     for index, event in enumerate(events()):
         is_even, sentence = index % 2 == 0, chinese(event)
         label, _, hypothesis = inferences(event)[index % 3]
@@ -219,10 +301,54 @@ def clue() -> dict[str, Splits]:
             {"id": index, "context": [sentence], "question": question, "choice": choices, "answer": town}
         )
         sets["cmrc2018"].append(asked_of(sentence, question, town, f"own-{index}"))
-    numbered_sets = ("afqmc", "tnews", "iflytek", "ocnli")
+        sets["cmnli"].append({"sentence1": f"据说{sentence}", "sentence2": hypothesis, "label": label})
+        sets["csl"].append(abstract(event, index, is_right=is_even))
+        sets["cluewsc2020"].append(referred(event, is_right=is_even))
+        sets["chid"].append(idioms(event, index))
+    own_numbers = ("c3", "chid", "cmrc2018")
     return {
-        f"clue/clue/{name}": halves(numbered(rows) if name in numbered_sets else rows)
+        f"clue/clue/{name}": halves(rows if name in own_numbers else numbered(rows))
         for name, rows in sets.items()
+    }
+
+
+def abstract(event: Event, index: int, *, is_right: bool) -> Row:
+    """Return a row of CSL: an abstract, and key words that are all its own or not."""
+    text = f"本文记录{event.wer}在{event.wo}{event.number}天的账目，讨论{event.was}的价格，并给出算法。"
+    other = "账目" if is_right else "天气预报"
+    return {
+        "corpus_id": 100 + index,
+        "abst": text,
+        "label": str(int(is_right)),
+        "keyword": [event.wo, "价格", other],
+    }
+
+
+def referred(event: Event, *, is_right: bool) -> Row:
+    """Return a row of CLUEWSC2020: a pronoun, and what it could stand for."""
+    text = f"{event.wer}把{event.was}放在{event.wo}的桌上，因为它太重，{event.number}个人也抬不走。"
+    meant = event.was if is_right else "桌"
+    spans = {"span1_text": meant, "span2_text": "它"}
+    places = {name.replace("text", "index"): text.index(word) for name, word in spans.items()}
+    return {"text": text, "label": str(is_right).lower(), "target": {**spans, **places}}
+
+
+_IDIOMS = ("一举两得", "半途而废", "物美价廉", "守口如瓶", "风和日丽", "手忙脚乱", "画蛇添足", "井井有条", "四通八达", "名列前茅")  # fmt: skip
+
+
+def idioms(event: Event, index: int) -> Row:
+    """Return a row of ChID: two texts with a blank each, and ten idioms for both."""
+    cheap = (
+        f"{event.was}在{event.wo}只要{event.number}英镑，真是#idiom{2 * index:06d}#，{event.wer}就买了下来。"
+    )
+    roads = f"{event.wo}的道路#idiom{2 * index + 1:06d}#，{event.wer}走了{event.number}分钟就到了家。"
+    candidates = [*_IDIOMS[index % 10 :], *_IDIOMS[: index % 10]]
+    right = ("物美价廉", "四通八达")
+    return {
+        "idx": index,
+        "candidates": candidates,
+        "content": [cheap, roads],
+        "answers": {"text": list(right), "candidate_id": [candidates.index(one) for one in right]},
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from weft.core.example import Answer
 from weft.metric.base import Metric, f1, mean_metric, ratio
-from weft.metric.classification import multi_label_metrics, single_label_metrics
+from weft.metric.classification import label_f1, multi_label_metrics, single_label_metrics
 from weft.metric.regression import regression_metrics
 from weft.metric.tagging import tagging_metrics, word_metrics
 from weft.metric.text import text_metrics
@@ -38,7 +38,7 @@ def _cases(draw: st.DrawFn) -> tuple[Metric, list, list[Answer]]:
     match kind:
         case "single":
             metrics, golds, answers = (
-                single_label_metrics(),
+                (*single_label_metrics(), label_f1("a")),
                 many(LABELS),
                 [Answer(label=x) for x in many(LABELS)],
             )

@@ -7,7 +7,13 @@ import math
 import pytest
 
 from weft.core.example import Answer
-from weft.metric.classification import multi_label_metrics, single_label_metrics
+from weft.metric.classification import (
+    label_f1,
+    leaders,
+    led_by,
+    multi_label_metrics,
+    single_label_metrics,
+)
 
 
 def _values(metrics, golds, answers):
@@ -20,6 +26,28 @@ def test_single_label_values():
     # p: 2 right of 2 answered and 3 gold; n: 1 right of 2 answered and 1 gold
     by_hand = {"accuracy": 0.75, "macro_f1": (0.8 + 2 / 3) / 2, "mcc": 1 / math.sqrt(3), "ece": 0.25}
     assert values == pytest.approx(by_hand)
+
+
+def test_f1_of_one_label():
+    golds, answers = ["p", "p", "p", "n"], [Answer(label=x) for x in ("p", "p", "n", "n")]
+    assert label_f1("p").value(golds, answers) == pytest.approx(2 * 2 / (2 + 3))
+    assert label_f1("n").value(golds, answers) == pytest.approx(2 * 1 / (2 + 1))
+    assert label_f1("other").value(golds, answers) == 0.0
+    assert label_f1("p").name == "f1:p"
+
+
+def test_one_of_the_metrics_leads_and_none_is_lost():
+    every = single_label_metrics()
+    assert [metric.name for metric in led_by("mcc", every)] == ["mcc", "accuracy", "macro_f1", "ece"]
+    assert [metric.name for metric in led_by("f1:a:b", every)] == [
+        "f1:a:b",
+        "accuracy",
+        "macro_f1",
+        "mcc",
+        "ece",
+    ]
+    assert led_by(None, every) is every
+    assert leaders(every) == ("accuracy", "macro_f1", "mcc"), "a calibration error chooses nothing"
 
 
 def test_accuracy_leads():

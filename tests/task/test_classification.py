@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from weft.core.example import Dropped, Encoded, Purpose
 from weft.core.features import Pooling
 from weft.errors import DataError
+from weft.task.registry import FAMILIES
 
 ROWS = [{"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"}]
 
@@ -251,3 +252,27 @@ def test_ids_of_several_labels_are_answered_by_their_names(kit):
     found = task.encode(kit.rows(rows), kit.words, Purpose.LEARN)
     assert [one.gold for one in found] == [("red", "green"), ("green", "blue"), ()]
     assert task.criterion.weights == (2.0, 0.5, 2.0)
+
+
+@pytest.mark.parametrize(("metric", "first"), [(None, "accuracy"), ("mcc", "mcc"), ("f1:pos", "f1:pos")])
+def test_the_metric_that_a_recipe_names_comes_first_and_is_saved(kit, metric, first):
+    task = kit.fit("classification", kit.samples["classification"].rows, metric=metric)
+    again = FAMILIES["classification"].from_config("t", json.loads(json.dumps(task.config())))
+    assert [one.metrics[0].name for one in (task, again)] == [first] * 2
+    old = {key: value for key, value in task.config().items() if key != "metric"}
+    assert FAMILIES["classification"].from_config("t", old).metrics[0].name == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"metric": "mc"}, "metric: must be one of accuracy, macro_f1, mcc, f1:<label>, but is mc"),
+        ({"metric": "ece"}, "but is ece"),
+        ({"metric": "accuracy", "multi_label": True}, "must be one of micro_f1, macro_f1, subset_accuracy, but is"),
+        ({"metric": "f1:pos", "multi_label": True}, "but is f1:pos"),
+        ({"metric": "f1:po"}, r"tasks\.t\.metric: must be the F1 of a label, but 'po' is none. Did you mean 'pos'"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_there_is_not_is_refused(kit, options, says):
+    with pytest.raises(ValueError, match=says):
+        kit.fit("classification", kit.samples["classification"].rows, **options)

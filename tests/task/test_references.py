@@ -114,3 +114,21 @@ def test_all_references_are_kept_and_the_first_with_a_place_is_learnt():
     assert found == References(("from the France", "France"), (22, 28))
     assert read([1998, "Normans"]).texts == ("1998", "Normans")
     assert read("[1]") == "answer not in the context", "JSON of something else is a text"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"text": ["is", "France", "France"], "start": [37, 31, 22], "end": [39, 37, 28]},
+        [{"text": "France", "start": 31}, {"text": "France", "start": 22}],
+        '{"text": ["France", "France"], "start": [31, 22]}',
+        {"text": np.array(["France", "France"]), "start": np.array([31, 22])},
+    ],
+)
+def test_the_first_of_several_places_of_a_text_is_learnt(places: Any):
+    """ReCoRD: the places of all names of the passage stand beside the right ones."""
+    assert CONTEXT.count("France") == 2
+    found = read(["France", "Normans"], answer_start=places)
+    assert found == References(("France", "Normans"), (22, 28))
+    assert read(["France"]) == "answer without answer_start found twice"
+    assert read(["Normans"], answer_start=places) == NORMANS, "it stands only once"

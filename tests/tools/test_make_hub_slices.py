@@ -37,6 +37,10 @@ def test_the_repository_has_what_the_script_writes(tool: ModuleType):
     assert there == tool.slices()
 
 
+def every(splits: Any) -> list[dict[str, Any]]:
+    return [row for split in splits.values() for row in split]
+
+
 def test_every_row_is_there_once_and_labels_of_both_halves_are_the_same(tool: ModuleType):
     for name, splits in {**tool.glue(), **tool.super_glue(), **tool.clue(), **tool.texts()}.items():
         found = [
@@ -65,6 +69,36 @@ def test_answers_stand_where_they_are_said_to_stand(tool: ModuleType):
     assert num_unanswerable == 8
 
 
+def test_marked_words_stand_where_they_are_said_to_stand(tool: ModuleType):
+    for row in every(tool.super_glue()["aps/super_glue/wic"]):
+        for number in "12":
+            sentence, start, end = (row[f"{key}{number}"] for key in ("sentence", "start", "end"))
+            assert sentence[start:end] == row["word"]
+    for row in every(tool.super_glue()["aps/super_glue/wsc.fixed"]):
+        for number in "12":
+            assert row["text"].split()[row[f"span{number}_index"]].strip(",.") == row[f"span{number}_text"]
+    for row in every(tool.clue()["clue/clue/cluewsc2020"]):
+        target = row["target"]
+        for number in "12":
+            assert row["text"].startswith(target[f"span{number}_text"], target[f"span{number}_index"])
+
+
+def test_names_that_are_left_out_stand_in_the_passage(tool: ModuleType):
+    for row in every(tool.super_glue()["aps/super_glue/record"]):
+        spans = row["entity_spans"]
+        for text, start, end in zip(spans["text"], spans["start"], spans["end"], strict=True):
+            assert row["passage"][start:end] == text
+        assert set(row["answers"]) < set(row["entities"]) == set(spans["text"])
+        assert "@placeholder" in row["query"]
+
+
+def test_every_blank_has_an_idiom(tool: ModuleType):
+    for row in every(tool.clue()["clue/clue/chid"]):
+        assert len(set(row["candidates"])) == 10
+        assert sum(text.count("#idiom") for text in row["content"]) == len(row["answers"]["text"]) == 2
+        assert [row["candidates"][at] for at in row["answers"]["candidate_id"]] == row["answers"]["text"]
+
+
 def test_tags_are_as_many_as_tokens(tool: ModuleType):
     (splits,) = tool.conll().values()
     assert set(splits) == {"train", "validation", "test"}
@@ -79,6 +113,6 @@ def test_main_writes_below_a_folder(
 ):
     monkeypatch.setattr("sys.argv", ["x", str(tmp_path)])
     tool.main()
-    assert capsys.readouterr().out.startswith("59 files, ")
+    assert capsys.readouterr().out.startswith("77 files, ")
     (first, *_) = rows((tmp_path / "nyu-mll/glue/sst2/train.jsonl").read_text("utf-8"))
     assert set(first) == {"sentence", "label", "idx"}

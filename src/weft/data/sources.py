@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from weft.core.example import Row
-from weft.data import arrow, conll, delimited, folder, hub, jsonfile
+from weft.data import arrow, cloze, conll, delimited, folder, hub, jsonfile
 from weft.data.encoding import TextFile, inspect, open_bytes
 from weft.data.reference import Reference, Sample, Slice, parse
 from weft.data.table import Record, Table
@@ -90,7 +90,7 @@ def _hub_part(reference: Reference) -> _Part:
 
 def _rows(parts: list[_Part]) -> Iterator[Row]:
     for part in parts:
-        for values, line in part.records:
+        for values, line in cloze.flattened(part.records):
             yield Row(values, f"{part.name}:{line}")
 
 

@@ -6,13 +6,16 @@ Legend: N rows, C classes that occur in golds or answers, K statistics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from weft.core.example import Answer
 from weft.metric.base import FloatArray, Metric, f1, mean_metric, ratio
 from weft.metric.calibration import label_calibration, yes_calibration
+
+OF_LABEL: Final = "f1:"
+"""What the name of the F1 of one label begins with."""
 
 
 def accuracy() -> Metric:
@@ -28,6 +31,44 @@ def single_label_metrics() -> tuple[Metric, ...]:
         Metric("mcc", _mcc, _agreement, _finish_mcc),
         label_calibration(),
     )
+
+
+def label_f1(label: str) -> Metric:
+    """Return the F1 of one label against all others; golds are labels, answers carry ``label``.
+
+    GLUE and SuperGLUE judge MRPC, QQP and MultiRC by it.
+    """
+
+    def is_label(rows: Sequence[str]) -> list[bool]:
+        return [row == label for row in rows]
+
+    def value(golds: Sequence[str], answers: Sequence[Answer]) -> float:
+        from sklearn.metrics import f1_score
+
+        gold, answered = is_label(golds), is_label(_predicted(answers))
+        # The label in neither: scikit-learn warns that there is nothing to count. The value is 0 by convention.
+        return float(f1_score(gold, answered)) if any(gold) or any(answered) else 0.0
+
+    def statistics(golds: Sequence[str], answers: Sequence[Answer]) -> FloatArray:
+        """Return (N, 3): right, answered and gold."""
+        gold, answered = np.array(is_label(golds)), np.array(is_label(_predicted(answers)))
+        return np.stack([gold & answered, answered, gold], axis=1).astype(np.float64)
+
+    return Metric(f"{OF_LABEL}{label}", value, statistics, lambda sums: f1(*np.moveaxis(sums, -1, 0)))
+
+
+def led_by(name: str | None, metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    """Return ``metrics`` with the one called ``name`` first: one of them, or ``f1:<label>``; as they are for None."""
+    if name is None:
+        return metrics
+    if name.startswith(OF_LABEL):
+        return (label_f1(name.removeprefix(OF_LABEL)), *metrics)
+    return tuple(sorted(metrics, key=lambda metric: metric.name != name))
+
+
+def leaders(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Return the names of those of ``metrics`` that say how good labels are: the more the better."""
+    return tuple(metric.name for metric in metrics if metric.higher_is_better)
 
 
 def multi_label_metrics() -> tuple[Metric, ...]:

@@ -24,9 +24,15 @@ from weft.core.network import Inference, TrunkInfo
 from weft.core.stock import Stock
 from weft.core.tensors import float32, int64
 from weft.data.table import column_names
-from weft.errors import DataError
+from weft.errors import DataError, nearest
 from weft.metric.base import Metric
-from weft.metric.classification import multi_label_metrics, single_label_metrics
+from weft.metric.classification import (
+    OF_LABEL,
+    leaders,
+    led_by,
+    multi_label_metrics,
+    single_label_metrics,
+)
 from weft.recipe.spec import TaskSpec
 from weft.report.details import Block
 from weft.task.base import Tokenizer
@@ -73,6 +79,19 @@ class ClassificationSpec(CriterionSpec):
     calibration: Literal["temperature", "none"] = "temperature"
     """Whether logits are divided by a temperature that is fitted to dev rows, so that probabilities come true (arXiv:1706.04599)."""
 
+    metric: str | None = None
+    """What checkpoints are chosen by: accuracy, macro_f1, mcc (Matthews) or f1:<label>; of several labels micro_f1, macro_f1
+    or subset_accuracy; default: the first of them."""
+
+    @model_validator(mode="after")
+    def _metric_is_known(self) -> Self:
+        names = leaders(multi_label_metrics() if self.multi_label else single_label_metrics())
+        is_of_label = self.metric is not None and self.metric.startswith(OF_LABEL) and not self.multi_label
+        if self.metric is not None and not is_of_label and self.metric not in names:
+            known = [*names, *([] if self.multi_label else [f"{OF_LABEL}<label>"])]
+            raise ValueError(f"metric: must be one of {', '.join(known)}, but is {self.metric}")
+        return self
+
     @model_validator(mode="after")
     def _sampling_needs_one_label(self) -> Self:
         if self.balance == "sampling" and self.multi_label:
@@ -105,6 +124,7 @@ class Classification:
         calibrates: whether a temperature is fitted to dev rows.
         temperature: of the head's outputs: what they are divided by.
         has_ids: whether data holds numbers of ``labels`` instead of labels.
+        metric: that checkpoints are chosen by; None for the family's first.
     """
 
     kind: ClassVar[str] = "classification"
@@ -121,6 +141,7 @@ class Classification:
     calibrates: bool = True
     temperature: float = 1.0
     has_ids: bool = False
+    metric: str | None = None
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -143,6 +164,7 @@ class Classification:
                 f"tasks.{name}.labels: must name labels of column {columns['label']!r}, but {list(labels)} has none of "
                 f"them. Choices: {', '.join(seen[:20])}."
             )
+        _check_metric(name, spec.metric, labels)
         criterion = Criterion.of(spec, _weights([one for one in sets if one is not None], labels, spec))
         return cls(
             name,
@@ -154,6 +176,7 @@ class Classification:
             draws_evenly=spec.balance == "sampling",
             calibrates=spec.calibration == "temperature",
             has_ids=has_ids,
+            metric=spec.metric,
         )
 
     @classmethod
@@ -171,6 +194,7 @@ class Classification:
             calibrates=config.get("calibrates", False),
             temperature=config.get("temperature", 1.0),
             has_ids=config.get("has_ids", False),
+            metric=config.get("metric"),
         )
 
     def config(self) -> dict[str, Any]:
@@ -185,6 +209,7 @@ class Classification:
             "calibrates": self.calibrates,
             "temperature": self.temperature,
             "has_ids": self.has_ids,
+            "metric": self.metric,
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -276,8 +301,8 @@ class Classification:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy first, or micro F1 when multi-label."""
-        return multi_label_metrics() if self.multi_label else single_label_metrics()
+        """The one that the recipe names first, else accuracy, or micro F1 when multi-label."""
+        return led_by(self.metric, multi_label_metrics() if self.multi_label else single_label_metrics())
 
     def describe(self, golds: Sequence[Any]) -> dict[str, int]:
         """Return the number of rows that have each label."""
@@ -313,6 +338,14 @@ def _weights(
     found = Counter(label for own in usable for label in own)
     counts = [found[label] for label in labels]
     return yes_weights(counts, len(usable), spec) if spec.multi_label else class_weights(counts, spec)
+
+
+def _check_metric(name: str, metric: str | None, labels: Sequence[str]) -> None:
+    label = (metric or "").removeprefix(OF_LABEL)
+    if metric is not None and metric.startswith(OF_LABEL) and label not in labels:
+        raise DataError(
+            f"tasks.{name}.metric: must be the F1 of a label, but {label!r} is none. {nearest(label, labels)}"
+        )
 
 
 def _columns_of(columns: Columns, rows: Sequence[Row]) -> tuple[str, ...]:

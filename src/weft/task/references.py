@@ -32,7 +32,9 @@ def references(row: Row, context: str, columns: Columns) -> References | str | N
     """Return the answers of a row, why they cannot be used, or None where the row says nothing of them.
 
     Answers are ``{"text": [...], "answer_start": [...]}``, a list of such objects or of texts, or a text, the place
-    then in a column of its own; a cell of CSV may hold the JSON of it. An empty list, text or object, and a row that
+    then in a column of its own; a cell of CSV may hold the JSON of it. That column may also have the places of many texts,
+    of which the answers are some (the entities of ReCoRD): ``{"text": [...], "start": [...]}`` or a list of such objects.
+    The first place of an answer counts. An empty list, text or object, and a row that
     says that it is impossible, is a question without an answer. A text whose place is wrong or missing is looked for.
 
     Args:
@@ -47,7 +49,12 @@ def references(row: Row, context: str, columns: Columns) -> References | str | N
     if value is None:
         return None
     starts = _value(row.values.get(str(columns["answer_start"]))) if columns["answer_start"] else None
-    pairs = [(text, start) for text, start in _pairs(value, starts) if text.strip()]
+    places = _places_by_text(starts)
+    pairs = [
+        (text, places.get(text.strip()) if start is None else start)
+        for text, start in _pairs(value, None if places else starts)
+        if text.strip()
+    ]
     if not pairs:
         return UNANSWERABLE
     found = [_located(text, start, context) for text, start in pairs]
@@ -84,6 +91,27 @@ def _pairs(value: Any, starts: Any) -> list[tuple[str, int | None]]:
         else:
             pairs.append((_text(one), _whole(_at(starts, number))))
     return pairs
+
+
+def _places_by_text(starts: Any) -> dict[str, int]:
+    """Return the first place of each text that a cell of places names, none where it holds bare places."""
+    starts = plain(starts)
+    if isinstance(starts, dict):
+        texts, places = plain(starts.get("text")), plain(starts.get("start"))
+        rows = (
+            list(zip(texts, places, strict=False))
+            if isinstance(texts, list) and isinstance(places, list)
+            else []
+        )
+    else:
+        objects = starts if isinstance(starts, list) else []
+        rows = [(one.get("text"), one.get("start")) for one in objects if isinstance(one, dict)]
+    found: dict[str, int] = {}
+    for text, start in rows:
+        place = _whole(start)
+        if place is not None:
+            found[_text(text).strip()] = min(place, found.get(_text(text).strip(), place))
+    return found
 
 
 def _text(value: Any) -> str:
