@@ -12,7 +12,7 @@ from weft.strategy.lora import LoraRule
 from weft.strategy.named import resolve
 from weft.strategy.none import NoneRule
 from weft.strategy.plan import CarriedAdapter, plan, planned_view
-from weft.strategy.rates import HEAD_ALONE, HEAD_BESIDE_FULL, HEAD_ON_ADAPTERS
+from weft.strategy.rates import HEAD_ALONE, HEADS
 from weft.strategy.registry import METHODS, adapter_method
 
 TASKS = ("sentiment", "entities")
@@ -57,7 +57,7 @@ def test_the_hybrid_of_the_design_page(bert):
         "layers.11.ffn.up.weight": (Role.TRAINED, "rule 3: layers[10:] -> full", 2e-5, True),
         "layers.11.ffn.up.bias": (Role.TRAINED, "rule 3: layers[10:] -> full", 2e-5, False),
         "layers.11.norm.ffn.weight": (Role.TRAINED, "rule 3: layers[10:] -> full", 2e-5, False),
-        "heads.sentiment.out.weight": (Role.TRAINED, "head of a task of this stage", HEAD_BESIDE_FULL.value, True),
+        "heads.sentiment.out.weight": (Role.TRAINED, "head of a task of this stage", HEADS.value, True),
     }  # fmt: skip
     for path, (role, why, lr, decay) in expected.items():
         row = by_path[path]
@@ -133,19 +133,19 @@ def test_a_later_lora_replaces_an_earlier_one(bert):
 @pytest.mark.parametrize(
     ("rules", "stage_lr", "trunk_lr", "head_lr"),
     [
-        (resolve("full"), None, 5e-5, HEAD_BESIDE_FULL.value),
-        (resolve("lora"), None, 5e-4, HEAD_ON_ADAPTERS.value),
-        (resolve("bitfit"), None, 1e-3, HEAD_ON_ADAPTERS.value),
+        (resolve("full"), None, 5e-5, HEADS.value),
+        (resolve("lora"), None, 5e-4, HEADS.value),
+        (resolve("bitfit"), None, 1e-3, HEADS.value),
         (resolve("prompt"), None, 3e-2, 3e-2),
-        ((LoraRule(), FullRule(sites="top 1", lr=5e-4)), None, 5e-4, HEAD_BESIDE_FULL.value),
+        ((LoraRule(), FullRule(sites="top 1", lr=5e-4)), None, 5e-4, HEADS.value),
         (resolve("head"), None, None, HEAD_ALONE.value),
         (resolve("full"), 3e-5, 3e-5, 3e-5),
         (resolve("head"), 3e-5, None, 3e-5),
-        ((FullRule(lr=1e-5),), None, 1e-5, HEAD_BESIDE_FULL.value),
+        ((FullRule(lr=1e-5),), None, 1e-5, HEADS.value),
         ((FullRule(lr=1e-5),), 3e-5, 1e-5, 3e-5),
         ((FullRule(sites="heads", lr=1e-2),), 3e-5, None, 1e-2),
         ((FullRule(sites="heads"),), None, None, HEAD_ALONE.value),
-        ((FullRule(), FullRule(sites="heads")), None, 5e-5, HEAD_BESIDE_FULL.value),
+        ((FullRule(), FullRule(sites="heads")), None, 5e-5, HEADS.value),
     ],
 )
 def test_rates(bert, rules, stage_lr, trunk_lr, head_lr):
@@ -311,7 +311,7 @@ def defaults_of(view, rules, *, lr=None):
 def test_rates_that_nobody_named_say_where_they_come_from(bert):
     lora, heads = defaults_of(bert, [LoraRule()])
     assert lora.startswith("lora at a rate of 0.0005 unless lr says otherwise: every linear layer, ten times")
-    assert heads.startswith("heads at a rate of 0.005 unless lr says otherwise: features hardly move")
+    assert heads.startswith("heads at a rate of 0.005 unless lr says otherwise: far above the trunk's")
     assert defaults_of(bert, [LoraRule()], lr=1e-3) == ()
     assert [line.split()[0] for line in defaults_of(bert, [LoraRule(lr=1e-3)])] == ["heads"]
     vectors, _ = defaults_of(bert, [FullRule(sites="bias")])

@@ -14,7 +14,7 @@ from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
 from weft.strategy.base import Install, Method, Plan, Timing
-from weft.strategy.rates import VECTORS, WIDTH, Below, Rate, of_heads
+from weft.strategy.rates import VECTORS, WIDTH, Rate, of_heads
 from weft.strategy.reading import CarriedAdapter, Reading, read
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, place_of
@@ -98,8 +98,7 @@ def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> tuple[P
     infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
     first = [(info, _fate(info.path, reading, _NONE)) for _, info in infos]
     moving = [one for one in first if one[1].role is Role.TRAINED and not is_head(one[0].path)]
-    below = [Below(own.owner == "trunk" and len(info.shape) >= 2, own.default.value) for info, own in moving]
-    head_rate = of_heads(below, _head_width(view))
+    head_rate = of_heads((own.default.value for _, own in moving), _head_width(view))
     are_vectors = bool(moving) and all(len(info.shape) == 1 for info, _ in moving)
 
     def fate(path: str) -> _Fate:

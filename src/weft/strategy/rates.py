@@ -24,44 +24,26 @@ class Rate:
 VECTORS = Rate(
     1e-3, "only biases and norms move, few values that each move all tokens alike (arXiv:2106.10199)"
 )
-HEAD_BESIDE_FULL = Rate(
-    5e-4, "ten times full training's, as a new head starts from noise on features that are good already"
-)
-HEAD_ON_ADAPTERS = Rate(
+HEADS = Rate(
     5e-3,
-    "features hardly move, so the head has to; the best of four rates for five methods (docs/experiments.md)",
+    "far above the trunk's, for it starts from noise on features that are good already; better than 5e-4 or as good "
+    "beside eight strategies (docs/experiments.md)",
 )
 HEAD_ALONE = Rate(
     2e-2, "on frozen features its loss is nearly convex; the best of three rates (docs/experiments.md)"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Below:
-    """A parameter under the heads that moves.
+def of_heads(below: Iterable[float], width: int) -> Rate:
+    """Return the default rate of heads that read states of ``width`` values, above a trunk that moves at rates ``below``.
 
-    Attributes:
-        is_weight: whether it is a matrix of the trunk itself, not an adapter's and no bias or norm.
-        rate: its method's default.
-    """
-
-    is_weight: bool
-    rate: float
-
-
-def of_heads(below: Iterable[Below], width: int) -> Rate:
-    """Return the default rate of heads that read states of ``width`` values.
-
-    Beside adapters, a head learns no slower than they do. Rates were found at a width of 384; in a wider head one step of
-    Adam moves the output by as much more as there are inputs, so the rate falls with the width (arXiv:2203.03466, table 8).
+    No head learns more slowly than what lies below it. Rates were found at a width of 384; in a wider head one step of Adam
+    moves the output by as much more as there are inputs, so the rate falls with the width (arXiv:2203.03466, table 8).
 
     Example:
-        >>> of_heads([Below(is_weight=False, rate=5e-4)], 384).value, of_heads([], 768).value
-        (0.005, 0.01)
+        >>> of_heads([5e-4], 384).value, of_heads([3e-2], 384).value, of_heads([], 768).value
+        (0.005, 0.03, 0.01)
     """
-    found = list(below)
-    if any(one.is_weight for one in found):
-        return HEAD_BESIDE_FULL
-    best = HEAD_ALONE if not found else HEAD_ON_ADAPTERS
-    fastest = max((one.rate for one in found), default=0.0)
-    return Rate(max(best.value, fastest) * min(1.0, WIDTH / width), best.advice)
+    fastest = max(below, default=None)
+    best = HEAD_ALONE if fastest is None else HEADS
+    return Rate(max(best.value, fastest or 0.0) * min(1.0, WIDTH / width), best.advice)
