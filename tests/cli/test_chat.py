@@ -149,3 +149,11 @@ def test_ctrl_c_stops_the_answer_and_goes_on(bundle: Path, monkeypatch: pytest.M
     assert lines[0] == "".join(heard[:2]).strip("\n")
     assert len(lines) >= 2
     assert words in sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_export_says_how_far_its_chat_template_goes(weft: Weft, bundle: Path, tmp_path: Path):
+    code, out, _ = weft("export", str(bundle), str(tmp_path / "a"), "--json")
+    assert (code, [one["chat_template"] for one in json.loads(out)]) == (0, ["first question"])
+    code, out, _ = weft("export", str(bundle), str(tmp_path / "b"))
+    assert code == 0
+    assert "its chat template gives the tokens of training for a first question" in " ".join(out.split())

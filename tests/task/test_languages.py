@@ -206,6 +206,23 @@ def test_answers_are_those_of_generate_with_the_language_forced(kit, folder, cod
     assert task.reply(network, turned, heard.append).text == found[0] == "".join(heard)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_saved_tokenizer_reads_in_the_language_of_its_task(kit, folder, codes, turned, tmp_path):
+    codes = codes[::-1] if turned else codes
+    rows = [{"source": row["target"], "target": row["source"]} for row in ROWS] if turned else ROWS
+    task, tokenizer = between(kit, codes, rows), open_tokenizer(folder)
+    before = tokenizer.texts(["a"])
+    text = task.stock_text(tokenizer)
+    assert (text.stops, text.chat_template, text.languages) == ((2,), None, codes)
+    assert [text.source, text.target] == [tokenizer.languages[code] for code in codes]
+    tokenizer.save(tmp_path, text)
+    stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    asked = task.encode(kit.rows(rows), tokenizer, Purpose.ANSWER)
+    assert stock([row["source"] for row in rows])["input_ids"] == [list(one.tokens) for one in asked]
+    assert stock("a", "b")["input_ids"][0] == text.source
+    assert tokenizer.texts(["a"]) == before, "the tokenizer of the bundle stays as it was"
+
+
 def test_languages_of_a_translation_are_found_in_its_rows(kit, tiny_translator, tiny_m2m):
     rows = [{"translation": {"en": row["source"], "zh": row["target"]}} for row in ROWS]
     for folder in (tiny_translator, tiny_m2m):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from weft.errors import TemplateRefusal
 from weft.task.templates import DEFAULT_TEMPLATE, FORMATS, check_template, fill
 
 TALK = [
@@ -49,8 +48,7 @@ def test_every_format_is_written_as_its_definition_says(kit):
         assert _render(kit, name, TALK).text == text
     for name, text in UNHEARD.items():
         assert _render(kit, name, TALK[1:]).text == text
-        with pytest.raises(TemplateRefusal):
-            _render(kit, name, TALK)
+        assert _render(kit, name, TALK).text == text.replace("你好", "Be kind.\n\n你好", 1)
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))

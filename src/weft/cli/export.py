@@ -14,6 +14,7 @@ import typer
 from weft.cli.console import out
 from weft.cli.messages import say
 from weft.export.bundle import open_bundle
+from weft.export.chat import Chat
 from weft.export.plain import TOLERANCE, export_plain
 from weft.export.proof import rounding
 from weft.recipe.spec import Precision
@@ -41,6 +42,7 @@ def run(
         values = [
             {"folder": str(one.folder), "loads_with": one.loads_with, "difference": one.difference}
             | ({"windows": dict(one.windows)} if one.windows else {})
+            | ({"chat_template": one.chat} if one.chat else {})
             | ({"rounding": moved[one.folder.name.removesuffix("-adapter")]} if moved else {})
             for one in results
         ]
@@ -51,6 +53,8 @@ def run(
         console.print(
             say("export.done", folder=one.folder, loader=one.loads_with, difference=f"{one.difference:.1e}")
         )
+        if one.chat is Chat.FIRST:
+            console.print("  " + say("export.chat"))
         if one.windows:
             console.print(
                 "  "

@@ -39,3 +39,22 @@ class Stock:
     problem_type: ProblemType | None
     pipeline: str
     windows: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StockText:
+    """How a stock model that generates text is asked, and where its answers begin and end.
+
+    Attributes:
+        stops: tokens each of which ends an answer; at least one.
+        chat_template: in Jinja; None where the tokenizer's own, or none, is what the task uses.
+        languages: codes of what is read and of what is written, for translators between many languages.
+        source: token of the first of them.
+        target: token of the second, which every answer begins with.
+    """
+
+    stops: tuple[int, ...]
+    chat_template: str | None = None
+    languages: tuple[str, str] | None = None
+    source: int | None = None
+    target: int | None = None

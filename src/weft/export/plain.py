@@ -23,6 +23,7 @@ from weft.core.parts import AdapterState
 from weft.core.stock import Stock, StockForm
 from weft.errors import ExportError, StrategyError, nearest
 from weft.export.bundle import Bundle
+from weft.export.chat import Chat, save_tokenizer, tell
 from weft.export.proof import form_of, prove
 from weft.model.quiet import quiet
 from weft.recipe.names import check_name
@@ -30,6 +31,7 @@ from weft.strategy import peft_folder, peft_layout, peft_positions
 from weft.strategy.adapters import joined, of_task
 from weft.strategy.base import Edits
 from weft.strategy.registry import adapter_method
+from weft.task.base import Generates
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a logit, in fp32."""
@@ -60,12 +62,14 @@ class Exported:
         difference: largest difference of a logit on the probe rows.
         windows: how the windows of a long text have one answer in the bundle; the folder answers one window (its
             ``config.json`` says this too). None where the bundle cuts such a text as well.
+        chat: how far the tokenizer's chat template asks as the bundle does; None where the task brings none of its own.
     """
 
     folder: Path
     loads_with: str
     difference: float
     windows: Mapping[str, Any] | None = None
+    chat: Chat | None = None
 
 
 def export_plain(
@@ -132,9 +136,9 @@ class _Writer:
         """Write one task with everything folded into the weights."""
         auto_class, _ = _CLASSES[form_of(self.bundle.network, self.bundle.tasks[name])]
         home = self.home / check_name(name)
-        self._save(stock_model(self.bundle, name, _merged(self.bundle, name)), home)
+        chat = self._save(stock_model(self.bundle, name, _merged(self.bundle, name)), home, name)
         difference = prove(self.bundle, name, _load(auto_class, home), tolerance=self.tolerance)
-        return Exported(home, auto_class, difference, self.bundle.tasks[name].stock().windows)
+        return Exported(home, auto_class, difference, self.bundle.tasks[name].stock().windows, chat)
 
     def adapter(self, name: str, adapter: AdapterState, base: Path) -> Exported:
         """Write ``adapter`` and one task's last layer, to stand on ``base``."""
@@ -160,11 +164,14 @@ class _Writer:
                 peft_folder.write(home, known, sites=sites, prefix=prefix, **about)
             else:
                 peft_layout.write(home, known, raw=raw, prefix=prefix, **about)
-        bundle.tokenizer.save(home)
+        chat = save_tokenizer(bundle, name, home)
+        if isinstance(bundle.tasks[name], Generates):
+            model.generation_config.save_pretrained(home)
         with quiet():
             loaded = PeftModel.from_pretrained(_load(auto_class, base, config=model.config), str(home))
         difference = prove(bundle, name, loaded, tolerance=self.tolerance)
-        return Exported(home, f"PeftModel on {auto_class}", difference, bundle.tasks[name].stock().windows)
+        windows = bundle.tasks[name].stock().windows
+        return Exported(home, f"PeftModel on {auto_class}", difference, windows, chat)
 
     def adapter_base(self) -> Path:
         """Return the model that adapters stand on: the base itself, or a copy where earlier stages changed it."""
@@ -177,12 +184,16 @@ class _Writer:
         self._save(model, home)
         return home
 
-    def _save(self, model: Any, home: Path) -> None:
+    def _save(self, model: Any, home: Path, name: str | None = None) -> Chat | None:
+        """Write a model, and the tokenizer as the task ``name`` uses it."""
         with quiet():
             model.save_pretrained(home)
-        self.bundle.tokenizer.save(home)
+        chat = None if name is None else save_tokenizer(self.bundle, name, home)
+        if name is None:
+            self.bundle.tokenizer.save(home)
         for path in home.iterdir():
             path.chmod(0o644)
+        return chat
 
 
 def stock_model(bundle: Bundle, name: str, trunk: Mapping[str, Tensor]) -> Any:
@@ -196,6 +207,7 @@ def stock_model(bundle: Bundle, name: str, trunk: Mapping[str, Tensor]) -> Any:
     if _own_prefix(model) != model.base_model_prefix:
         _put(model.base_model, _load("AutoModel", bundle.base.folder.path).state_dict())
     _put(model, {**_known_values(bundle, trunk, model), **_last_layer_values(bundle, name, model)})
+    tell(model, bundle, name)
     return model
 
 

@@ -16,12 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from weft.core.stock import StockText
 from weft.errors import ModelError
 from weft.model.backbone import UNLIMITED
 from weft.model.decoder import reply_start
 from weft.model.folder import VOCABULARY_FILES, ModelFolder
 from weft.model.quiet import quiet
 from weft.model.rendering import Rendered, rendering
+from weft.model.stock_tokenizer import as_used
 
 _MAX_CHARACTERS = 1_000_000  # of one text; all beyond is far outside of any row, and would only cost memory
 _MAX_CHAT_GROWTH = 100_000  # characters that a chat template may add to a conversation
@@ -268,9 +270,11 @@ class HFTokenizer:
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into ``folder``."""
-        self._tokenizer.save_pretrained(folder)
+    def save(self, folder: Path, text: StockText | None = None) -> None:
+        """Write the tokenizer's files into ``folder``, as a task that generates ``text`` uses it."""
+        first = next(iter(self._single.parts[0]), None)
+        used = self._tokenizer if text is None else as_used(self._tokenizer, text, first=first)
+        used.save_pretrained(folder)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]

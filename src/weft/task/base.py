@@ -16,7 +16,7 @@ from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, Network, TrunkInfo
-from weft.core.stock import Stock
+from weft.core.stock import Stock, StockText
 from weft.metric.base import Metric
 from weft.recipe.spec import TaskSpec
 from weft.report.details import Block
@@ -302,6 +302,15 @@ class Told(Protocol):
         Raises:
             DataError: an option that there is not, or a value that it cannot have.
         """
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A task that generates text; others lack this."""
+
+    def stock_text(self, tokenizer: Tokenizer, /) -> StockText:
+        """Return how a stock model is asked as this task asks, and where its answers begin and end."""
         ...
 
 

@@ -20,7 +20,7 @@ from weft.core.layout import Layout
 from weft.core.loss import Loss
 from weft.core.network import Inference, Network, TrunkInfo
 from weft.core.outputs import Projection
-from weft.core.stock import Stock, StockForm
+from weft.core.stock import Stock, StockForm, StockText
 from weft.errors import DataError, ModelError
 from weft.metric.base import Metric
 from weft.objective.vocabulary import token_cross_entropy
@@ -38,6 +38,7 @@ from weft.task.answering import (
     spoken,
 )
 from weft.task.base import Tokenizer
+from weft.task.chat_template import chat_template
 from weft.task.encoding import Encoder
 from weft.task.heads import VocabularyHead
 from weft.task.languages import ANY, Languages
@@ -264,6 +265,23 @@ class Generation:
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task, for export."""
         return Stock(StockForm.CAUSAL, (), None, "text-generation")
+
+    def stock_text(self, tokenizer: Tokenizer) -> StockText:
+        """Return where answers end, the template as one in Jinja for a decoder, the languages for a translator."""
+        (asked,) = self.encode([self.ask("?")], tokenizer, Purpose.ANSWER)
+        stops = (tokenizer.stop,)
+        if isinstance(asked, Encoded):
+            stops = tuple(dict.fromkeys((asked.target.stop, *asked.target.more_stops)))
+        if tokenizer.reply_start is None:
+            is_asked = self.columns["text"] is None
+            return StockText(stops, chat_template(tokenizer, self.template) if is_asked else None)
+        languages = self.languages.found(self.name, tokenizer, self.columns)
+        if languages is None:
+            return StockText(stops)
+        source, target = languages.ids(tokenizer)
+        return StockText(
+            stops, None, (str(languages.source), str(languages.target)), source=source, target=target
+        )
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """Return None: the output embedding belongs to the trunk, there is no head to keep or lose."""

@@ -148,6 +148,11 @@ class Templated:
         start: tokens before the text.
         end: the mark behind a message that a format of a name wants.
 
+    Attributes:
+        start: tokens before the text.
+        stop: the token that ends an answer.
+        takes_tools: whether it writes tools, their calls and their results.
+
     Raises:
         ModelError: it does not show answers.
     """
@@ -161,14 +166,14 @@ class Templated:
         self._end = end
         self._rendered: dict[tuple[Any, ...], tuple[Conversation, Rendered]] = {}
         self._takes_system = self._shows(Conversation(_SYSTEM, (user("?"),)), _SYSTEM)
-        self._takes_tools = self._shows(_tool_probe(), _TOOL, _CALL, _RESULT)
+        self.takes_tools = self._shows(_tool_probe(), _TOOL, _CALL, _RESULT)
         self._ending = self._find_ending()
         self.stop = self._ending.stop
 
     def fitted(self, talk: Conversation) -> Conversation:
         """Return ``talk`` with tools as text, and with the system's words before the first question, where it must be."""
         uses_tools = talk.tools or any(turn.calls or turn.speaker is Speaker.TOOL for turn in talk.turns)
-        if uses_tools and not self._takes_tools:
+        if uses_tools and not self.takes_tools:
             talk = without_tools(talk)
         first = next((at for at, turn in enumerate(talk.turns) if turn.speaker is Speaker.USER), None)
         if self._takes_system or not talk.system or first is None:

@@ -66,7 +66,7 @@ _QWEN = (
     "' }}{%- endif %}{{- end + '\\n' }}"
     "{%- for message in messages %}"
     "{%- if message.role == 'user' %}{{- '<|im_start|>user\\n' + message.content + end + '\\n' }}"
-    "{%- elif message.role == 'assistant' %}{{- '<|im_start|>assistant\\n' }}{%- generation %}{{- message.content }}"
+    "{%- elif message.role == 'assistant' %}{{- '<|im_start|>assistant\\n' }}{%- generation %}{{- message.content or '' }}"
     "{%- for call in message.tool_calls or [] %}{%- if message.content or not loop.first %}{{- '\\n' }}{%- endif %}"
     '{{- \'<tool_call>\\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
     "{{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}{%- endfor %}"
@@ -89,15 +89,19 @@ _LLAMA2 = (
     "{%- endif %}{%- endfor %}"
 )
 _MISTRAL = (
+    "{%- set ns = namespace(system='') %}"
     "{%- for message in messages %}"
-    "{%- if message.role == 'system' %}{{- raise_exception('no system role') }}"
-    "{%- elif message.role == 'user' %}{{- '[INST] ' + message.content + ' [/INST]' }}"
+    "{%- if message.role == 'system' %}{%- set ns.system = message.content + '\\n\\n' %}"
+    "{%- elif message.role == 'user' %}"
+    "{{- '[INST] ' + ns.system + message.content + ' [/INST]' }}{%- set ns.system = '' %}"
     "{%- else %}" + _ANSWER.replace("ANSWER", "' ' + message.content + end") + "{%- endif %}{%- endfor %}"
 )
 _GEMMA = (
+    "{%- set ns = namespace(system='') %}"
     "{%- for message in messages %}"
-    "{%- if message.role == 'system' %}{{- raise_exception('no system role') }}"
-    "{%- elif message.role == 'user' %}{{- '<start_of_turn>user\\n' + (message.content | trim) + end + '\\n' }}"
+    "{%- if message.role == 'system' %}{%- set ns.system = message.content + '\\n\\n' %}"
+    "{%- elif message.role == 'user' %}"
+    "{{- '<start_of_turn>user\\n' + ((ns.system + message.content) | trim) + end + '\\n' }}{%- set ns.system = '' %}"
     "{%- else %}{{- '<start_of_turn>model\\n' }}"
     + _ANSWER.replace("ANSWER", "(message.content | trim) + end")
     + "{{- '\\n' }}{%- endif %}{%- endfor %}"
@@ -121,7 +125,7 @@ _ALPACA = (
     "{%- else %}{{- 'Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\\n\\n' }}{%- endif %}"
     "{%- for message in messages %}"
-    "{%- if message.role == 'user' %}{{- '### Instruction:\\n' + message.instruction }}"
+    "{%- if message.role == 'user' %}{{- '### Instruction:\\n' + (message.instruction | default(message.content)) }}"
     "{%- if message.input %}{{- '\\n\\n### Input:\\n' + message.input }}{%- endif %}{{- '\\n\\n### Response:\\n' }}"
     "{%- elif message.role == 'assistant' %}"
     + _ANSWER.replace("ANSWER", "message.content + end")
