@@ -31,7 +31,8 @@ from weft.strategy.apply import apply
 from weft.strategy.dora import DoraRule
 from weft.strategy.ia3 import Ia3Rule
 from weft.strategy.lora import LoraRule
-from weft.strategy.peft_layout import CONFIG_FILE, TENSOR_FILE, read, write
+from weft.strategy.peft_files import CONFIG_FILE, TENSOR_FILE
+from weft.strategy.peft_layout import read, write
 from weft.strategy.plan import plan
 
 TOLERANCE = 5e-6  # fp32; the kernels take sums in another order than torch

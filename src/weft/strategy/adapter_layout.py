@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from weft.core.parts import AdapterState
 from weft.errors import StrategyError
 from weft.recipe.names import Name, check_name
+from weft.strategy import tensor_file
 from weft.strategy.registry import adapter_method
 
 CONFIG_FILE = "adapter.json"
@@ -37,11 +36,7 @@ def write(folder: Path, state: AdapterState) -> None:
     """Write ``state`` into ``folder``, which is made if it is not there."""
     record = _Record(format=1, name=check_name(state.name), method=state.method, sites=state.config["sites"])
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        path: tensor.detach().to("cpu", copy=True).contiguous() for path, tensor in state.tensors.items()
-    }
-    save_file(dict(sorted(tensors.items())), folder / TENSOR_FILE)
-    (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
+    tensor_file.write(folder / TENSOR_FILE, state.tensors)
     (folder / CONFIG_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -66,12 +61,7 @@ def read(folder: Path) -> AdapterState:
         ) from error
     if record.name != name or not sites:
         raise StrategyError(f"{path}: must be of adapter {name} and have sites, but is of {record.name}.")
-    try:
-        tensors = load_file(folder / TENSOR_FILE)
-    except (OSError, SafetensorError) as error:
-        raise StrategyError(
-            f"{folder / TENSOR_FILE}: must be a safetensors file, but cannot be read: {error}."
-        ) from error
+    tensors = tensor_file.read(folder / TENSOR_FILE)
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise StrategyError(

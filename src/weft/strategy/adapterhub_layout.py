@@ -16,14 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from weft.core.parts import AdapterState
 from weft.core.view import Site
 from weft.errors import StrategyError, nearest
 from weft.recipe.names import check_name
+from weft.strategy import tensor_file
 from weft.strategy.bottleneck import Bottleneck, Form
 
 CONFIG_FILE = "adapter_config.json"
@@ -166,7 +165,4 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             f"{folder / PICKLE_FILE}: must be safetensors to be read, but is pickle, which can run code. Where you trust it, save "
             f"what torch.load(..., weights_only=True) gives with safetensors.torch.save_file as {TENSOR_FILE}."
         )
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StrategyError(f"{path}: must be a safetensors file, but cannot be read: {error}.") from error
+    return tensor_file.read(path)

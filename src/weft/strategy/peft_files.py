@@ -7,18 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from weft.strategy.peft_layout import CONFIG_FILE, TENSOR_FILE
+from weft.strategy import tensor_file
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
 
 
-def save(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write ``config`` and ``tensors`` into ``folder``, which is made if it is not there."""
+def save(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``config`` and ``tensors`` into ``folder``, which is made if it is not there.
+
+    Args:
+        folder: of the adapter.
+        config: as PEFT has it.
+        tensors: by PEFT's names.
+        notes: put beside the tensors, where PEFT passes over them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    save_file(dict(sorted(plain.items())), folder / TENSOR_FILE, metadata={"format": "pt"})
-    (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
+    tensor_file.write(folder / TENSOR_FILE, tensors, {"format": "pt", **(notes or {})})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -21,7 +21,8 @@ from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.strategy import peft_config, peft_files, peft_tuner
 from weft.strategy.peft import Peft, common, table_of
-from weft.strategy.peft_layout import CONFIG_FILE, KEY_PREFIX, TENSOR_FILE, targets, whole_modules
+from weft.strategy.peft_files import CONFIG_FILE, TENSOR_FILE
+from weft.strategy.peft_layout import KEY_PREFIX, targets, whole_modules
 
 METHODS = frozenset({Peft.name})
 

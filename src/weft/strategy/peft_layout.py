@@ -15,19 +15,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from weft.core.parts import AdapterState
 from weft.core.view import SiteKind
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
+from weft.strategy import tensor_file
+from weft.strategy.peft_files import CONFIG_FILE, TENSOR_FILE, save
 
 METHODS = frozenset({"lora", "dora", "ia3"})
 """What PEFT's layout can say here; other methods have ``weft.strategy.adapter_layout``."""
-CONFIG_FILE = "adapter_config.json"
-TENSOR_FILE = "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
 NOTES = "weft"
 
@@ -104,13 +103,7 @@ def write(
         "modules_to_save": whole_modules(whole, names.values()),
     }
     tensors = {KEY_PREFIX + name: tensor for name, tensor in whole.items()} | _keyed(state, names)
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = {
-        key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in sorted(tensors.items())
-    }
-    save_file(plain, folder / TENSOR_FILE, metadata={"format": "pt", **_notes(names, options, config)})
-    (folder / TENSOR_FILE).chmod(0o644)  # others may read it, as they may the config
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save(folder, config, tensors, notes=_notes(names, options, config))
 
 
 def _keyed(state: AdapterState, names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -384,12 +377,8 @@ def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
 
 def _pairs(path: Path, canonical: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
     """Return the factors by module name; every key of the file is accounted for."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StrategyError(f"{path}: must be a safetensors file, but cannot be read: {error}.") from error
     pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in tensor_file.read(path).items():
         match = re.fullmatch(rf"{re.escape(KEY_PREFIX)}(?P<module>.+?)\.(?P<factor>{_ANY_KEY})", key)
         if match is None or match["module"] not in canonical:
             raise StrategyError(

@@ -29,7 +29,8 @@ from weft.core.view import Site
 from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.strategy import peft_files
-from weft.strategy.peft_layout import CONFIG_FILE, TENSOR_FILE, whole_modules
+from weft.strategy.peft_files import CONFIG_FILE, TENSOR_FILE
+from weft.strategy.peft_layout import whole_modules
 from weft.strategy.prefix import KEY, VALUE, Prefix, plain_tables, sides_of
 from weft.strategy.prompt import Prompt
 
