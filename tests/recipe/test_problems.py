@@ -42,6 +42,7 @@ GOOD = {
         ("tasks", "{a: {kind: tagging, train: [x, {}]}}", "r.yaml:2: tasks.a.train.1: must be text, but is a mapping."),
         ("tasks", "{a: {kind: [tagging], train: x}}", "r.yaml:2: tasks.a.kind: must be one of its choices, but is a list."),
         ("tasks", "{a: {kind: tagging, train: x, scheme: bilou}}", "r.yaml:2: tasks.a.scheme: must be one of its choices, but is 'bilou'. Did you mean 'bio'? Choices: bio, bioes."),
+        ("tasks", "{a: {kind: tagging, train: x, columns: {text: {title}}}}", "r.yaml:2: tasks.a.columns.text: must be a column, or several in quotes such as '{title}: {body}', but is a mapping."),
         ("tasks", "{a: {kind: tagging, train: x, labels: [b]}}", "r.yaml:2: tasks.a.labels: must be a key that exists here, but is not. Choices: columns,"),
         ("tasks", "{a: {kind: classification, train: x, labels: [b, b]}}", "r.yaml:2: tasks.a: labels must differ from each other, but one is given twice. Remove it."),
         ("tasks", "{a: {kind: classification, train: x, multi_label: maybe}}", "r.yaml:2: tasks.a.multi_label: must be true or false, but is 'maybe'."),

@@ -14,7 +14,8 @@ from weft.errors import DataError
 from weft.evaluate.details import question
 from weft.metric.tagging import spans
 from weft.task.registry import FAMILIES
-from weft.task.spans import are_spans, find_columns, read
+from weft.task.spans import Reading, Unit, are_spans, find_columns, unit_of
+from weft.task.spans import read as read_in
 from weft.task.words import units
 
 ZH = "大卫在伦敦买钟"  # 大卫 0-2, 伦敦 3-5
@@ -41,6 +42,10 @@ WAYS: dict[str, Any] = {
     ],
     "twice": [[3, 5, "address"], (0, 2, "name"), [3, 5, "address"]],
 }
+
+
+def read(given_row: Row, columns: dict[str, str], unit: Unit = Unit.WORDS) -> Reading | None:
+    return read_in(given_row, columns, unit)
 
 
 def row(text: Any, label: Any) -> Row:
@@ -72,6 +77,21 @@ def test_words_are_the_units_that_spans_end_at():
     assert EN[found.bounds[3][0] : found.bounds[4][1]] == "Acme Inc"
 
 
+def test_most_texts_decide_whether_characters_are_words():
+    """One foreign name more or less does not change how a corpus is cut; each character of a Chinese one is a word."""
+    rows = [row(ZH, []), row(f"{ZH}iPhone7", [[7, 13, "x"]]), row("only English here", [])]
+    assert unit_of(rows, COLUMNS) is Unit.CHARACTERS
+    assert unit_of(rows[1:] + rows[2:], COLUMNS) is Unit.WORDS
+    assert unit_of([row(["a"], [])], COLUMNS) is Unit.WORDS
+    found = read(rows[1], COLUMNS, Unit.CHARACTERS)
+    assert found is not None
+    assert found.words == tuple(f"{ZH}iPhone7")
+    assert found.spans == (("x", 7, 13),)
+    apart = read(rows[1], COLUMNS, Unit.WORDS)
+    assert apart is not None
+    assert apart.spans == "span begins or ends inside a word"
+
+
 def test_places_of_listed_words_count_words():
     given_row = row(["Anna", "left", "New", "York"], [{"start": 2, "end": 4, "type": "city"}])
     found = read(given_row, COLUMNS)
@@ -89,7 +109,7 @@ def test_blanks_at_its_ends_are_no_part_of_a_span(text: str, data: st.DataObject
         return
     found = read(row(text, [[start, end, "x"]]), COLUMNS)
     assert found is not None
-    assert found.words == tuple(text[one:other] for one, other in units(text))
+    assert found.words == tuple(text[one:other] for one, other in units(text, by_character=False))
     if isinstance(found.spans, str):
         assert found.spans == "span begins or ends inside a word"
         return
@@ -150,7 +170,7 @@ BOTH = [
 def test_spans_are_learnt_as_the_same_tags_by_hand(kit: Any, scheme: str):
     task = fit(kit, *BOTH, scheme=scheme)
     encoded = task.encode(kit.rows(BOTH), kit.words, Purpose.LEARN)
-    assert task.in_text
+    assert task.unit is Unit.CHARACTERS
     by_hand = [{"tokens": list(one.target.words), "tags": list(one.gold)} for one in encoded]
     other = kit.fit("tagging", by_hand, scheme=scheme)
     assert other.labels == task.labels
@@ -159,7 +179,7 @@ def test_spans_are_learnt_as_the_same_tags_by_hand(kit: Any, scheme: str):
         assert (one.target.positions, one.target.labels) == (same.target.positions, same.target.labels)
     assert [list(spans(one.gold)) for one in encoded] == [
         [("name", 0, 2), ("address", 3, 5)],
-        [("book", 2, 3)],
+        [("book", 2, 9)],
         [],
     ]
 
@@ -178,11 +198,11 @@ def test_a_row_without_a_mark_is_all_outside_and_one_without_the_column_has_no_g
 
 
 def test_what_tags_cannot_say_is_dropped_and_counted(kit: Any):
-    task = fit(kit, *BOTH)
+    task = fit(kit, {"text": EN, "label": [[0, 4, "name"]]})
     rows = [
-        Row({"text": ZH, "label": [[0, 2, "name"], [1, 3, "address"]]}, "f:1"),
-        Row({"text": "iPhone7", "label": [[0, 6, "book"]]}, "f:2"),
-        Row({"text": ZH, "label": [[0, 2, "odd"]]}, "f:3"),
+        Row({"text": EN, "label": [[0, 4, "name"], [3, 9, "name"]]}, "f:1"),
+        Row({"text": "iPhone7", "label": [[0, 6, "name"]]}, "f:2"),
+        Row({"text": EN, "label": [[0, 4, "odd"]]}, "f:3"),
     ]
     assert [one.reason for one in task.encode(rows, kit.words, Purpose.LEARN)] == [
         "spans lie over each other",
@@ -214,7 +234,10 @@ def test_plain_questions_are_parted_as_the_training_rows_were(kit: Any):
     task = fit(kit, *BOTH)
     asked = task.encode([task.ask("在U.S.读")], kit.words, Purpose.ANSWER)[0]
     assert isinstance(asked, Encoded)
-    assert asked.target.words == ("在", "U", ".", "S", ".", "读")
+    assert asked.target.words == tuple("在U.S.读")
+    english = fit(kit, {"text": EN, "label": [[0, 4, "name"]]})
+    asked = english.encode([english.ask("U.S. 读iPhone7")], kit.words, Purpose.ANSWER)[0]
+    assert asked.target.words == ("U", ".", "S", ".", "读", "iPhone7")
     assert question(task.ask(ZH), task.inputs) == ZH
 
 

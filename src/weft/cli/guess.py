@@ -19,7 +19,7 @@ from weft.errors import DataError
 from weft.task.indicators import indicators, labels_of
 from weft.task.labels import SEPARATOR
 from weft.task.registry import FAMILIES
-from weft.task.spans import are_spans, find_columns
+from weft.task.spans import are_spans, find_columns, unit_of
 from weft.task.spans import read as read_spans
 
 _SPLITS = {
@@ -158,7 +158,8 @@ def _spans(rows: Sequence[Row]) -> Guess | None:
     if not has_text or not _marks_spans(rows):
         return None
     columns = find_columns(rows, {}, what="rows")
-    read = [one.spans for row in rows if (one := read_spans(row, columns)) is not None]
+    unit = unit_of(rows, columns)
+    read = [one.spans for row in rows if (one := read_spans(row, columns, unit)) is not None]
     kinds = Counter(kind for spans in read if isinstance(spans, tuple) for kind, _, _ in spans)
     return Guess("tagging", counts=_top(kinds))
 

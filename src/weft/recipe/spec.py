@@ -48,6 +48,18 @@ def _one_is_a_list(value: Any) -> Any:
 Sources = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
 
 
+def _quoted(value: Any) -> Any:
+    """Say what ``text: {title}`` is to YAML without quotes: a mapping."""
+    if isinstance(value, Mapping):
+        raise PydanticCustomError(
+            "quoted", "must be a column, or several in quotes such as '{title}: {body}'"
+        )
+    return value
+
+
+Column = Annotated[str, BeforeValidator(_quoted)]
+
+
 class TaskSpec(Spec):
     """What every task says. Families subclass this in ``weft.task`` and fix ``kind``."""
 
@@ -59,7 +71,7 @@ class TaskSpec(Spec):
     """Data to select on; without it a tenth of the training rows is held out."""
     test: Sources = ()
     """Data for the final score, never seen by any choice."""
-    columns: dict[str, str] = {}
+    columns: dict[str, Column] = {}
     """Column names by role where the guess is wrong, e.g. {text: review}; a text may be made of several columns, which
     stand in braces: {text: "{word}: {sentence1}"}."""
     weight: float = Field(default=1.0, ge=0, le=1e6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from weft.data.columns import Role, resolve
 from weft.errors import DataError
 from weft.metric.tagging import Span
 from weft.task.labels import label_text, plain
-from weft.task.words import listed, units
+from weft.task.words import is_written_in_characters, listed, units
 
 _START: Final = ("start", "start_offset", "start_idx", "start_char", "begin", "start_pos")
 _END: Final = ("end", "end_offset", "end_idx", "end_char", "stop", "end_pos")
@@ -36,6 +37,13 @@ _KIND: Final = (
     "entity",
 )
 _SURFACE: Final = ("text", "entity", "mention", "surface", "word", "span", "value")
+
+
+class Unit(StrEnum):
+    """What a text with marked spans is cut into, a tag each."""
+
+    WORDS = "words"  # runs of letters and digits, other signs, and Chinese or Japanese characters
+    CHARACTERS = "characters"  # all but blanks
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,13 @@ def find_columns(rows: Sequence[Row], given: Mapping[str, str], *, what: str) ->
     return resolve(rows, roles, given, what=what)
 
 
-def read(row: Row, columns: Mapping[str, str | None]) -> Reading | None:
+def unit_of(rows: Sequence[Row], columns: Mapping[str, str | None]) -> Unit:
+    """Return what tags are learnt for: characters, as is usual, where most texts have Chinese or Japanese ones."""
+    texts = [text for row in rows if isinstance(text := listed(row.values.get(str(columns["tokens"]))), str)]
+    return Unit.CHARACTERS if 2 * sum(map(is_written_in_characters, texts)) > len(texts) else Unit.WORDS
+
+
+def read(row: Row, columns: Mapping[str, str | None], unit: Unit) -> Reading | None:
     """Return the words and spans of ``row``, None where it has no text.
 
     Raises:
@@ -90,7 +104,9 @@ def read(row: Row, columns: Mapping[str, str | None]) -> Reading | None:
     if not value:
         return None
     text = value if isinstance(value, str) else ""
-    bounds = units(text) if text else tuple((place, place + 1) for place in range(len(value)))
+    bounds = tuple((place, place + 1) for place in range(len(value)))
+    if text:
+        bounds = units(text, by_character=unit is Unit.CHARACTERS)
     words = tuple(text[start:end] for start, end in bounds) if text else tuple(map(str, value))
     if not words:
         return None

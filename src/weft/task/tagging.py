@@ -32,7 +32,7 @@ from weft.task.labels import are_ids, difference, given_labels, named
 from weft.task.schemes import Scheme, all_tags, num_broken, recognise, repaired, spelled, write
 from weft.task.sequence import Columns
 from weft.task.shown import span_blocks, tag_blocks
-from weft.task.spans import Reading, are_spans, find_columns
+from weft.task.spans import Reading, Unit, are_spans, find_columns, unit_of
 from weft.task.spans import read as read_spans
 from weft.task.words import listed, text_of, words_like, words_of
 
@@ -94,7 +94,7 @@ class Tagging:
         has_ids: whether data holds numbers of ``labels`` instead of tags.
         num_repaired: tags of the training rows that were repaired.
         criterion: how the loss over words is summed.
-        in_text: whether data marks spans in a text instead of giving each word a tag.
+        unit: what texts are cut into, where data marks spans in a text; None where it gives each word a tag.
     """
 
     kind: ClassVar[str] = "tagging"
@@ -109,23 +109,22 @@ class Tagging:
     has_ids: bool = False
     num_repaired: int = 0
     criterion: Criterion = PLAIN
-    in_text: bool = False
+    unit: Unit | None = None
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
         """Return the task with the scheme and the tags of ``rows``, or those that ``spec`` gives."""
         spec = cast(TaggingSpec, spec)
         columns = find_columns(rows, spec.columns, what=f"tasks.{name}")
-        in_text = any(are_spans(row.values.get(str(columns["tags"]))) for row in rows)
-        if in_text:
-            raw = _tags_of_spans(name, rows, columns, spec.scheme)
+        unit = None
+        if any(are_spans(row.values.get(str(columns["tags"]))) for row in rows):
+            unit = unit_of(rows, columns)
+            raw = _tags_of_spans(name, [read_spans(row, columns, unit) for row in rows], columns, spec.scheme)
         else:
             raw = [tags for row in rows if (tags := _tags_of(row, columns))]
         has_ids = are_ids({tag for tags in raw for tag in tags}, spec.labels)
         raw = [named(tags, spec.labels) for tags in raw] if has_ids else raw
-        scheme = spec.scheme or (
-            Scheme.BIO if in_text else _recognised(name, raw, columns, labels=spec.labels)
-        )
+        scheme = spec.scheme or (Scheme.BIO if unit else _recognised(name, raw, columns, labels=spec.labels))
         read = [tags for row in raw if (tags := spelled(row, scheme)) is not None]
         seen = {tag for row in read for tag in row}
         labels = spelled(spec.labels, scheme) if spec.labels else all_tags(seen, scheme)
@@ -141,7 +140,7 @@ class Tagging:
         _refuse_ids(name, seen, scheme, columns)
         broken = sum(num_broken(tags, scheme) for tags in read) if spec.repair else 0
         criterion = Criterion.of(spec, _weights(read, labels, scheme, spec))
-        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken, criterion, in_text)
+        return cls(name, columns, labels, scheme, spec.repair, has_ids, broken, criterion, unit)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
@@ -149,8 +148,8 @@ class Tagging:
         labels, scheme = tuple(config["labels"]), Scheme(config["scheme"])
         options = (config["repair"], config["has_ids"], config["num_repaired"])
         criterion = Criterion.from_config(config["criterion"]) if "criterion" in config else PLAIN
-        in_text = config.get("in_text", False)
-        return cls(name, dict(config["columns"]), labels, scheme, *options, criterion, in_text)
+        unit = Unit(config["unit"]) if config.get("unit") else None
+        return cls(name, dict(config["columns"]), labels, scheme, *options, criterion, unit)
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
@@ -162,7 +161,7 @@ class Tagging:
             "has_ids": self.has_ids,
             "num_repaired": self.num_repaired,
             "criterion": self.criterion.config(),
-            "in_text": self.in_text,
+            "unit": None if self.unit is None else str(self.unit),
         }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
@@ -190,16 +189,16 @@ class Tagging:
 
     def _read(self, row: Row, purpose: Purpose) -> _Read | Dropped:
         """Return the words and gold tags of a row, or why it is not used."""
-        read = self._marked(row) if self.in_text else self._tagged(row)
+        read = self._tagged(row) if self.unit is None else self._marked(row, self.unit)
         if isinstance(read, Dropped):
             return read
         if read.gold is None:
             return Dropped(row.where, "no tags") if purpose is Purpose.LEARN else read
         return read if set(read.gold) <= set(self.labels) else Dropped(row.where, "tag not in the list")
 
-    def _marked(self, row: Row) -> _Read | Dropped:
+    def _marked(self, row: Row, unit: Unit) -> _Read | Dropped:
         """Return what a row with spans in a text says."""
-        found = read_spans(row, self.columns)
+        found = read_spans(row, self.columns, unit)
         if found is None:
             return Dropped(row.where, "no tokens")
         if isinstance(found.spans, str):
@@ -329,18 +328,17 @@ def _said(target: Words, start: int, end: int) -> str:
 
 
 def _tags_of_spans(
-    name: str, rows: Sequence[Row], columns: Columns, scheme: Scheme | None
+    name: str, rows: Sequence[Reading | None], columns: Columns, scheme: Scheme | None
 ) -> list[tuple[str, ...]]:
     """Return the tags of the rows whose spans can be used, in the scheme that is asked for, else BIO."""
     if scheme is Scheme.PLAIN:
         raise DataError(
             f"tasks.{name}.scheme: must mark spans, for column {columns['tags']!r} holds spans, but is plain. Leave it out."
         )
-    found = [read_spans(row, columns) for row in rows]
     return [
         write(one.spans, len(one.words), scheme or Scheme.BIO)
-        for one in found
-        if isinstance(one, Reading) and isinstance(one.spans, tuple)
+        for one in rows
+        if one is not None and isinstance(one.spans, tuple)
     ]
 
 

@@ -13,6 +13,7 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-
 _IS_CJK = re.compile(f"[{_CJK}]")
 _OPENING, _CLOSING = "([{\"'«“‘", ",;:!?)]}\"'»”’"
 _PIECE = re.compile(f"[{_CJK}]|[^{_CJK}]+")
+_SIGN = re.compile(r"\S")
 _UNIT = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|\S")
 
 
@@ -29,21 +30,30 @@ def words_like(value: list[Any] | str, num_tags: int) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(str(word) for word in value)
     words = tuple(value.split())
-    others = (tuple("".join(words)), tuple(value[start:end] for start, end in units(value)))
+    others = (
+        tuple(value[start:end] for start, end in units(value, by_character=one)) for one in (True, False)
+    )
     return next((one for one in (words, *others) if len(one) == num_tags), words)
 
 
-def units(text: str) -> tuple[tuple[int, int], ...]:
-    """Return the characters of the smallest words of ``text``, at whose borders people mark spans.
+def units(text: str, *, by_character: bool) -> tuple[tuple[int, int], ...]:
+    """Return the places of the smallest words of ``text``, at whose borders people mark spans.
 
-    Each Chinese or Japanese character, each run of other letters and digits, and each other sign is one.
+    By character each sign is one that is no blank; else each Chinese or Japanese character, each run of other letters and
+    digits, and each other sign.
 
     Example:
         >>> text = "在U.S.读iPhone7"
-        >>> [text[start:end] for start, end in units(text)]
+        >>> [text[start:end] for start, end in units(text, by_character=False)]
         ['在', 'U', '.', 'S', '.', '读', 'iPhone7']
     """
-    return tuple(match.span() for match in _UNIT.finditer(text))
+    pattern = _SIGN if by_character else _UNIT
+    return tuple(match.span() for match in pattern.finditer(text))
+
+
+def is_written_in_characters(text: str) -> bool:
+    """Return whether there is a Chinese or Japanese character in ``text``."""
+    return _IS_CJK.search(text) is not None
 
 
 def words_of(value: list[Any] | str) -> tuple[str, ...]:
