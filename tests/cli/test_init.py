@@ -167,7 +167,7 @@ def test_a_folder_of_subsets_as_the_hub_has_it(weft: Weft, tmp_path: Path):
     tasks = load(tmp_path / "r.yaml", catalogue()).tasks
     kinds = {name.removeprefix("glue_"): task.kind for name, task in tasks.items()}
     assert kinds == {
-        **dict.fromkeys(("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2"), "classification"),
+        **dict.fromkeys(("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli"), "classification"),
         "stsb": "regression",
     }
     assert len(tasks["glue_mnli"].dev) == 2
