@@ -23,6 +23,7 @@ from weft.core.routing import (
     routed_as,
     routes_of,
     routing_of,
+    with_rows,
 )
 from weft.errors import StrategyError
 
@@ -275,3 +276,13 @@ def test_one_row_may_stand_for_all() -> None:
 def test_what_a_stock_model_pools_of_a_packed_batch_belongs_to_nobody() -> None:
     assert packed([0, 1], [2, 3]).index_N((1,), ABC, CPU).tolist() == [NONE]
     assert packed([1], [2]).index_N((1,), ABC, CPU).tolist() == [1]
+
+
+def test_rows_are_told_to_modules_that_compute_alike_for_all() -> None:
+    part, plain = _Site(), nn.Linear(1, 1)
+    with with_rows([part, plain], [2, 3]):
+        assert part.routing == Routing((), (NONE, NONE), (2, 3), is_packed=False)
+        assert part.routing.rows_N((2, 4), CPU).tolist() == [0, 0, 2, 2, 1, 1, 1, 2]
+    assert part.routing is None
+    with routed([part], Routing.uniform(ABC, 1)), with_rows([part], [4]):
+        assert part.routing == Routing((("a",), ("b",), ("c",)), (1,), (4,), is_packed=False)

@@ -20,6 +20,7 @@ from weft.model.decoder import reply_start
 from weft.model.describe import describe
 from weft.recipe.spec import Activations
 from weft.strategy.bottleneck import BottleneckRule
+from weft.strategy.gated_lora import GatedLoraRule
 from weft.strategy.prefix import PrefixRule
 from weft.strategy.prompt import PromptRule
 from weft.strategy.registry import adapter_method
@@ -336,6 +337,56 @@ def test_what_only_reads_has_its_encoders_keys(folder_of, kind):
     with torch.no_grad():
         found = reader.trunk(replace(batch, replies=None)).flat_TD()
         torch.testing.assert_close(found, whole.trunk(batch).flat_TD(), rtol=1e-5, atol=1e-5)
+
+
+BY_ROW = {
+    "l": GatedLoraRule(rank=3, sites="encoder.qv"),
+    "x": PrefixRule(tokens=P, gate="row", sites="encoder.kv"),
+    "a": BottleneckRule(size=4, gate="row", sites="encoder.ffn"),
+    "d": PrefixRule(tokens=2, sites="decoder.kv"),
+}
+
+
+def strengthened(folder, rules):
+    model = Model(folder, **rules)
+    generator = torch.Generator().manual_seed(5)
+    for _, parameter in model.sites.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_gates_of_rows_are_each_rows_own_and_so_is_what_is_written(folder_of, kind):
+    model, batch = strengthened(folder_of(kind), BY_ROW), batch_of(packed=True)
+    lengths, said = batch.layout.lengths_B.tolist(), batch.replies.layout.lengths_B.tolist()
+    with torch.no_grad():
+        together = model.network.features(batch)
+        plain = states(Model(folder_of(kind), **{"d": BY_ROW["d"]}).trunk(batch))
+        for reply, row in enumerate(batch.replies.rows):
+            alone = model.network.features(single(batch_of(), reply))
+            own = [together.flat_TD().split(lengths)[row], together.decoder.flat_TD().split(said)[reply]]
+            torch.testing.assert_close(torch.cat(own), states(alone), rtol=1e-5, atol=2e-5)
+    assert (states(together) - plain).abs().max() > 1e-2
+
+    sources = [row[: batch.layout.lengths_B[place]].tolist() for place, row in enumerate(batch_of().tokens)]
+    for beams in (1, 2):
+        how = Decoding(max_new_tokens=6, stop_tokens=(58,), beams=beams)
+        answers = model.network.generate("any", sources, how)
+        assert answers == [model.network.generate("any", [one], how)[0] for one in sources]
+    start = reply_start(model.trunk.model.config)
+    answers = model.network.generate("any", sources, Decoding(max_new_tokens=6, stop_tokens=(58,)))
+    for source, answer in zip(sources, answers, strict=True):
+        written = torch.tensor([[start, *answer, 58][:7]])
+        replies = replace(
+            batch.replies, tokens_RL=written, layout=Layout.padded([written.shape[1]]), rows=(0,)
+        )
+        tokens, layout = torch.tensor([source]), Layout.padded([len(source)])
+        one = replace(batch, tokens=tokens, layout=layout, ids=("x",), replies=replies)
+        with torch.no_grad():
+            decoder = model.network.features(one).decoder
+            logits = decoder.project(decoder.flat_TD())[:-1]
+        assert torch.all(logits.gather(1, written[0, 1:, None])[:, 0] >= logits.max(1).values - 1e-4)
 
 
 def test_training_in_bf16_is_close(folder_of):

@@ -25,11 +25,14 @@ from weft.model.describe import describe
 from weft.recipe.spec import Rule
 from weft.strategy.apply import apply
 from weft.strategy.base import Plan
+from weft.strategy.bottleneck import BottleneckRule
 from weft.strategy.choosing import expanded
 from weft.strategy.full import FullRule
+from weft.strategy.gated_lora import GatedLoraRule
 from weft.strategy.lora import LoraRule
 from weft.strategy.named import STRATEGIES
 from weft.strategy.plan import plan
+from weft.strategy.prefix import PrefixRule
 from weft.strategy.registry import adapter_method
 from weft.strategy.selector import WORDS, select
 
@@ -145,6 +148,26 @@ def test_every_named_strategy_starts_at_the_function_and_moves_what_its_table_sa
     trained = {row.path for row in table.trained()}
     assert moved <= trained
     assert {path for path in trained - moved if not path.startswith(UNUSED)} == set()
+
+
+@pytest.mark.parametrize("kind", sorted(BOTH))
+def test_gates_of_rows_stand_in_the_encoder_of_what_writes(kind):
+    rules = [
+        GatedLoraRule(sites="encoder.qv"),
+        PrefixRule(tokens=2, gate="row", sites="encoder.kv"),
+        BottleneckRule(size=3, gate="row", sites="encoder.ffn"),
+    ]
+    sites = make(kind)
+    sites, table = apply(sites, planned(sites, rules), describe=describe, seed=0)
+    found = states(sites)
+    (found * torch.linspace(-1, 1, found.numel()).view_as(found)).sum().backward()
+    moved = {path for path, parameter in sites.parameters() if parameter.grad is not None}
+    assert moved == {row.path for row in table.trained()}
+    for rule in rules:
+        with pytest.raises(
+            StrategyError, match=r"decoder\..*: a gate of a row must stand in an encoder.*encoder\.kv"
+        ):
+            planned(make(kind), [rule.model_copy(update={"sites": rule.sites.replace("encoder", "decoder")})])
 
 
 @pytest.mark.parametrize("kind", sorted(BOTH))

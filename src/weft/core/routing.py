@@ -353,6 +353,21 @@ def standing(sites: Sequence[Routable], routing: Routing | None) -> Generator[No
 
 
 @contextmanager
+def with_rows(modules: Iterable[nn.Module], lengths: Sequence[int]) -> Generator[None]:
+    """Let modules that compute alike for all rows, routed or not, know within the block which tokens are one row's.
+
+    Args:
+        modules: that are given rows of ``lengths`` tokens each on a grid.
+        lengths: tokens of each row.
+    """
+    sites = [part for part in modules if isinstance(part, Routable)]
+    routing = next((site.routing for site in sites if site.routing is not None), None)
+    groups, place = ((), NONE) if routing is None else (routing.groups, routing.rows[0])
+    with standing(sites, Routing(groups, (place,) * len(lengths), tuple(lengths), is_packed=False)):
+        yield
+
+
+@contextmanager
 def routed_as(modules: nn.Module, rows: Sequence[int], *, width: int) -> Generator[None]:
     """Let modules that are routed compute within the block for other rows, each with the adapters of one of the batch's.
 

@@ -21,6 +21,7 @@ from weft.core.decoding import Decoding
 from weft.core.features import Features, PoolMemory
 from weft.core.layout import Layout
 from weft.core.network import Heard, TrunkInfo
+from weft.core.routing import with_rows
 from weft.core.virtual import rerouted, with_tokens
 from weft.errors import ModelError
 from weft.model import attention, prefixed
@@ -272,7 +273,7 @@ class HFTrunk(nn.Module):
             rows = [row for row, own in enumerate(limits) if own == limit]
             lengths = [(len(hidden) + len(prompts[row]) + limit) * how.beams for row in rows]
             for group in _groups(rows, lengths):
-                with _generating(self):
+                with _generating(self, [len(hidden) + len(prompts[row]) for row in group]):
                     grown = continued(
                         self.model,
                         [[*hidden, *prompts[row]] for row in group],
@@ -365,7 +366,7 @@ def _check_prompts(info: TrunkInfo, prompts: Sequence[Sequence[int]]) -> None:
 
 
 @contextmanager
-def _generating(trunk: HFTrunk) -> Generator[None]:
+def _generating(trunk: HFTrunk, lengths: Sequence[int]) -> Generator[None]:
     """Let the stock model generate within the block, behind virtual keys where there are some."""
     # Without gradients SDPA is good everywhere; plain products would leave primitives behind for every length.
     stock, backbone = cast(Any, trunk.model), trunk.backbone
@@ -378,6 +379,10 @@ def _generating(trunk: HFTrunk) -> Generator[None]:
             stack.enter_context(attention.used(part, how))
         for half in halves:
             stack.enter_context(half.seen(half.shifts(1)))
+        if halves:  # rows are read whole, and written token by token
+            written = set(halves[1].stack.modules())
+            read = [part for part in halves[0].stack.modules() if part not in written]
+            stack.enter_context(with_rows(read, lengths))
         if not halves and (shifts := virtual.read.shifts(1)):
             stack.enter_context(virtual.read.seen(shifts))
             stack.enter_context(prefixed.shifted(backbone, shifts[0]))

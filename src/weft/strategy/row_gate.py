@@ -1,7 +1,7 @@
 """A gate for each row: a sigmoid of each of its tokens' states, averaged over the row (arXiv:2110.07577, section 3).
 
 What it multiplies counts for texts for which it helps. A token's gate follows from tokens behind it too, so rows must be
-seen whole: not in a decoder.
+seen whole: not in a decoder, but in the encoder beside one.
 
 Legend: B rows, D width.
 """
@@ -46,14 +46,15 @@ def is_by_row(options: Mapping[str, Any]) -> bool:
 
 
 def check_rows(view: ModelView, sites: Iterable[Site]) -> None:
-    """Refuse models that write text, token by token.
+    """Refuse sites of what writes text, token by token.
 
     Raises:
-        StrategyError: it is one.
+        StrategyError: there is one.
     """
-    if view.is_causal or any(view.num_layers):  # stacks with a name are those of encoder and decoder
-        where = next(iter(sites)).path
+    written = [site.path for site in sites if view.is_causal or site.path.startswith("decoder.")]
+    if written:
+        others = "" if view.is_causal else "name sites of the encoder (sites: encoder.kv), "
         raise StrategyError(
-            f"{where}: a gate of a row must stand in an encoder, whose tokens see all of their row, but {view.architecture} "
-            f"writes text. Use mam for a union of prefix and adapter, or gate: true."
+            f"{written[0]}: a gate of a row must stand in an encoder, whose tokens see all of their row, but what is there "
+            f"writes text. Use mam for a union of prefix and adapter, {others}or gate: true."
         )
