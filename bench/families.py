@@ -6,21 +6,20 @@ figures' file and is not done again, so the table may be made in several goes.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from tempfile import gettempdir
 from typing import Any
 
+from bench import kept
 from bench.machine import describe, say
+from bench.options import parser
 from bench.order import Figures, Order
-from bench.race import ROOT, Contestant, ContestantError, run
+from bench.race import Contestant, ContestantError, run
 from bench.rawfiles import rows_of, write_jsonl
+from bench.table import mean_score, verdict
 
 DEV = 100
 
@@ -74,22 +73,20 @@ SETS: Mapping[str, Set] = {
     "tnews_subset": Set("classification", 5000, batch=32),
 }
 RATE = "1e-4"
+KEY = ("set", "who", "rows", "seed")  # of what is measured once
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.families", description=__doc__)
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--contestants", nargs="+", choices=("weft", "trainer"), default=["weft", "trainer"])
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--rows", type=int, help="at most so many of each set")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    asked = parser("bench.families", __doc__)
+    asked.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    asked.add_argument("--contestants", nargs="+", choices=("weft", "trainer"), default=["weft", "trainer"])
+    asked.add_argument("--rows", type=int, help="at most so many of each set")
+    asked.add_argument("--seeds", type=int, default=1)
+    given = asked.parse_args()
     say(f"# Families\n\n- {describe(given.threads)}")
     say(f"- MiniLM, full training, rate {RATE}, seeds 0 to {given.seeds - 1}; official dev sets judged\n")
     figures = given.work / "families.jsonl"
-    done = read(figures)
+    done = kept.read(figures, KEY)
     for seed in range(given.seeds):
         for name in given.sets:
             rows = min(SETS[name].rows, given.rows or SETS[name].rows)
@@ -99,9 +96,7 @@ def main() -> None:
                 key = (name, who, rows, seed)
                 if key not in done and (found := measured(key, files, given.work, given.threads)):
                     done[key] = found
-                    line = dict(zip(("set", "who", "rows", "seed"), key, strict=True))
-                    with figures.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line | {"figures": asdict(found)}) + "\n")
+                    kept.add(figures, found, **dict(zip(KEY, key, strict=True)))
     say("\n" + table(done, given.sets))
 
 
@@ -146,15 +141,7 @@ def labels_of(row: Mapping[str, Any]) -> list[Any]:
     return list(found) if isinstance(found, list) else [found]
 
 
-def read(figures: Path) -> dict[tuple[str, str, int, int], Figures]:
-    """Return what earlier goes have measured."""
-    if not figures.is_file():
-        return {}
-    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
-    return {(one["set"], one["who"], one["rows"], one["seed"]): Figures.of(one["figures"]) for one in lines}
-
-
-def table(found: Mapping[tuple[str, str, int, int], Figures], sets: Sequence[str]) -> str:
+def table(found: Mapping[kept.Key, Figures], sets: Sequence[str]) -> str:
     """Return, a set a line, both scores (means over seeds) with their intervals, and seconds of training."""
     lines = [
         "| set | metric | n | rows | Trainer | Weft | | seconds: Trainer, Weft |",
@@ -166,34 +153,20 @@ def table(found: Mapping[tuple[str, str, int, int], Figures], sets: Sequence[str
         }
         if not all(own.values()):
             continue
-        first = own["weft"][0].scores[0]
-        rows = max(key[2] for key in found if key[0] == name)
+        scores = {who: [one.scores[0] for one in rounds] for who, rounds in own.items()}
+        first = scores["weft"][0]
+        rows = max(int(key[2]) for key in found if key[0] == name)
         cells = [
             name,
             first.metric,
             f"{first.n}",
             f"{rows}",
-            *(_score(own[who]) for who in ("trainer", "weft")),
+            *(mean_score(scores[who]) for who in ("trainer", "weft")),
         ]
-        cells += [verdict(own["trainer"], own["weft"])]
+        cells += [verdict(scores["weft"], scores["trainer"])]
         cells += [", ".join(f"{_seconds(own[who]):.0f}" for who in ("trainer", "weft"))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def verdict(theirs: Sequence[Figures], ours: Sequence[Figures]) -> str:
-    """Return whether our mean score lies above, within or below the interval of theirs."""
-    half = statistics.mean((one.scores[0].high - one.scores[0].low) / 2 for one in theirs)
-    difference = _mean(ours) - _mean(theirs)
-    return "tie" if abs(difference) <= half else ("better" if difference > 0 else "worse")
-
-
-def _mean(rounds: Sequence[Figures], part: str = "value") -> float:
-    return statistics.mean(getattr(one.scores[0], part) for one in rounds)
-
-
-def _score(rounds: Sequence[Figures]) -> str:
-    return f"{_mean(rounds):.3f} [{_mean(rounds, 'low'):.3f}, {_mean(rounds, 'high'):.3f}]"
 
 
 def _seconds(rounds: Sequence[Figures]) -> float:

@@ -10,6 +10,7 @@ from bench.options import ask_rounds, parser
 from bench.order import Figures, Order
 from bench.race import Contestant, race
 from bench.strategies import KINDS, write_files
+from bench.table import mean_score
 
 TOGETHER = "together"
 
@@ -61,11 +62,7 @@ def _whole(figures: Figures) -> float:
 
 
 def _scores(rounds: Sequence[Figures], task: str) -> str:
-    found = [score for one in rounds for score in one.scores if score.task == task]
-    value, low, high = (
-        statistics.mean(getattr(one, part) for one in found) for part in ("value", "low", "high")
-    )
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return mean_score([score for one in rounds for score in one.scores if score.task == task])
 
 
 if __name__ == "__main__":

@@ -6,24 +6,24 @@ done already stands in the figures' file and is not done again, so a long table 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from tempfile import gettempdir
 
+from bench import kept
 from bench.machine import describe, say
+from bench.options import parser
 from bench.order import Figures, Order
-from bench.race import ROOT, Contestant, ContestantError, run
+from bench.race import Contestant, ContestantError, run
 from bench.rawfiles import rows_of, write_jsonl
+from bench.table import mean_score, verdict
 
 BATCH = 16
 KINDS = {"sst2": "classification", "mrpc": "classification", "conll2003": "tagging", "stsb_en": "regression"}
 MOST_TEST, DEV = 1000, 200
+KEY = ("name", "task", "seed")  # of what is measured once
 HYBRID = "strategy: [{sites: linear, train: lora}, {sites: top 1, train: full}]"
 
 
@@ -51,19 +51,16 @@ FULL = "full, 1e-4"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.strategies", description=__doc__)
-    parser.add_argument(
+    asked = parser("bench.strategies", __doc__)
+    asked.add_argument(
         "--strategies", nargs="*", choices=list(STRATEGIES), default=list(STRATEGIES), metavar="S"
     )
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="P")
-    parser.add_argument("--tasks", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    asked.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="P")
+    asked.add_argument("--tasks", nargs="+", choices=list(KINDS), default=list(KINDS))
+    asked.add_argument("--rows", type=int, default=1000)
+    asked.add_argument("--epochs", type=int, default=3)
+    asked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    given = asked.parse_args()
     say(f"# Strategies\n\n- {describe(given.threads)}")
     say(
         f"- MiniLM, {given.rows} rows, {given.epochs} epochs, batch {BATCH}, seeds {', '.join(map(str, given.seeds))}\n"
@@ -75,7 +72,7 @@ def main() -> None:
         (name, Contestant("bench.ours.strategy", name, stage=STRATEGIES[name])) for name in given.strategies
     ]
     who += [(f"peft {name}", Contestant("bench.peers.strategy", name)) for name in given.peers]
-    done = read(figures)
+    done = kept.read(figures, KEY)
     for seed in given.seeds:
         for name, contestant in who:
             for task in given.tasks:
@@ -101,18 +98,8 @@ def main() -> None:
                 say(
                     f"  seed {seed}, {name}, {task}: {found.scores[0].value:.4f}, {found.laps[0].seconds:.1f} s"
                 )
-                line = {"name": name, "task": task, "seed": seed, "figures": asdict(found)}
-                with figures.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                kept.add(figures, found, name=name, task=task, seed=seed)
     say("\n" + table(done, given.tasks))
-
-
-def read(figures: Path) -> dict[tuple[str, str, int], Figures]:
-    """Return what earlier goes have measured, by strategy, task and seed."""
-    if not figures.is_file():
-        return {}
-    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
-    return {(one["name"], one["task"], one["seed"]): Figures.of(one["figures"]) for one in lines}
 
 
 def write_files(data: Path, home: Path, rows: int) -> None:
@@ -125,11 +112,11 @@ def write_files(data: Path, home: Path, rows: int) -> None:
         write_jsonl(home / f"{name}.test.jsonl", rows_of(data / name / "dev.jsonl", MOST_TEST))
 
 
-def table(found: Mapping[tuple[str, str, int], Figures], tasks: Sequence[str]) -> str:
+def table(found: Mapping[kept.Key, Figures], tasks: Sequence[str]) -> str:
     """Return the mean over seeds of each score with the mean ends of its intervals, and what each strategy takes."""
     by_name: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
     for (name, task, _), figures in found.items():
-        by_name[name][task].append(figures)
+        by_name[str(name)][str(task)].append(figures)
     lines = [
         f"| | trained | {' | '.join(_title(by_name, task) for task in tasks)} | against full | seconds | peak MiB | MiB a task |",
         f"|---|--:|{'---|' * len(tasks)}---|--:|--:|--:|",
@@ -146,7 +133,7 @@ def table(found: Mapping[tuple[str, str, int], Figures], tasks: Sequence[str]) -
         cells = [
             name,
             f"{trained:.2%}",
-            *(_score(own[task]) for task in tasks),
+            *(mean_score([one.scores[0] for one in own[task]]) for task in tasks),
             _verdict(by_name, name, tasks),
         ]
         cells += [f"{seconds:.0f}", f"{peak:.0f}", f"{stored:.2f}"]
@@ -165,25 +152,14 @@ def _title(by_name: Mapping[str, Mapping[str, Sequence[Figures]]], task: str) ->
     return f"{task}, {first.metric}, n = {first.n}"
 
 
-def _score(rounds: Sequence[Figures]) -> str:
-    scores = [one.scores[0] for one in rounds]
-    value, low, high = (
-        statistics.mean(getattr(one, part) for one in scores) for part in ("value", "low", "high")
-    )
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def _verdict(by_name: Mapping[str, Mapping[str, Sequence[Figures]]], name: str, tasks: Sequence[str]) -> str:
     """Return on how many tasks the mean is above, within or below the interval of full training's."""
     if any(task not in by_name.get(FULL, {}) for task in tasks):
         return "-"
     counts = {"better": 0, "tie": 0, "worse": 0}
     for task in tasks:
-        mine, full = (
-            statistics.mean(one.scores[0].value for one in by_name[who][task]) for who in (name, FULL)
-        )
-        half = statistics.mean((one.scores[0].high - one.scores[0].low) / 2 for one in by_name[FULL][task])
-        counts["tie" if abs(mine - full) <= half else ("better" if mine > full else "worse")] += 1
+        mine, full = ([one.scores[0] for one in by_name[who][task]] for who in (name, FULL))
+        counts[verdict(mine, full)] += 1
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 

@@ -119,11 +119,21 @@ def score_words(rounds: Sequence[Sequence[Score]]) -> str:
     words: list[str] = []
     for first in rounds[0] if rounds else ():
         same = [s for scores in rounds for s in scores if (s.task, s.metric) == (first.task, first.metric)]
-        value, low, high = (
-            statistics.fmean(getattr(s, end) for s in same) for end in ("value", "low", "high")
-        )
-        words.append(f"{first.task} {first.metric} {value:.3f} [{low:.3f}, {high:.3f}] n={first.n}".strip())
+        words.append(f"{first.task} {first.metric} {mean_score(same)} n={first.n}".strip())
     return "; ".join(words)
+
+
+def mean_score(rounds: Sequence[Score]) -> str:
+    """Return one score's value and the ends of its interval, means over rounds."""
+    value, low, high = (statistics.fmean(getattr(s, end) for s in rounds) for end in ("value", "low", "high"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def verdict(ours: Sequence[Score], theirs: Sequence[Score]) -> str:
+    """Return whether the mean of ours is above, within or below that of theirs by half of an interval of theirs."""
+    half = statistics.fmean((one.high - one.low) / 2 for one in theirs)
+    difference = statistics.fmean(s.value for s in ours) - statistics.fmean(s.value for s in theirs)
+    return "tie" if abs(difference) <= half else ("better" if difference > 0 else "worse")
 
 
 @dataclass(frozen=True)

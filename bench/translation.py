@@ -6,18 +6,15 @@ last weights, greedily, by the same code.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
+from bench import kept
 from bench.machine import describe, say
+from bench.options import parser
 from bench.order import Figures, Order
-from bench.race import ROOT, Contestant, ContestantError, run
+from bench.race import Contestant, ContestantError, run
 from bench.rawfiles import rows_of, write_jsonl
 
 VOCABULARY, WIDTH, LAYERS, HEADS, MAX_TOKENS = 8000, 256, 3, 4, 64
@@ -26,13 +23,10 @@ DEV, TEST = 200, 1014
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.translation", description=__doc__)
-    parser.add_argument("--contestants", nargs="+", choices=("weft", "trainer"), default=["weft", "trainer"])
-    parser.add_argument("--minutes", type=int, default=30)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    asked = parser("bench.translation", __doc__)
+    asked.add_argument("--contestants", nargs="+", choices=("weft", "trainer"), default=["weft", "trainer"])
+    asked.add_argument("--minutes", type=int, default=30)
+    given = asked.parse_args()
     say(f"# Translation from scratch\n\n- {describe(given.threads)}")
     files = given.work.resolve() / "translation"
     if not (files / "model" / "tokenizer.json").is_file():
@@ -47,8 +41,7 @@ def main() -> None:
         except ContestantError as error:
             say(f"  {who}: FAILED: {str(error)[-800:]}")
             continue
-        with (given.work / "translation.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"who": who, "minutes": given.minutes, "figures": asdict(found)}) + "\n")
+        kept.add(given.work / "translation.jsonl", found, who=who, minutes=given.minutes)
         lines.append(line(who, found))
         say(lines[-1])
     say("\n" + "\n".join(lines))

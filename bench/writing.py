@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from bench.machine import describe, say
+from bench.options import parser
 from bench.order import Clock, Order
 from bench.ours.runs import run
 from bench.race import ROOT
@@ -55,17 +54,14 @@ SETS: Mapping[str, Set] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.writing", description=__doc__)
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "weft-bench")
-    parser.add_argument("--model", default=str(ROOT / "tests" / "models" / "stories260k"))
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", default="1e-3")
-    parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
+    asked = parser("bench.writing", __doc__)
+    asked.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    asked.add_argument("--model", default=str(ROOT / "tests" / "models" / "stories260k"))
+    asked.add_argument("--steps", type=int, default=300)
+    asked.add_argument("--batch", type=int, default=8)
+    asked.add_argument("--rate", default="1e-3")
+    asked.add_argument("--samples", type=int, default=2)
+    given = asked.parse_args()
     say(f"# Writing\n\n- {describe(given.threads)}")
     say(
         f"- {Path(given.model).name}, full training, {given.steps} steps of {given.batch} rows, rate {given.rate}\n"

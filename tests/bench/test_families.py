@@ -1,11 +1,11 @@
-"""The table of families: recipes that decode, verdicts by the peer's interval, files cut apart, spans read as gold has them."""
+"""The table of families: recipes that decode, files cut apart, spans read as gold has them."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from bench.families import SETS, Set, read, table, verdict, write_files
+from bench.families import SETS, Set, table, write_files
 from bench.judge import micro_f1, question_f1
 from bench.order import Figures, Lap, Score
 from bench.peers.reading import Choices, ManyLabels, Questions
@@ -34,19 +34,11 @@ def test_every_set_is_a_task_of_its_family(name):
     assert FAMILIES[about.kind].spec_type.model_validate(values).kind == about.kind
 
 
-def test_verdicts_are_by_the_interval_of_the_peer():
-    peer = [figures(0.80), figures(0.82)]
-    assert verdict(peer, [figures(0.86)]) == "tie"
-    assert verdict(peer, [figures(0.87)]) == "better"
-    assert verdict(peer, [figures(0.75)]) == "worse"
-
-
-def test_a_set_is_in_the_table_once_both_have_done_it(tmp_path):
+def test_a_set_is_in_the_table_once_both_have_done_it():
     found = {("a", "weft", 9, 0): figures(0.8), ("a", "trainer", 9, 0): figures(0.7, seconds=4.0)}
     found[("b", "weft", 9, 0)] = figures(0.8)
     lines = table(found, ["a", "b"]).splitlines()
     assert lines[2:] == ["| a | f1 | 100 | 9 | 0.700 [0.650, 0.750] | 0.800 [0.750, 0.850] | better | 4, 2 |"]
-    assert read(tmp_path / "none.jsonl") == {}
 
 
 def test_rows_to_train_on_and_to_look_at_are_others(tmp_path):

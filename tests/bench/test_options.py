@@ -12,7 +12,10 @@ from bench.order import Figures, Lap, Score
 
 from bench import kept, options
 
-PAGES = ("__main__", "equality", "levers", "pertask", "profile")
+PAGES = (
+    *("__main__", "equality", "families", "levers", "pertask", "profile"),
+    *("strategies", "translation", "writing"),
+)
 FIGURES = Figures(
     (Lap("training", 2.5, 7),), (Score("a", "f1", 0.5, 0.25, 0.75, 100),), 9.0, facts={"x": 1.0}
 )

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 
 from bench.order import Figures, Lap, Score
-from bench.strategies import FULL, STRATEGIES, read, table, write_files
+from bench.strategies import FULL, KEY, STRATEGIES, table, write_files
 
+from bench import kept
 from weft.recipe.yaml import parse
 from weft.strategy.named import STRATEGIES as NAMED
 
@@ -48,11 +49,9 @@ def test_who_has_not_done_every_task_is_not_in_the_table():
 
 
 def test_what_is_done_is_read_back(tmp_path):
-    file = tmp_path / "strategies.jsonl"
-    assert read(file) == {}
     line = {"name": "lora", "task": "a", "seed": 1, "figures": asdict(figures(0.5))}
-    file.write_text(json.dumps(line) + "\n", encoding="utf-8")
-    assert read(file) == {("lora", "a", 1): figures(0.5)}
+    (tmp_path / "earlier.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert kept.read(tmp_path / "earlier.jsonl", KEY) == {("lora", "a", 1): figures(0.5)}
 
 
 def test_rows_to_choose_by_are_not_rows_to_learn_from_nor_to_be_judged_by(tmp_path):

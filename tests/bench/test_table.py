@@ -15,6 +15,7 @@ from bench.table import (
     score_words,
     spread,
     summary_table,
+    verdict,
 )
 
 
@@ -81,6 +82,15 @@ def test_scores_are_averaged_over_rounds_with_their_intervals():
     rounds = [[Score("sst2", "accuracy", v, v - 0.1, v + 0.1, 50)] for v in (0.8, 0.9)]
     assert score_words(rounds) == "sst2 accuracy 0.850 [0.750, 0.950] n=50"
     assert score_words([]) == ""
+
+
+def test_verdicts_are_by_the_interval_of_the_peer():
+    def scores(*values: float) -> list[Score]:
+        return [Score("a", "f1", value, value - 0.05, value + 0.05, 100) for value in values]
+
+    assert verdict(scores(0.85), scores(0.80, 0.82)) == "tie"
+    assert verdict(scores(0.87), scores(0.80, 0.82)) == "better"
+    assert verdict(scores(0.70, 0.80), scores(0.80, 0.82)) == "worse"
 
 
 def test_spread_is_median_and_range():
