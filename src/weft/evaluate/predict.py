@@ -115,7 +115,6 @@ def answer_all(
         Interrupted: ``watch`` said stop; nothing was kept, the caller saves what there is to save.
     """
     watch = watch or Watch()
-    groups = _texts(encoded, network.routes)
     answers: dict[str, list[Answer | None]] = {name: [None] * len(rows) for name, rows in encoded.items()}
     judged = {
         name for name, rows in encoded.items() if losses and rows and all(r.gold is not None for r in rows)
@@ -125,12 +124,7 @@ def answer_all(
     num_rows, num_done = sum(map(len, answers.values())), 0
     num_texts = num_tokens = num_padded = 0
     with answering(network, dtype):
-        for chunk in batches_by_length(
-            [group.longest for group in groups], budget, rows=[group.rows for group in groups]
-        ):
-            watch.check()
-            rows = _rows([groups[index] for index in chunk], encoded)
-            inference = _inference(network, tasks, rows, pad=pad)
+        for inference, rows in _passes(network, tasks, encoded, pad=pad, budget=budget, watch=watch):
             batch = inference.batch
             _add_answers(answers, tasks, inference, rows, seconds=seconds)
             _add_losses(sums, tasks, inference, names=judged)
@@ -166,19 +160,13 @@ def sum_losses(
     Raises:
         Interrupted: ``watch`` said stop.
     """
-    watch = watch or Watch()
     encoded = {
         name: [part for row in rows for part in cut_apart(tasks[name], row)] for name, rows in encoded.items()
     }
-    groups = _texts(encoded, network.routes)
     sums: dict[str, tuple[Tensor, float]] = {}
     with answering(network, dtype):
-        for chunk in batches_by_length(
-            [group.longest for group in groups], budget, rows=[group.rows for group in groups]
-        ):
-            watch.check()
-            rows = _rows([groups[index] for index in chunk], encoded)
-            _add_losses(sums, tasks, _inference(network, tasks, rows, pad=pad), names=set(encoded))
+        for inference, _ in _passes(network, tasks, encoded, pad=pad, budget=budget, watch=watch or Watch()):
+            _add_losses(sums, tasks, inference, names=set(encoded))
     return {name: LossSum(float(total), weight) for name, (total, weight) in sums.items()}
 
 
@@ -186,15 +174,25 @@ _Rows = Sequence[tuple[str, int, Encoded]]
 """Task, position and row, in the order of a batch."""
 
 
-def _rows(texts: Sequence[_Texts], encoded: Mapping[str, Sequence[Encoded]]) -> _Rows:
-    ordered = sorted(texts, key=lambda text: text.adapters)
-    return [(name, at, encoded[name][at]) for text in ordered for name, at in text.items]
-
-
-def _inference(network: Network, tasks: Mapping[str, Task], rows: _Rows, *, pad: int) -> Inference:
-    items = [(name, row) for name, _, row in rows]
-    batch = make_batch(items, tasks, pad=pad, packed=True, routes=network.routes)
-    return Inference(network, batch.to(network.device))
+def _passes(
+    network: Network,
+    tasks: Mapping[str, Task],
+    encoded: Mapping[str, Sequence[Encoded]],
+    *,
+    pad: int,
+    budget: int,
+    watch: Watch,
+) -> Iterator[tuple[Inference, _Rows]]:
+    """Yield each pass of the trunk with the rows that it is for: equal texts once, rows of one adapter side by side."""
+    groups = _texts(encoded, network.routes)
+    lengths, sizes = [group.longest for group in groups], [group.rows for group in groups]
+    for chunk in batches_by_length(lengths, budget, rows=sizes):
+        watch.check()
+        texts = sorted((groups[index] for index in chunk), key=lambda text: text.adapters)
+        rows = [(name, at, encoded[name][at]) for text in texts for name, at in text.items]
+        items = [(name, row) for name, _, row in rows]
+        batch = make_batch(items, tasks, pad=pad, packed=True, routes=network.routes)
+        yield Inference(network, batch.to(network.device)), rows
 
 
 @dataclass(frozen=True, slots=True)
