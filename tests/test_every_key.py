@@ -285,6 +285,14 @@ def whole_run(lab: Lab, values: Values) -> Any:
     return seen
 
 
+def final_answers(lab: Lab, values: Values) -> Any:
+    """What a run answers at its end, with probabilities."""
+    whole_run(lab, values)
+    files = sorted((run_folder(lab, values) / "predictions").rglob("main.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line["answer"] for line in lines if "answer" in line]
+
+
 # --------------------------------------------------------------------------------- recipes to start from
 
 
@@ -493,6 +501,13 @@ FAMILIES = {
     ),
     "ordinal.pooling": change(weights, "tasks/main/pooling", "cls", "mean", recipe_of("ordinal")),
     "ordinal.windows": change(rows, "tasks/main/windows", None, "mean", short_rows("ordinal")),
+    "ordinal.calibration": change(
+        final_answers,
+        "tasks/main/calibration",
+        "temperature",
+        "none",
+        put(short_run("ordinal"), "stages/0/lr", 0.5),
+    ),
     "choice.calibration": change(
         whole_run,
         "tasks/main/calibration",
@@ -804,7 +819,9 @@ def test_every_key_has_a_case() -> None:
 @pytest.mark.parametrize("look", sorted({case.look for case in CASES.values()}, key=lambda one: one.__name__))
 def test_no_way_of_looking_sees_a_difference_where_there_is_none(lab: Lab, look: Any) -> None:
     values = (
-        short_run() if look is whole_run else recipe_of("generation" if look is answers else "classification")
+        short_run()
+        if look in (whole_run, final_answers)
+        else recipe_of("generation" if look is answers else "classification")
     )
     if look is scores:
         values = put(values, "stages/0/strategy", [{"train": "hybrid-lora"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from weft.core.example import Answer, Dropped, Purpose
 from weft.core.features import Pooling
 from weft.errors import DataError
 from weft.objective.supervised import Supervised
+from weft.report.details import Part
 from weft.task.batching import make_batch
 from weft.task.ordinal import _above
 
@@ -137,3 +139,23 @@ def test_a_head_for_other_labels_is_not_kept(kit):
     assert "with 3" in str(one.same_head(other.config()))
     assert "pooling" in str(one.same_head(kit.fit("ordinal", _rated(1, 2, 3), pooling="mean").config()))
     assert one.stock().labels == ("> 1", "> 2 given > 1")
+
+
+def test_a_temperature_moves_probabilities_and_no_label(kit):
+    bench = kit.bench("ordinal")
+    before = kit.answers(kit.network(bench.task), bench.task, bench.ask)
+    golds = [one.gold for one in bench.ask]
+    task, after = bench.task.calibrated(golds, before)
+    assert task.temperature != 1
+    assert [one.label for one in after] == [one.label for one in before]
+    assert [one.probabilities for one in after] != [one.probabilities for one in before]
+    for one in after:
+        mean = sum(float(label) * share for label, share in one.probabilities.items())
+        assert one.value == pytest.approx(mean)
+    plain = replace(bench.task, calibrates=False)
+    assert plain.calibrated(golds, before) == (plain, before)
+    assert bench.task.calibrated([], []) == (bench.task, [])
+    (found,) = [block for block in task.shown(golds, after) if block.part is Part.RELIABILITY]
+    (raw,) = [block for block in bench.task.shown(golds, before) if block.part is Part.RELIABILITY]
+    assert found.temperature == task.temperature
+    assert found.before == pytest.approx(raw.error, abs=1e-4)

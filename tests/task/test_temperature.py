@@ -14,10 +14,12 @@ from weft.metric.calibration import label_calibration
 from weft.task.temperature import (
     MOST,
     fit_choice,
+    fit_order,
     fit_yes,
     softmax,
     table_of,
     tempered_choice,
+    tempered_order,
     tempered_yes,
 )
 
@@ -34,6 +36,52 @@ def drawn(temperature, *, num=4000, seed=0):
 def test_a_known_temperature_is_found_again(temperature):
     logits, golds = drawn(temperature)
     assert fit_choice(softmax(logits), golds) == pytest.approx(temperature, rel=0.05)
+
+
+def ordered(logits):
+    """Return classes' probabilities of what is log odds of P(class > k), falling with k."""
+    above = 1 / (1 + np.exp(-logits))
+    return -np.diff(np.column_stack([np.ones(len(above)), above, np.zeros(len(above))]), axis=1)
+
+
+def thresholds(num, seed=0):
+    random = np.random.default_rng(seed)
+    odds = random.normal(0, 1.2, (num, 1)) - np.array([[-1.5, 0.0, 1.5]])
+    golds = np.array([random.choice(4, p=row) for row in ordered(odds)])
+    return odds, golds
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_a_known_temperature_of_ordered_classes_is_found_again(temperature):
+    odds, golds = thresholds(4000)
+    given = ordered(odds * temperature)
+    found = fit_order(given, golds)
+    assert found == pytest.approx(temperature, rel=0.05)
+    np.testing.assert_allclose(tempered_order(given, temperature), ordered(odds), atol=1e-6)
+
+
+def test_ordered_classes_have_the_minimum_of_the_likelihood_and_its_prior():
+    odds, golds = thresholds(60, seed=3)
+    given = ordered(odds * 3.0)
+
+    def posterior(u):
+        return -np.log(tempered_order(given, np.exp(u))[np.arange(60), golds]).sum() + u**2 / 2
+
+    wanted = np.exp(minimize_scalar(posterior, bounds=(-2, 2), method="bounded", options={"xatol": 1e-9}).x)
+    assert fit_order(given, golds) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_class_in_the_middle_stays_and_no_probability_is_negative():
+    random = np.random.default_rng(5)
+    given = random.dirichlet([0.3] * 5, 500)
+    for temperature in (0.1, 0.7, 1.0, 4.0, 10.0):
+        found = tempered_order(given, temperature)
+        assert found.min() >= 0
+        np.testing.assert_allclose(found.sum(1), 1)
+        assert ((np.cumsum(found, 1) < 0.5).sum(1) == (np.cumsum(given, 1) < 0.5).sum(1)).all()
+    certain = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert 0.1 <= fit_order(certain, np.array([1, 0, 2])) <= 1
+    assert fit_order(certain, np.array([0, 1, 0])) == pytest.approx(MOST, rel=0.5)
 
 
 def test_it_is_the_minimum_of_the_likelihood_and_its_prior():

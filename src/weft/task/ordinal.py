@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
+import numpy as np
 from pydantic import BeforeValidator
 from torch import Tensor
 
@@ -41,6 +42,7 @@ from weft.task.heads import SequenceHead
 from weft.task.labels import are_ids, difference, given_labels, is_absent, label_text, labels_in, named
 from weft.task.sequence import Columns, Judged, collate_rows, text_roles
 from weft.task.shown import label_blocks
+from weft.task.temperature import fit_order, table_of, tempered_order
 from weft.task.texts import Texts
 
 
@@ -56,6 +58,8 @@ class OrdinalSpec(TaskSpec):
     """How a text becomes one vector: pooler, cls, mean or last; default: as the architecture's own classifier does."""
     windows: AnyWindows | None = None
     """How a text beyond max_tokens is read whole: mean or max (of the scores of its windows); default: it is cut."""
+    calibration: Literal["temperature", "none"] = "temperature"
+    """Whether a temperature is fitted to dev rows, so that probabilities come true; the answered label stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Ordinal:
         texts: how they are read.
         labels: from the lowest to the highest.
         has_ids: whether data holds their ranks from 0 instead of labels.
+        calibrates: whether a temperature is fitted to dev rows.
+        temperature: by which the log odds of ``P(label > k)`` are divided.
     """
 
     kind: ClassVar[str] = "ordinal"
@@ -77,6 +83,8 @@ class Ordinal:
     texts: Texts
     labels: tuple[str, ...]
     has_ids: bool = False
+    calibrates: bool = True
+    temperature: float = 1.0
 
     @classmethod
     def fit(cls, name: str, spec: TaskSpec, rows: Sequence[Row]) -> Self:
@@ -100,16 +108,30 @@ class Ordinal:
                 f"tasks.{name}: column {columns['label']!r} must hold at least two different labels, but holds "
                 f"{list(seen[:10])} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."
             )
-        return cls(name, Texts(columns, spec.pooling, spec.windows), labels, has_ids)
+        calibrates = spec.calibration == "temperature"
+        return cls(name, Texts(columns, spec.pooling, spec.windows), labels, has_ids, calibrates)
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> Self:
         """Return the task that ``config()`` described."""
-        return cls(name, Texts.from_config(config), tuple(config["labels"]), config["has_ids"])
+        return cls(
+            name,
+            Texts.from_config(config),
+            tuple(config["labels"]),
+            config["has_ids"],
+            calibrates=config.get("calibrates", False),
+            temperature=config.get("temperature", 1.0),
+        )
 
     def config(self) -> dict[str, Any]:
         """Return labels, columns and options as JSON values."""
-        return {**self.texts.config(), "labels": list(self.labels), "has_ids": self.has_ids}
+        return {
+            **self.texts.config(),
+            "labels": list(self.labels),
+            "has_ids": self.has_ids,
+            "calibrates": self.calibrates,
+            "temperature": self.temperature,
+        }
 
     def ask(self, text: str, pair: str | None = None) -> Row:
         """Return the row that asks for the answer to ``text`` (and ``pair``)."""
@@ -151,18 +173,39 @@ class Ordinal:
         """Return each row's label, the probability of every label, and the mean of the labels as a value."""
         above = inference.numbers(self.name, _above)
         assert len(encoded) == len(above)
-        return [self._answer(shares) for shares in above]
+        found = [self._answer(shares) for shares in above]
+        return found if self.temperature == 1 else self._tempered(found)
 
     def _answer(self, above: Sequence[float]) -> Answer:
         """Return the answer of one row from ``P(label > k)``: the label in the middle of its probability."""
         probabilities = [high - low for high, low in pairwise((1.0, *above, 0.0))]
-        label = self.labels[sum(share > 0.5 for share in above)]
+        return self._said(self.labels[sum(share > 0.5 for share in above)], probabilities)
+
+    def _said(self, label: Any, probabilities: Sequence[float]) -> Answer:
         value = math.fsum(p * one for p, one in zip(probabilities, _values(self.labels), strict=True))
         return Answer(label, dict(zip(self.labels, probabilities, strict=True)), value)
 
+    def _tempered(self, answers: Sequence[Answer]) -> list[Answer]:
+        """Return answers at temperature 1 as they are at the task's own: with the same labels."""
+        tempered = tempered_order(table_of(answers), self.temperature).tolist()
+        return [self._said(one.label, row) for one, row in zip(answers, tempered, strict=True)]
+
+    def calibrated(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Self, list[Answer]]:
+        """Return the task with the temperature that fits these dev rows, and its answers to them at that temperature.
+
+        The answered label stays what it was; the mean of the labels moves with their probabilities.
+        """
+        if not self.calibrates or not golds:
+            return self, list(answers)
+        golds_N = np.array([self.labels.index(gold) for gold in golds])
+        task = replace(self, temperature=fit_order(table_of(answers), golds_N))
+        return task, task._tempered(answers)
+
     def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
         """Return which labels are taken for which, the scores of each, and what probabilities are worth."""
-        return label_blocks(golds, answers, self.labels, temperature=1.0)
+        return label_blocks(
+            golds, answers, self.labels, temperature=self.temperature, tempered=tempered_order
+        )
 
     def baseline(self, golds: Sequence[Any], num_answers: int) -> list[Answer]:
         """Return the middle of the training labels for every row."""
@@ -183,7 +226,8 @@ class Ordinal:
     def stock(self) -> Stock:
         """Return what a stock transformers model would say of this task: of each label but the last, whether it is passed.
 
-        Its outputs are yes and no, and the sigmoid of each is the probability that its name says.
+        Its outputs are yes and no, and the sigmoid of each is the probability that its name says, at temperature 1: that of
+        the task divides the odds of their products, which a last layer cannot say.
         """
         names = [f"> {label}" for label in self.labels[:-1]]
         passed = (*names[:1], *(f"{name} given {before}" for before, name in pairwise(names)))

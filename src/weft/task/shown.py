@@ -6,7 +6,7 @@ Legend: N rows, P probabilities, C classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from weft.report.details import (
     SpanError,
     Table,
 )
-from weft.task.temperature import table_of, tempered_choice, tempered_yes
+from weft.task.temperature import Floats, table_of, tempered_choice, tempered_yes
 
 MOST_POINTS = 400
 MOST_PAIRS = 12
@@ -36,16 +36,24 @@ MANY_CLASSES = 8
 """From so many classes on, the pairs that are confused most are listed too."""
 _NUM_RANGES = 21
 
+Tempered = Callable[[Floats, float], Floats]
+"""Probabilities (N, C) and a temperature to probabilities."""
+
 Pairs = Sequence[tuple[str, str]]
 """Gold class and answered class."""
 
 
 def label_blocks(
-    golds: Sequence[str], answers: Sequence[Answer], labels: Sequence[str], *, temperature: float
+    golds: Sequence[str],
+    answers: Sequence[Answer],
+    labels: Sequence[str],
+    *,
+    temperature: float,
+    tempered: Tempered = tempered_choice,
 ) -> tuple[Block, ...]:
     """Return confusion, scores of each class and reliability of answers with one label."""
     pairs = [(gold, str(answer.label)) for gold, answer in zip(golds, answers, strict=True)]
-    return (*_confused(pairs, labels), *_reliability(golds, answers, temperature, several=False))
+    return (*_confused(pairs, labels), *_reliability(golds, answers, temperature, tempered, several=False))
 
 
 def set_blocks(
@@ -58,7 +66,7 @@ def set_blocks(
     gold_counts = Counter(label for gold in golds for label in set(gold))
     answered = Counter(label for answer in answers for label in set(answer.label or ()))
     table = _class_table(right, answered, gold_counts, part=Part.CLASSES)
-    return (table, *_reliability(golds, answers, temperature, several=True))
+    return (table, *_reliability(golds, answers, temperature, tempered_yes, several=True))
 
 
 def tag_blocks(golds: Sequence[Sequence[str]], answers: Sequence[Answer]) -> tuple[Block, ...]:
@@ -204,7 +212,12 @@ def _class_table(
 
 # ------------------------------------------------------------------------------------------ probabilities
 def _reliability(
-    golds: Sequence[Any], answers: Sequence[Answer], temperature: float, *, several: bool
+    golds: Sequence[Any],
+    answers: Sequence[Answer],
+    temperature: float,
+    tempered: Tempered,
+    *,
+    several: bool,
 ) -> Iterable[Block]:
     if any(answer.probabilities is None for answer in answers):
         return
@@ -213,7 +226,7 @@ def _reliability(
     members = [bins_P == number for number in np.unique(bins_P)]
     metric = yes_calibration() if several else label_calibration()
     error = metric.value(golds, answers)
-    untempered = _untempered(answers, temperature, several=several)
+    untempered = _untempered(answers, temperature, tempered)
     yield Reliability(
         num_bins=NUM_BINS,
         bins=tuple(
@@ -226,10 +239,10 @@ def _reliability(
     )
 
 
-def _untempered(answers: Sequence[Answer], temperature: float, *, several: bool) -> list[Answer]:
+def _untempered(answers: Sequence[Answer], temperature: float, tempered: Tempered) -> list[Answer]:
     """Return the answers with the probabilities that they would have at temperature 1."""
     given_NC = table_of(answers)
-    raw_NC = (tempered_yes if several else tempered_choice)(given_NC, 1 / temperature)
+    raw_NC = tempered(given_NC, 1 / temperature)
     return [
         Answer(label=answer.label, probabilities=dict(zip(answer.probabilities or (), row, strict=False)))
         for answer, row in zip(answers, raw_NC.tolist(), strict=True)

@@ -59,6 +59,35 @@ def fit_yes(probabilities_NC: Floats, golds_NC: Floats) -> float:
     return _root(slope)
 
 
+def fit_order(probabilities_NC: Floats, golds_N: NDArray[np.int64]) -> float:
+    """Return the temperature of ``tempered_order`` under which the right classes are likeliest; as ``fit_choice``.
+
+    The likelihood is that of a proportional odds model, concave in ``1 / T`` (Pratt 1981, JASA 76, 103-106).
+
+    Args:
+        probabilities_NC: answered at temperature 1, of classes from the lowest to the highest.
+        golds_N: number of the right class.
+    """
+    edge_N1 = np.full((len(golds_N), 1), np.inf)
+    odds_NK = np.concatenate([edge_N1, _odds(_above(probabilities_NC)), -edge_N1], axis=1)
+    rows_N = np.arange(len(golds_N))
+    # The right class lies between two thresholds, whose log odds of being passed are these.
+    upper_N, lower_N = odds_NK[rows_N, golds_N], odds_NK[rows_N, golds_N + 1]
+    is_first_N, is_last_N = np.isinf(upper_N), np.isinf(lower_N)
+    upper_N, lower_N = np.where(is_first_N, 0.0, upper_N), np.where(is_last_N, 0.0, lower_N)
+    width_N = np.where(is_first_N | is_last_N, np.inf, np.maximum(upper_N - lower_N, _LEAST_ODDS))
+
+    def slope(beta: float) -> float:
+        # Of log(s(x) - s(y)) = log s(x) + log s(-y) + log(1 - exp(y - x)), with x and y the odds times beta.
+        inner_N = np.exp(-beta * width_N)
+        between_N = np.where(inner_N > 0, width_N, 0.0) * inner_N / (1 - inner_N)
+        return float(
+            (upper_N * _sigmoid(-beta * upper_N) - lower_N * _sigmoid(beta * lower_N) + between_N).sum()
+        )
+
+    return _root(slope)
+
+
 def tempered_choice(probabilities_NC: Floats, temperature: float) -> Floats:
     """Return the softmax of the same logits divided by ``temperature``, 0 where there was no class (NaN)."""
     return softmax(_logits(probabilities_NC) / temperature)
@@ -67,6 +96,21 @@ def tempered_choice(probabilities_NC: Floats, temperature: float) -> Floats:
 def tempered_yes(probabilities_NC: Floats, temperature: float) -> Floats:
     """Return the sigmoid of the same logits divided by ``temperature``."""
     return _sigmoid(_odds(probabilities_NC) / temperature)
+
+
+def tempered_order(probabilities_NC: Floats, temperature: float) -> Floats:
+    """Return probabilities of ordered classes with the log odds of ``P(class > k)`` divided by ``temperature``.
+
+    These still fall with k, so none is negative; and what is above one half stays there, so the class in the middle too.
+    """
+    edge_N1 = np.ones((len(probabilities_NC), 1))
+    above_NK = _sigmoid(_odds(_above(probabilities_NC)) / temperature)
+    return -np.diff(np.concatenate([edge_N1, above_NK, 0 * edge_N1], axis=1), axis=1)
+
+
+def _above(probabilities_NC: Floats) -> Floats:
+    """Return ``P(class > k)`` for all classes but the last."""
+    return np.cumsum(probabilities_NC[:, :0:-1], axis=1)[:, ::-1]
 
 
 def _root(slope: Callable[[float], float]) -> float:
