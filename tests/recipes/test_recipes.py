@@ -28,7 +28,7 @@ from weft.run.session import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HUB = REPOSITORY / "recipes" / "data" / "hub"
-NAMES = "chat clue cmrc conll customer_service glue gsm8k imdb instruct quickstart squad summarise super_glue translate xnli yardstick".split()
+NAMES = "chat clue cmrc conll customer_service families glue gsm8k imdb instruct quickstart squad summarise super_glue translate xnli yardstick".split()
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 ROWS = 24
@@ -232,8 +232,8 @@ def test_recipe_in_python(tiny_bert: Path, capsys: pytest.CaptureFixture[str]):
 def test_every_folder_of_data_is_small_and_says_its_licences():
     data = REPOSITORY / "recipes" / "data"
     folders = sorted(path.name for path in data.iterdir())
-    assert folders == ["hub", "instruct", "quickstart", "service"]
-    for folder in ("hub", "instruct", "service"):
+    assert folders == ["hub", "instruct", "questions", "quickstart", "service"]
+    for folder in ("hub", "instruct", "questions", "service"):
         assert all(path.stat().st_size <= 100_000 for path in (data / folder).rglob("*") if path.is_file())
         licences = (data / folder / "LICENSES.md").read_text(encoding="utf-8")
         for section in licences.split("\n## ")[1:]:
@@ -259,3 +259,17 @@ def test_instruction_data_is_whole_and_its_splits_are_apart():
     licences = (folder / "LICENSES.md").read_text(encoding="utf-8")
     assert "## `tasks.*.jsonl`" in licences
     assert "Apache License 2.0" in licences
+
+
+def test_questions_have_their_answers_and_their_splits_are_apart():
+    folder = REPOSITORY / "recipes" / "data" / "questions"
+    passages: list[str] = []
+    for split, size in {"train": 150, "dev": 50, "test": 100}.items():
+        lines = (folder / f"questions.{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert len(rows) == size
+        for row in rows:
+            for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+                assert row["context"][start : start + len(text)] == text
+        passages += [row["context"] for row in rows]
+    assert len(set(passages)) == len(passages)
