@@ -178,12 +178,32 @@ def test_eval_on_a_file_says_which_rows_it_cannot_judge(weft: Weft, runs: Runs, 
         (["mod=x.csv"], "Did you mean 'mood'"),
         (["mood"], "must be task=file"),
         (["mood=nothing.csv"], "must exist"),
+        (
+            ["mood=a.csv", "mood=b.csv"],
+            "mood=b.csv: a task must be judged on one file, but mood is on a.csv too.",
+        ),
     ],
 )
 def test_eval_refuses_what_it_does_not_know(arguments: list[str], words: str, weft: Weft, runs: Runs):
     code, out, err = weft("eval", str(runs.first), *arguments)
     assert (code, out) == (5, "")
     assert words in err
+
+
+def test_eval_on_a_file_wants_every_column_that_a_text_is_made_of(weft: Weft, runs: Runs, tmp_path: Path):
+    """A text with a hole in it would be judged like any other."""
+    bundle = shutil.copytree(runs.first / "bundle", tmp_path / "bundle")
+    about = bundle / "heads" / "mood" / "head.json"
+    head = json.loads(about.read_text(encoding="utf-8"))
+    head["config"]["columns"]["text"] = "{who}: {text}"
+    about.write_text(json.dumps(head), encoding="utf-8")
+    file = tmp_path / "new.csv"
+    file.write_text("who,text,label\njohn,likes london,happy\n,hates bad food,sad\n")
+    assert weft("eval", str(bundle), f"mood={file}")[0] == 0
+    file.write_text("text,label\nlikes london,happy\nhates bad food,sad\n")
+    code, out, err = weft("eval", str(bundle), f"mood={file}")
+    assert (code, out) == (5, "")
+    assert f"{file}:2: tasks.mood: the column who in the text for text must exist, but does not." in err
 
 
 def test_eval_of_a_lonely_bundle_asks_for_data(weft: Weft, runs: Runs, tmp_path: Path):

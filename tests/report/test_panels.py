@@ -26,8 +26,9 @@ from weft.report.details import (
 from weft.report.html import render_evaluation, render_html
 from weft.report.markdown import render_markdown
 from weft.report.plots import confusion_map, histogram, reliability_bars, scatter
-from weft.report.records import BundleReport, RunReport
+from weft.report.records import GIVEN, BundleReport, RunReport
 from weft.report.words import EN as WORDS
+from weft.report.words import ZH as WORDS_ZH
 
 EVIL = "<script>alert(1)</script>"
 
@@ -111,6 +112,21 @@ def test_an_evaluation_by_itself_is_the_same_page_without_what_a_run_did(report,
         assert section in page
     assert f"<title>here · {title}</title>" in page
     assert BundleReport.model_validate_json(alone.model_dump_json()) == alone
+
+
+@pytest.mark.parametrize(("lang", "words"), [("en", WORDS), ("zh", WORDS_ZH)])
+def test_a_page_on_files_that_are_given_does_not_speak_of_training_or_dev_rows(report, lang, words):
+    """No checkpoint was chosen by them, and their baseline knows no other labels than theirs."""
+    tasks = tuple(task.model_copy(update={"split": "new.csv"}) for task in report.final[0].tasks)
+    told = {"weft": "0.1.0", "name": "here", "model": "minilm", "tasks": tasks, "selection": 0.5}
+    given, own = (
+        render_evaluation(BundleReport(split=split, **told), lang=lang) for split in (GIVEN, "test")
+    )
+    assert words.given_lead in given
+    assert words.scores_lead not in given
+    assert words.dev_chose not in given
+    assert words.scores_lead in own
+    assert words.dev_chose in own, "a run without test rows is judged on those that chose"
 
 
 def test_a_run_without_details_has_no_such_section(report):

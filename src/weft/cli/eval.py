@@ -19,6 +19,7 @@ from weft.cli.messages import language, say
 from weft.cli.show import show_scores
 from weft.core.example import Dropped, Encoded, Purpose, Row
 from weft.core.seeds import fold
+from weft.data.joined import check_rows
 from weft.data.sources import read
 from weft.errors import DataError, nearest
 from weft.evaluate.details import detail
@@ -29,14 +30,13 @@ from weft.evaluate.telling import told
 from weft.export.bundle import Bundle, open_bundle
 from weft.export.parts import read_json
 from weft.report.html import render_evaluation
-from weft.report.records import BundleReport
+from weft.report.records import GIVEN, BundleReport
 from weft.run.folder import RunFolder
 from weft.run.judging import TEST, split_rows, taught_rows
 from weft.task.base import Task
 
 _BUDGET_TOKENS = 8192
 _RESAMPLES = 1000
-_GIVEN = "given"
 
 
 def run(
@@ -132,22 +132,36 @@ def _report(
 
 def _on_files(bundle: Bundle, data: Sequence[str]) -> BundleReport:
     """Return the scores on files named as ``task=file``; their own answers are all that a baseline can learn from."""
-    files = dict(_task_and_file(bundle, argument) for argument in data)
+    files = _files(bundle, data)
     splits = {name: _file_split(bundle, bundle.tasks[name], reference) for name, reference in files.items()}
     name = _run_folder(bundle.folder).path.resolve().name
-    return _report(bundle, splits, name=name, split=_GIVEN, resamples=_RESAMPLES)
+    return _report(bundle, splits, name=name, split=GIVEN, resamples=_RESAMPLES)
 
 
-def _task_and_file(bundle: Bundle, argument: str) -> tuple[str, str]:
-    name, _, reference = argument.partition("=")
-    if name not in bundle.tasks or not reference:
-        hint = nearest(name, bundle.tasks)
-        raise DataError(f"{argument}: must be task=file with a task of the bundle, but is not. {hint}")
-    return name, reference
+def _files(bundle: Bundle, data: Sequence[str]) -> dict[str, str]:
+    """Return the file of each task that ``data`` names.
+
+    Raises:
+        DataError: not ``task=file``, no such task, or one task twice.
+    """
+    files: dict[str, str] = {}
+    for argument in data:
+        name, _, reference = argument.partition("=")
+        if name not in bundle.tasks or not reference:
+            hint = nearest(name, bundle.tasks)
+            raise DataError(f"{argument}: must be task=file with a task of the bundle, but is not. {hint}")
+        if name in files:
+            raise DataError(
+                f"{argument}: a task must be judged on one file, but {name} is on {files[name]} too. Evaluate one after "
+                f"the other."
+            )
+        files[name] = reference
+    return files
 
 
 def _file_split(bundle: Bundle, task: Task, reference: str) -> _Split:
     rows = read(reference, root=Path.cwd()).rows
+    check_rows(task.config()["columns"], rows, what=f"tasks.{task.name}")
     results = task.encode(rows, bundle.tokenizer, Purpose.ANSWER)
     usable = tuple(one for one in results if _is_usable(one))
     reasons = (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from weft.report import grids, panels, sections, tables
 from weft.report.grids import Grid, Judged
 from weft.report.markup import Html, tag
-from weft.report.records import BundleReport, RunReport
+from weft.report.records import GIVEN, BundleReport, RunReport
 from weft.report.style import CSS
 from weft.report.widgets import grid_table
 from weft.report.words import Words, words_of
@@ -99,8 +99,10 @@ def _about_answers(report: Judged, words: Words) -> list[_Section]:
     """Return the scores, and what the answers behind them look like."""
     scores = _panel(sections.scores(report, words)) if report.final else None
     shown = panels.details(report, words) if report.details else None
+    is_given = any(one.split == GIVEN for one in report.final)
+    lead = words.given_lead if is_given else words.scores_lead
     return [
-        _Section("scores", words.scores, words.scores_lead, scores),
+        _Section("scores", words.scores, lead, scores),
         _Section("details", words.details, words.details_lead, shown),
     ]
 

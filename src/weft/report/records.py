@@ -11,6 +11,8 @@ from weft.report.details import TaskDetail
 from weft.report.record import Record
 
 FORMAT = 1
+GIVEN = "given"
+"""The split of an evaluation on files that somebody names: no checkpoint was chosen by them."""
 _LARGEST_EXPONENT = 700.0  # whose power of e a float holds
 
 

@@ -8,6 +8,7 @@ from weft.report import grids, tables
 from weft.report.graph import Node, stage_graph
 from weft.report.markup import Html, join, tag
 from weft.report.records import (
+    GIVEN,
     PARENTS,
     RunReport,
     Score,
@@ -27,15 +28,21 @@ MOST_LABELS = 16
 
 def cards(report: grids.Judged, words: Words) -> Html:
     """Return one card a task: its primary score, interval, baseline and rows."""
-    return tag("div", *(_card(task, words) for task in grids.final_tasks(report)), attrs={"class": "cards"})
+    found = (
+        _card(task, words, has_chosen=one.split != GIVEN and task.split != "test")
+        for one in report.final
+        for task in one.tasks
+    )
+    return tag("div", *found, attrs={"class": "cards"})
 
 
-def _card(task: TaskReport, words: Words) -> Html:
+def _card(task: TaskReport, words: Words, *, has_chosen: bool) -> Html:
+    """Return the card of a task; ``has_chosen`` if the rows that judge it have chosen its checkpoint too."""
     score = task.scores[0]
     stands = tables.standing(score)
     said = {"above": words.beats, "level": words.level, "below": words.below}[stands]
     value, _, ends = tables.score_interval(score).partition(" ")
-    said_too = [words.dev_chose] if task.split != "test" else []
+    said_too = [words.dev_chose] if has_chosen else []
     said_too += [words.fitted.format(grids.fitted(task))] if task.fitted else []
     said_too += [f"{words.perplexity} {tables.plain(task.perplexity)}"] if task.perplexity is not None else []
     said_too += grids.signatures(task)

@@ -49,6 +49,7 @@ class Words:
     best: str
     scores: str
     scores_lead: str
+    given_lead: str
     details: str
     details_lead: str
     detail: DetailWords
@@ -157,6 +158,8 @@ EN = Words(
     leaving_lead="Dev scores, with intervals, of every head that a stage handed on, whether the stage trained it or not.",
     scores_lead="Intervals: 95 % bootstrap over the rows. The upright tick is the baseline: majority or mean of the "
     "training labels.",
+    given_lead="Intervals: 95 % bootstrap over the rows. The upright tick is the baseline: majority or mean of the "
+    "labels in the file itself.",
     task="task",
     kind="kind",
     split="split",
@@ -259,6 +262,7 @@ ZH = Words(
     leaving="各阶段结束时",
     leaving_lead="每个阶段交出的所有头在开发集上的得分和区间，不论该阶段是否训练过它。",
     scores_lead="区间：按行重采样的 95 % 自助法置信区间。竖线为基线：训练标签的多数类或均值。",
+    given_lead="区间：按行重采样的 95 % 自助法置信区间。竖线为基线：所给文件自身标签的多数类或均值。",
     task="任务",
     kind="类型",
     split="数据划分",
