@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from weft.data.delimited import label_field, read_csv, read_labelled, read_text, read_tsv
 from weft.data.encoding import inspect
+from weft.data.sources import read
 from weft.data.table import Record
 from weft.errors import DataError
 
@@ -178,6 +179,18 @@ def test_a_label_is_told_by_its_few_values_on_either_side(tmp_path: Path):
     assert headerless(tmp_path, *("\t".join(reversed(line.split("\t"))) for line in NEWS)) == 0
     assert headerless(tmp_path, *NEWS, end="\r\n") == 1
     assert headerless(tmp_path, *(f"text {number}\tone" for number in range(4))) == 1, "sorted by label"
+
+
+def test_blank_lines_at_the_end_are_no_part_of_it(tmp_path: Path):
+    assert headerless(tmp_path, *NEWS, "", " ", "") == 1
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.tsv"])
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\xff\xfe", b"\n\n"])
+def test_a_file_of_nothing_but_a_mark_or_blank_lines_has_no_rows(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{name}: must hold at least one row"):
+        read(name, root=tmp_path)
 
 
 @pytest.mark.parametrize(

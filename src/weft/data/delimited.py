@@ -66,11 +66,13 @@ def label_field(file: TextFile) -> int | None:
     """Return which of the two fields of a file without a header is the label; None for any other file.
 
     The first lines all have two fields, none of them blank. One is a label: short, of few different values, among them that
-    of the first line once more. The other is a text: most differ.
+    of the first line once more. The other is a text: most differ. Blank lines at the end do not count.
     """
     with file.open() as stream:
         lines = [line.rstrip("\n").split("\t") for line in islice(stream, _NUM_PROBED_LINES)]
-    if not all(len(fields) == 2 and all(field.strip() for field in fields) for fields in lines):
+    while lines and not "".join(lines[-1]).strip():
+        lines.pop()
+    if not lines or not all(len(fields) == 2 and all(map(str.strip, fields)) for fields in lines):
         return None
     for place in (1, 0):
         labels, texts = [fields[place] for fields in lines], {fields[1 - place] for fields in lines}
