@@ -70,6 +70,15 @@ def test_columns_are_found_or_named():
     assert not is_several("a|b", ["a|b"])
 
 
+def test_what_a_text_is_made_of_is_no_label():
+    values = [{**row, "verified": number % 2} for number, row in enumerate(JIGSAW)]
+    template = "{verified}: {comment_text}"
+    found = find_columns(rows(*values), {"text": template}, multi_label=True, what="t")
+    assert found == {"text": template, "pair": None, "label": "toxic|insult|threat"}
+    named_twice = find_columns(rows(*values), {"label": "toxic|insult|toxic"}, multi_label=True, what="t")
+    assert named_twice["label"] == "toxic|insult"
+
+
 @pytest.mark.parametrize(
     ("given", "multi_label", "says"),
     [

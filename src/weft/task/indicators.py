@@ -11,6 +11,7 @@ from typing import Final
 from weft.core.example import Row
 from weft.data import columns as known
 from weft.data.columns import Role, resolve
+from weft.data.joined import held, is_joined
 from weft.data.table import column_names
 from weft.errors import DataError, nearest
 from weft.task.labels import SEPARATOR, label_text
@@ -31,7 +32,7 @@ def find_columns(
     """
     present = column_names(rows)
     if is_several(given.get("label", ""), present):
-        names = tuple(name.strip() for name in given["label"].split(SEPARATOR))
+        names = tuple(dict.fromkeys(name.strip() for name in given["label"].split(SEPARATOR)))
         for name in names:
             if name not in present:
                 raise DataError(
@@ -39,7 +40,9 @@ def find_columns(
                 )
     else:
         found = resolve(rows, (*text_roles(), Role("label", known.LABEL, required=False)), given, what=what)
-        names = () if found["label"] is not None else indicators(rows, taken=set(found.values()))
+        own = {column for column in found.values() if column is not None}
+        own |= held(column for column in own if is_joined(column, present))
+        names = () if found["label"] is not None else indicators(rows, taken=own)
         if len(names) < 2:
             return resolve(rows, (*text_roles(), Role("label", known.LABEL)), given, what=what)
     if not multi_label:
