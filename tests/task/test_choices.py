@@ -48,6 +48,7 @@ CHINESE_LIST = {"文章": "p", "问题": "q", "选项": ["x", "two"], "正确答
 BY_LETTER = {"question": "q", "options": {"A": "x", "B": "two"}, "answer": "B"}
 IN_CSV = {"question": "q", "choices": "x | two", "answer": "b"}
 JSON_IN_CSV = {"question": "q", "choices": json.dumps(["x", "two"]), "answer": "(B)"}
+CHID = {"idx": 3, "candidates": ["x", "two"], "content": "p", "answer": "two"}  # as weft.data.cloze makes it
 FORMATS = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, dict)}
 
 

@@ -140,11 +140,7 @@ def _tagging(rows: Sequence[Row]) -> Guess | None:
     columns = _columns(rows, {"tokens": known.TOKENS, "tags": known.TAGS})
     if columns["tokens"] is None or columns["tags"] is None or _marks_spans(rows):
         return _spans(rows)
-    tags: Counter[str] = Counter()
-    for row in rows:
-        value = row.values.get(columns["tags"])
-        tags.update(str(tag) for tag in (value if isinstance(value, list | tuple) else str(value).split()))
-    return Guess("tagging", counts=_top(tags))
+    return _tags(rows, columns["tags"])
 
 
 def _marks_spans(rows: Sequence[Row]) -> bool:
@@ -153,11 +149,21 @@ def _marks_spans(rows: Sequence[Row]) -> bool:
     return any(are_spans(row.values.get(name)) for name in names for row in rows)
 
 
+def _tags(rows: Sequence[Row], column: str) -> Guess:
+    tags: Counter[str] = Counter()
+    for row in rows:
+        value = row.values.get(column)
+        tags.update(str(tag) for tag in (value if isinstance(value, list | tuple) else str(value).split()))
+    return Guess("tagging", counts=_top(tags))
+
+
 def _spans(rows: Sequence[Row]) -> Guess | None:
     has_text = any(_columns(rows, {"text": known.TEXT, "tokens": known.TOKENS}).values())
     if not has_text or not _marks_spans(rows):
         return None
     columns = find_columns(rows, {}, what="rows")
+    if not any(are_spans(row.values.get(str(columns["tags"]))) for row in rows):
+        return _tags(rows, str(columns["tags"]))  # spans stand beside the tags of listed words
     unit = unit_of(rows, columns)
     read = [one.spans for row in rows if (one := read_spans(row, columns, unit)) is not None]
     kinds = Counter(kind for spans in read if isinstance(spans, tuple) for kind, _, _ in spans)

@@ -30,6 +30,7 @@ CONTEXT: Final = (
         "sentence",
         "background",
         "document",
+        "content",
         "前提",
         "上下文",
         "文章",
@@ -39,6 +40,7 @@ CONTEXT: Final = (
         "对话",
         "正文",
         "文本",
+        "内容",
     ),
 )
 QUESTION: Final = (
