@@ -13,6 +13,7 @@ from weft.evaluate.details import MOST_SIGNS, NUM_SAMPLES, NUM_WORST, cut, detai
 from weft.report.details import Part, TaskDetail
 from weft.task.generation import Generation
 from weft.task.schemes import Scheme
+from weft.task.spans import Unit
 from weft.task.tagging import Tagging
 
 
@@ -105,6 +106,24 @@ def test_spans_are_read_with_their_words_in_english_and_chinese(toy):
         "PER: john",
     )
     assert (second.text, second.gold, second.answer) == ("我在上海", "LOC: 上海", "–")
+
+
+def test_spans_marked_in_a_text_are_shown_as_they_stand_there(toy):
+    """Each sign of a Chinese text is a word; what is written together is not torn apart on the page."""
+    labels = ("O", "B-THING", "I-THING")
+    task = Tagging("names", {"tokens": "text", "tags": "label"}, labels, Scheme.BIO, unit=Unit.CHARACTERS)
+    text = "她在 iPhone 7 上读书"
+    row = Row({"text": text, "label": [[3, 11, "THING"]]}, "f:1")
+    num_signs = len(text.replace(" ", ""))
+    gold = tuple(
+        "O" if at not in range(2, 9) else f"{'B' if at == 2 else 'I'}-THING" for at in range(num_signs)
+    )
+    encoded = [toy.row((1,), gold=gold, where="f:1")]
+    answers = [Answer(tags=("O",) * num_signs, spans=())]
+    (shown,) = block(
+        detail(task, encoded, answers, {"f:1": row}, split="dev", resamples=10, seed=0), Part.WORST
+    ).examples
+    assert (shown.text, shown.gold, shown.answer) == (text, "THING: iPhone 7", "–")
 
 
 def test_generated_texts_are_sampled_and_not_chosen(toy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,10 +140,10 @@ def _samples(task: Task, golds: Sequence[Any], answers: Sequence[Answer], rows: 
 
 
 def _example(task: Task, gold: Any, answer: Answer, row: Row) -> Example:
-    words = _words(task, row, len(gold)) if answer.tags is not None else ()
+    words = _words(task, row, len(gold)) if answer.tags is not None else None
     return Example(
         where=row.where,
-        text=cut(text_of(words) if words else question(row, task.inputs, gold)),
+        text=cut(words.part(0, len(words.words)) if words else question(row, task.inputs, gold)),
         gold=cut(_tagged(gold, words) if words else _said(gold)),
         answer=cut(_tagged(answer.tags or (), words) if words else _said(_decided(answer))),
         confidence=_confidence(answer),
@@ -183,19 +183,39 @@ def _turn(turn: Mapping[str, Any]) -> tuple[str, str]:
     return str(who), str(said).strip()
 
 
-def _words(task: Task, row: Row, num_tags: int) -> tuple[str, ...]:
-    """Return the words that tags stand for, none where they cannot be told."""
+class _Words(NamedTuple):
+    """The words that tags stand for, and where they stand in the text of a row that has one."""
+
+    words: tuple[str, ...]
+    text: str
+    bounds: tuple[tuple[int, int], ...]
+
+    def part(self, start: int, end: int) -> str:
+        """Return the words from ``start`` to before ``end`` as text, sign for sign where they stand in one."""
+        places = self.bounds[start:end]
+        return self.text[places[0][0] : places[-1][1]] if places else text_of(self.words[start:end])
+
+
+def _words(task: Task, row: Row, num_tags: int) -> _Words | None:
+    """Return the words that tags stand for, None where they cannot be told."""
     value = listed(row.values.get(task.inputs[0])) if task.inputs else None
     words = words_like(value, num_tags) if value else ()
-    return words if len(words) == num_tags else ()
+    if not words or len(words) != num_tags:
+        return None
+    text = value if isinstance(value, str) else ""
+    bounds: list[tuple[int, int]] = []
+    for word in words if text else ():
+        start = text.index(word, bounds[-1][1] if bounds else 0)
+        bounds.append((start, start + len(word)))
+    return _Words(words, text, tuple(bounds))
 
 
-def _tagged(tags: Sequence[str], words: Sequence[str]) -> str:
+def _tagged(tags: Sequence[str], words: _Words) -> str:
     """Return the spans with their texts; where tags mark none, each word with its tag."""
     if any(tag[1:2] == "-" for tag in tags) or set(tags) <= {"O"}:
-        found = [f"{kind}: {text_of(words[start:end])}" for kind, start, end in spans(tags)]
+        found = [f"{kind}: {words.part(start, end)}" for kind, start, end in spans(tags)]
         return " · ".join(found) or "–"
-    return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=False))
+    return " ".join(f"{word}/{tag}" for word, tag in zip(words.words, tags, strict=False))
 
 
 def _decided(answer: Answer) -> Any:
