@@ -12,6 +12,7 @@ from weft.strategy.lora import LoraRule
 from weft.strategy.named import resolve
 from weft.strategy.none import NoneRule
 from weft.strategy.plan import CarriedAdapter, plan, planned_view
+from weft.strategy.prompt import PromptRule
 from weft.strategy.rates import HEAD_ALONE, HEADS
 from weft.strategy.registry import METHODS, adapter_method
 
@@ -137,6 +138,8 @@ def test_a_later_lora_replaces_an_earlier_one(bert):
         (resolve("lora"), None, 5e-4, HEADS.value),
         (resolve("bitfit"), None, 1e-3, HEADS.value),
         (resolve("prompt"), None, 3e-2, 3e-2),
+        ((PromptRule(lr=1e-3),), None, 1e-3, HEADS.value),
+        ((PromptRule(lr=0.1),), None, 0.1, 0.1),
         ((LoraRule(), FullRule(sites="top 1", lr=5e-4)), None, 5e-4, HEADS.value),
         (resolve("head"), None, None, HEAD_ALONE.value),
         (resolve("full"), 3e-5, 3e-5, 3e-5),

@@ -98,7 +98,8 @@ def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> tuple[P
     infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
     first = [(info, _fate(info.path, reading, _NONE)) for _, info in infos]
     moving = [one for one in first if one[1].role is Role.TRAINED and not is_head(one[0].path)]
-    head_rate = of_heads((own.default.value for _, own in moving), _head_width(view))
+    rates = (own.default.value if own.lr is None else own.lr for _, own in moving)
+    head_rate = of_heads(rates, _head_width(view))
     are_vectors = bool(moving) and all(len(info.shape) == 1 for info, _ in moving)
 
     def fate(path: str) -> _Fate:

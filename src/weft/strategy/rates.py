@@ -37,8 +37,8 @@ HEAD_ALONE = Rate(
 def of_heads(below: Iterable[float], width: int) -> Rate:
     """Return the default rate of heads that read states of ``width`` values, above a trunk that moves at rates ``below``.
 
-    No head learns more slowly than what lies below it. Rates were found at a width of 384; in a wider head one step of Adam
-    moves the output by as much more as there are inputs, so the rate falls with the width (arXiv:2203.03466, table 8).
+    Rates were found at a width of 384, where no head learns more slowly than what lies below it; in a wider head one step of
+    Adam moves the output by as much more as there are inputs, so the rate falls with the width (arXiv:2203.03466, table 8).
 
     Example:
         >>> of_heads([5e-4], 384).value, of_heads([3e-2], 384).value, of_heads([], 768).value
