@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,3 +150,44 @@ def test_translators_are_exported_with_their_languages(
             found = [answer.text for answer in task.answers(Inference(bundle.network, batch), asked)]
         assert found == [text.strip() for text in tokenizer.batch_decode(grown, skip_special_tokens=True)]
     assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["forced_bos_token_id"]
+
+
+@pytest.mark.parametrize(
+    "decoding", [{}, {"beams": 3, "length_penalty": 0.5, "no_repeat_ngram": 2}, {"repetition_penalty": 1.7}]
+)
+def test_a_folder_decodes_as_its_task_and_not_as_the_base_did(
+    make: Make, stories260k: Path, sentences: list[str], decoding: dict[str, Any], tmp_path: Path
+):
+    """Some bases have a least length and beams of their own; some say what transformers does not save again."""
+    folder = tmp_path / "model"
+    shutil.copytree(stories260k, folder)
+    base = {"min_length": 200, "num_beams": 2, "no_repeat_ngram_size": 1, "temperature": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(base))
+    tasks = {"reply": told(decoding=decoding, max_new_tokens=12)}
+    bundle = make(folder, tasks, {"strategy": [{"train": "lora", "rank": 2, "sites": "attention"}]}).open()
+    merged, adapter = export_plain(bundle, tmp_path / "out", tasks=["reply"])
+    task: Any = bundle.tasks["reply"]
+    rows = [task.ask(text) for text in sentences[:4]]
+    asked: list[Any] = task.encode(rows, bundle.tokenizer, Purpose.ANSWER)
+    batch = make_batch([("reply", one) for one in asked], bundle.tasks, pad=bundle.tokenizer.pad)
+    with torch.inference_mode():
+        expected = [answer.text for answer in task.answers(Inference(bundle.network, batch), asked)]
+    tokenizer = AutoTokenizer.from_pretrained(merged.folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(merged.folder).eval()
+    for one, text in zip(asked, expected, strict=True):
+        prompt = torch.tensor([one.tokens])
+        grown = model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :]
+        assert tokenizer.decode(grown, skip_special_tokens=True).strip() == text
+        assert text
+    written = (one.folder / "generation_config.json" for one in (merged, adapter))
+    assert len({path.read_text(encoding="utf-8") for path in written}) == 1
+
+
+def test_answers_that_are_drawn_are_drawn_alike(talking: Bundle):
+    task: Any = talking.tasks["t0"]
+    drawn = task.told({"decoding": {"temperature": 0.7, "top_p": 0.9}, "max_new_tokens": 5})
+    model = SimpleNamespace(generation_config=GenerationConfig(bos_token_id=1, top_k=7))
+    chat.tell(model, replace(talking, tasks={**talking.tasks, "t0": drawn}), "t0")
+    found: Any = model.generation_config
+    assert (found.do_sample, found.temperature, found.top_p, found.top_k) == (True, 0.7, 0.9, 0)
+    assert (found.max_new_tokens, found.bos_token_id, found.eos_token_id) == (5, 1, 2)

@@ -213,8 +213,8 @@ def test_a_saved_tokenizer_reads_in_the_language_of_its_task(kit, folder, codes,
     task, tokenizer = between(kit, codes, rows), open_tokenizer(folder)
     before = tokenizer.texts(["a"])
     text = task.stock_text(tokenizer)
-    assert (text.stops, text.chat_template, text.languages) == ((2,), None, codes)
-    assert [text.source, text.target] == [tokenizer.languages[code] for code in codes]
+    assert (text.decoding.stop_tokens, text.chat_template, text.languages) == ((2,), None, codes)
+    assert [text.source, text.decoding.first] == [tokenizer.languages[code] for code in codes]
     tokenizer.save(tmp_path, text)
     stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
     asked = task.encode(kit.rows(rows), tokenizer, Purpose.ANSWER)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from weft.core.decoding import Decoding
+
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -43,18 +45,16 @@ class Stock:
 
 @dataclass(frozen=True, slots=True)
 class StockText:
-    """How a stock model that generates text is asked, and where its answers begin and end.
+    """How a stock model that generates text is asked, and how it answers.
 
     Attributes:
-        stops: tokens each of which ends an answer; at least one.
+        decoding: of its answers, with the tokens that end one and the language that all begin with.
         chat_template: in Jinja; None where the tokenizer's own, or none, is what the task uses.
         languages: codes of what is read and of what is written, for translators between many languages.
-        source: token of the first of them.
-        target: token of the second, which every answer begins with.
+        source: token of the first of them; that of the second is ``decoding.first``.
     """
 
-    stops: tuple[int, ...]
+    decoding: Decoding
     chat_template: str | None = None
     languages: tuple[str, str] | None = None
     source: int | None = None
-    target: int | None = None

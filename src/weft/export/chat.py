@@ -1,4 +1,4 @@
-"""What an exported folder says of generating: where answers end and begin, and proof that its chat template asks as the bundle."""
+"""How exported folders generate, and proof that their chat templates ask as the bundle does."""
 
 from __future__ import annotations
 
@@ -36,16 +36,34 @@ class Chat(StrEnum):
 
 
 def tell(model: Any, bundle: Bundle, name: str) -> None:
-    """Put what a task generates with into a stock model's generation config: where answers end and begin."""
+    """Let a stock model generate as a task does: where answers begin and end, how long they are, how they are decoded.
+
+    What the base's folder says of decoding stays behind, as it does in the bundle. So do stop strings of several tokens,
+    which transformers takes with a tokenizer only.
+    """
     task = bundle.tasks[name]
     if not isinstance(task, Generates):
         return
-    text, config = task.stock_text(bundle.tokenizer), model.generation_config
-    stops = list(text.stops)
-    config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    config.pad_token_id = bundle.tokenizer.pad
-    if text.target is not None:
-        config.forced_bos_token_id = text.target
+    from transformers import GenerationConfig
+
+    how = task.stock_text(bundle.tokenizer).decoding
+    stops = list(dict.fromkeys(how.stop_tokens))
+    searched = {"length_penalty": how.length_penalty} if how.beams > 1 else {}
+    drawn = {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p} if how.is_drawn else {}
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.generation_config.bos_token_id,
+        pad_token_id=bundle.tokenizer.pad,
+        eos_token_id=stops if len(stops) > 1 else stops[0],
+        decoder_start_token_id=bundle.tokenizer.reply_start,
+        forced_bos_token_id=how.first,
+        max_new_tokens=how.max_new_tokens,
+        num_beams=how.beams,
+        do_sample=how.is_drawn,
+        repetition_penalty=how.repetition_penalty,
+        no_repeat_ngram_size=how.no_repeat_ngram,
+        **searched,
+        **drawn,
+    )
 
 
 def save_tokenizer(bundle: Bundle, name: str, home: Path) -> Chat | None:

@@ -310,7 +310,7 @@ class Generates(Protocol):
     """A task that generates text; others lack this."""
 
     def stock_text(self, tokenizer: Tokenizer, /) -> StockText:
-        """Return how a stock model is asked as this task asks, and where its answers begin and end."""
+        """Return how a stock model is asked as this task asks, and how it decodes its answers."""
         ...
 
 

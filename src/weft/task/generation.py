@@ -30,8 +30,10 @@ from weft.task.answering import (
     PLAIN,
     AnswerOptions,
     AnswerSpec,
+    Prompt,
     baseline_answer,
     check_judging,
+    decoding_of,
     generated,
     judging_columns,
     split_given,
@@ -267,21 +269,18 @@ class Generation:
         return Stock(StockForm.CAUSAL, (), None, "text-generation")
 
     def stock_text(self, tokenizer: Tokenizer) -> StockText:
-        """Return where answers end, the template as one in Jinja for a decoder, the languages for a translator."""
+        """Return how it decodes, the template as one in Jinja for a decoder, the languages for a translator."""
         (asked,) = self.encode([self.ask("?")], tokenizer, Purpose.ANSWER)
-        stops = (tokenizer.stop,)
-        if isinstance(asked, Encoded):
-            stops = tuple(dict.fromkeys((asked.target.stop, *asked.target.more_stops)))
+        target = asked.target if isinstance(asked, Encoded) else Prompt(tokenizer.stop, tokenizer.decode)
+        decoding = decoding_of(self.answering, target, self.max_new_tokens)
         if tokenizer.reply_start is None:
             is_asked = self.columns["text"] is None
-            return StockText(stops, chat_template(tokenizer, self.template) if is_asked else None)
+            return StockText(decoding, chat_template(tokenizer, self.template) if is_asked else None)
         languages = self.languages.found(self.name, tokenizer, self.columns)
         if languages is None:
-            return StockText(stops)
-        source, target = languages.ids(tokenizer)
-        return StockText(
-            stops, None, (str(languages.source), str(languages.target)), source=source, target=target
-        )
+            return StockText(decoding)
+        source, _ = languages.ids(tokenizer)
+        return StockText(decoding, None, (str(languages.source), str(languages.target)), source=source)
 
     def same_head(self, config: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """Return None: the output embedding belongs to the trunk, there is no head to keep or lose."""
