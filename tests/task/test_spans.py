@@ -99,6 +99,24 @@ def test_places_of_listed_words_count_words():
     assert (found.words, found.spans) == (("Anna", "left", "New", "York"), (("city", 2, 4),))
 
 
+NAMES = ["Anna", "left", "New", "York", "now"]
+
+
+@pytest.mark.parametrize("end", [4, 3])
+def test_the_words_beside_a_span_decide_over_a_list_too(end: int):
+    """Whether the end is the last word or the place behind it; and places of characters are no places of words."""
+    item = {"start": 2, "end": end, "type": "city", "text": "New York"}
+    found = read(row(NAMES, [item]), COLUMNS)
+    assert found is not None
+    assert found.spans == (("city", 2, 4),)
+    assert read(row(["上", "海"], [{**item, "start": 0, "end": 2, "text": "上海"}]), COLUMNS) is not None
+    with pytest.raises(DataError) as caught:
+        read(row(NAMES, [{"start": 0, "end": 4, "label": "name", "text": "Anna"}]), COLUMNS)
+    assert str(caught.value) == (
+        "f.jsonl:3: span 0-4 of name must be 'Anna', but the text has 'Anna left New York' there. Places are read as words."
+    )
+
+
 @given(st.text("ab 好，.", max_size=12).map(lambda text: f"{text}字"), st.data())
 def test_blanks_at_its_ends_are_no_part_of_a_span(text: str, data: st.DataObject):
     start = data.draw(st.integers(0, len(text) - 1))

@@ -80,6 +80,7 @@ def test_the_class_in_the_middle_stays_and_no_probability_is_negative():
         np.testing.assert_allclose(found.sum(1), 1)
         assert ((np.cumsum(found, 1) < 0.5).sum(1) == (np.cumsum(given, 1) < 0.5).sum(1)).all()
     certain = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert not np.signbit(tempered_order(certain, 3.0)).any(), "no answer says -0.0"
     assert 0.1 <= fit_order(certain, np.array([1, 0, 2])) <= 1
     assert fit_order(certain, np.array([0, 1, 0])) == pytest.approx(MOST, rel=0.5)
 

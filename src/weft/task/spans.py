@@ -113,7 +113,7 @@ def read(row: Row, columns: Mapping[str, str | None], unit: Unit) -> Reading | N
     cell = _cell(row.values.get(str(columns["tags"])))
     if cell is None:
         return Reading(text, words, bounds, None)
-    found = sorted({_placed(one, text, bounds, row.where) for one in _items(cell, row.where)})
+    found = sorted({_placed(one, text, words, row.where) for one in _items(cell, row.where)})
     return Reading(text, words, bounds, _over_words(found, bounds))
 
 
@@ -130,32 +130,43 @@ def _over_words(
 
 
 def _placed(
-    item: tuple[Any, Any, Any, Any], text: str, bounds: Sequence[tuple[int, int]], where: str
+    item: tuple[Any, Any, Any, Any], text: str, words: Sequence[str], where: str
 ) -> tuple[int, int, str]:
     """Return start, end and type of a span, without blanks at its ends."""
     first, last, kind, surface = (plain(one) for one in item)
-    name, length = label_text(kind), len(text) or len(bounds)
+    name, length = label_text(kind), len(text) or len(words)
     if name is None or not _is_place(first) or not _is_place(last):
         raise DataError(
             f"{where}: a span must have a start, an end and a type, but has {first!r}, {last!r} and {kind!r}."
         )
     start, end = int(first), int(last)
-    says = surface.strip() if isinstance(surface, str) and text else ""
-    if says and text[start:end].strip() != says and text[start : end + 1].strip() == says:
+    says = surface.strip() if isinstance(surface, str) else ""
+    is_other = says and not _says(says, text, words, start, end)
+    if is_other and _says(says, text, words, start, end + 1):
         end += 1
+    unit = "characters" if text else "words"
     if not 0 <= start < end <= length:
-        unit = "characters" if text else "words"
         raise DataError(
             f"{where}: span {first}-{last} of {name} must lie within the {length} {unit} of the text and end behind its "
             f"start, but does not. An end is the place behind the last of them."
         )
-    marked = text[start:end]
-    if (says and marked.strip() != says) or (text and not marked.strip()):
+    marked = text[start:end] if text else " ".join(words[start:end])
+    if (says and not _says(says, text, words, start, end)) or (text and not marked.strip()):
         raise DataError(
-            f"{where}: span {first}-{last} of {name} must be {says or 'a word'!r}, but the text has {marked!r} there."
+            f"{where}: span {first}-{last} of {name} must be {says or 'a word'!r}, but the text has {marked!r} there. "
+            f"Places are read as {unit}."
         )
+    if not text:
+        return start, end, name
     start += len(marked) - len(marked.lstrip())
     return start, end - (len(marked) - len(marked.rstrip())), name
+
+
+def _says(says: str, text: str, words: Sequence[str], start: int, end: int) -> bool:
+    """Return whether ``says`` is what stands from ``start`` to ``end``; between listed words nobody knows the blanks."""
+    if text:
+        return text[start:end].strip() == says
+    return "".join("".join(words[start:end]).split()) == "".join(says.split())
 
 
 def _items(cell: Any, where: str) -> Iterator[tuple[Any, Any, Any, Any]]:

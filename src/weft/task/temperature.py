@@ -105,7 +105,7 @@ def tempered_order(probabilities_NC: Floats, temperature: float) -> Floats:
     """
     edge_N1 = np.ones((len(probabilities_NC), 1))
     above_NK = _sigmoid(_odds(_above(probabilities_NC)) / temperature)
-    return -np.diff(np.concatenate([edge_N1, above_NK, 0 * edge_N1], axis=1), axis=1)
+    return np.abs(np.diff(np.concatenate([edge_N1, above_NK, 0 * edge_N1], axis=1), axis=1))
 
 
 def _above(probabilities_NC: Floats) -> Floats:
