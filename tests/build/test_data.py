@@ -191,6 +191,16 @@ def test_a_block_of_a_text_is_an_example_and_rows_are_counted_beside(texts):
     assert max(map(len, order.steps(0))) == 4
 
 
+def test_a_text_whose_middle_is_blank_is_learnt_though_nobody_can_be_asked_for_it(texts, tmp_path):
+    code = json.dumps({"text": "def f():\n" + "    " * 60 + "pass"})
+    name = put(tmp_path, "code.jsonl", code, '{"text": "a red ball"}')
+    _, data = texts(train=name, max_new_tokens=4)
+    train = split_of(data, "tales", "train")
+    assert (train.used, train.dropped) == (2, {})
+    assert train.examples > 4
+    assert len(data.tasks["tales"].train_golds) == 2
+
+
 def test_a_document_is_held_out_with_all_its_blocks(texts):
     _, data = texts(dev=None)
     tales = data.tasks["tales"]

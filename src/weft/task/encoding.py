@@ -159,13 +159,14 @@ class Encoder:
             return [Dropped(row.where, "no text")]
         half = self._half(tokens)
         rest = self.tokenizer.decode(tokens[half : half + self.max_new_tokens]).strip()
-        gold = gold_of(row, self.columns, None if is_question else rest or None)
         if purpose is Purpose.LEARN:
+            gold = gold_of(row, self.columns, rest)  # a blank one too: the text is learnt all the same
             parts = blocks((*tokens, self.tokenizer.stop), self.tokenizer.max_tokens)
             return [learnt([text], gold, row.where, part=part) for part, text in enumerate(parts)]
         prompt = tokens[-self._room :] if is_question else tokens[:half]
         num_cut = len(tokens) - len(prompt) if is_question else 0
         target = self._target(row, self.tokenizer.stop)
+        gold = gold_of(row, self.columns, None if is_question else rest or None)
         return [Encoded(prompt, None, target, gold, row.where, num_cut=num_cut)]
 
     def _half(self, tokens: tuple[int, ...]) -> int:
