@@ -127,6 +127,21 @@ def test_truncation_is_reported_and_warned_of(reads, tmp_path):
     assert "mood: 25% of train rows are longer than model.max_tokens and were cut." in data.report.warnings
 
 
+def test_rows_of_a_list_on_one_line_are_held_out_one_by_one(reads, tmp_path):
+    """json.dump writes a whole file as one line: each row has a place of its own nevertheless."""
+    nouns = ("cat", "dog", "man", "film", "book")
+    rows = [
+        {"text": f"{a} {b}", "label": f"{at % 2}"}
+        for at, (a, b) in enumerate((a, b) for a in nouns for b in nouns)
+    ]
+    name = put(tmp_path, "list.json", json.dumps(rows))
+    own = reads(mood={"kind": "classification", "train": name}).tasks["mood"]
+    train, held = [one.where for one in own.train], [one.where for one in own.dev]
+    assert 1 <= len(held) < 12
+    assert len({*train, *held}) == len(train) + len(held) == 25
+    assert [row.values["label"] for row in own.dev_rows] == [one.gold for one in own.dev]
+
+
 def test_clean_data_has_no_warnings(reads, tmp_path):
     name = put(tmp_path, "a.csv", "text,label", "a film,neg", "a book,pos")
     dev = put(tmp_path, "b.csv", "text,label", "a cat,neg")

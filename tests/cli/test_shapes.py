@@ -218,10 +218,10 @@ def test_a_shape_is_recognised_and_read(
 @pytest.mark.parametrize(
     "row",
     [
-        {"text": "浙商银行企业信贷部叶老桂", "label": {"name": {"叶老桂": [[9, 11]]}}},
+        {"text": "hello", "speaker": "Anna"},
         {"id": 1, "value": None},
     ],
-    ids=["spans by type", "nothing"],
+    ids=["a text and somebody", "nothing"],
 )
 def test_what_no_family_reads_is_refused_with_its_columns(
     weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row

@@ -32,12 +32,15 @@ def records(folder: Path, text: str | bytes, *, is_lines: bool = True) -> list[R
         ("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), [1, 2, 3]),
         ("\r\n".join(json.dumps(row) for row in ROWS) + "\r\n", [1, 2, 3]),
         ("\n\n" + "\n \n".join(json.dumps(row) for row in ROWS), [3, 5, 7]),
-        (json.dumps(ROWS), [1, 1, 1]),
+        (json.dumps(ROWS), [1, "1.2", "1.3"]),
+        (json.dumps(ROWS[:2])[:-1] + ",\n" + json.dumps(ROWS[2]) + "]", [1, "1.2", 2]),
         ("[\n" + ",\n".join(json.dumps(row) for row in ROWS) + "\n]\n", [2, 3, 4]),
         ("\n" + json.dumps(ROWS, indent=1), [3, 7, 11]),
     ],
 )
-def test_lines_and_lists_under_both_endings(tmp_path: Path, text: str, lines: list[int], is_lines: bool):
+def test_lines_and_lists_under_both_endings(
+    tmp_path: Path, text: str, lines: list[int | str], is_lines: bool
+):
     found = records(tmp_path, text, is_lines=is_lines)
     assert [values for values, _ in found] == ROWS
     assert [line for _, line in found] == lines

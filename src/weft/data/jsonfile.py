@@ -91,20 +91,22 @@ def _lines(file: TextFile) -> Iterator[Record]:
 
 
 def _elements(file: TextFile) -> Iterator[Record]:
-    """Yield the elements of a list, each with the line where it begins."""
+    """Yield the elements of a list, each with the line where it begins; a further one of a line at ``<line>.<number>``."""
     with file.open(newline="\n") as stream:
         text = stream.read()
     decoder = _decoder()
     at = _skip(text, text.index("[") + 1)
-    line, counted = 1, 0
+    line, counted, number = 1, 0, 0  # of the elements that begin on the line
     while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
+        breaks = text.count("\n", counted, at)
+        line, counted, number = line + breaks, at, 1 if breaks else number + 1
+        place = f"{line}.{number}" if number > 1 else line
         try:
             value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             _refuse(error, file, line=getattr(error, "lineno", line))
-        _check(value, text[at:end], file.where(line))
-        yield value, line
+        _check(value, text[at:end], f"{file.name}:{place}")
+        yield value, place
         at = _skip(text, end)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)

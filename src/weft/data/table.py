@@ -17,7 +17,8 @@ class Table:
     """The rows that one reference names.
 
     Attributes:
-        rows: in the order of the source; never empty. ``Row.where`` is ``<file>:<line>``, or ``<file>:<row>`` for
+        rows: in the order of the source; never empty. ``Row.where`` is ``<file>:<line>`` (``<line>.<number>`` for further
+            elements of a list on one line), or ``<file>:<row>`` for
             Parquet, Arrow, a ``{"data": [...]}`` document and the Hub, ``<file>:<id>`` for a nested question.
         name: file, ``folder:split`` or hub id, as the reference has it, without the slice.
         digest: SHA-256 of the source's bytes (unpacked, where they were packed) and the slice.
