@@ -22,6 +22,7 @@ from bench.rawfiles import rows_of, write_jsonl
 from bench.table import mean_score, verdict
 
 DEV = 100
+RATE = "1e-4"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Set:
         batch: examples a step.
         max_tokens: of a row.
         options: of Weft's task, YAML flow text.
+        rate: peak learning rate of all, heads included.
         train: name of the training file.
         test: name of the file that is judged.
         most_test: rows of it.
@@ -47,6 +49,7 @@ class Set:
     batch: int = 16
     max_tokens: int = 128
     options: str = ""
+    rate: str = RATE
     train: str = "train"
     test: str = "dev"
     most_test: int = 1000
@@ -59,7 +62,9 @@ SETS: Mapping[str, Set] = {
     "weibo_ner": Set("tagging", 1250, epochs=5),
     "cluener_subset": Set("tagging", 3000),
     "clinc150": Set("classification", 6000, batch=32, most_test=3100),
-    "nlupp": Set("classification", 2000, epochs=5, options="multi_label: true, columns: {label: labels}"),
+    "nlupp": Set(
+        "classification", 2000, epochs=5, options="multi_label: true, columns: {label: labels}", rate="5e-4"
+    ),
     "mnli_subset": Set("classification", 4000),
     "xcopa_en_zh": Set("choice", 300, epochs=5, train="train_en", test="dev_en"),
     "movie_reviews": Set(
@@ -72,7 +77,6 @@ SETS: Mapping[str, Set] = {
     ),
     "tnews_subset": Set("classification", 5000, batch=32),
 }
-RATE = "1e-4"
 KEY = ("set", "who", "rows", "seed")  # of what is measured once
 
 

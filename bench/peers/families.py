@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoTokenizer
 
-from bench.families import RATE, SETS
+from bench.families import SETS
 from bench.order import Clock, Order, peak_mib, report
 from bench.peers.reading import Choices, ManyLabels, Questions
 from bench.peers.sentences import judged, minilm
@@ -22,7 +22,9 @@ def main() -> None:
     family = ManyLabels if "multi_label" in about.options else JOBS[about.kind]
     job = family(AutoTokenizer.from_pretrained(base), rows, about.max_tokens)
     model = job.model(base, model_options(Config.TUNED))
-    plan = Plan(Config.TUNED, float(RATE), about.batch, order.epochs, order.seed, order.work, ("training",))
+    plan = Plan(
+        Config.TUNED, float(about.rate), about.batch, order.epochs, order.seed, order.work, ("training",)
+    )
     collate = job.collator(padding(plan.config, about.max_tokens))
     trainer = train(model, plan, table(job.encode(rows)), collate, clock=clock)
     peak = peak_mib()
