@@ -38,9 +38,8 @@ TEMPLATES = {
 
 
 def told(template: str | None = None, **options: Any) -> dict[str, object]:
-    return {"kind": "generation", "train": "reply.jsonl", "max_new_tokens": 8, **options} | (
-        {"template": template} if template else {}
-    )
+    own = {"template": template} if template else {}
+    return {"kind": "generation", "train": "reply.jsonl", "max_new_tokens": 8, **options, **own}
 
 
 @pytest.fixture(scope="module")

@@ -114,10 +114,11 @@ def stock_ids(folder: Path, codes: tuple[str, str], rows=ROWS) -> tuple[Any, Any
     if not hasattr(
         tokenizer, "src_lang"
     ):  # the class knows no languages, so each list is read by its own post-processor
-        return tuple(
+        first, second = (
             [[tokenizer.convert_tokens_to_ids(f"__{code}__"), *tokenizer(text)["input_ids"][1:]] for text in texts]
             for code, texts in zip(codes, (sources, targets), strict=True)
         )  # fmt: skip
+        return first, second
     tokenizer.src_lang, tokenizer.tgt_lang = codes
     return tokenizer(sources)["input_ids"], tokenizer(text_target=targets)["input_ids"]
 
