@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -62,6 +63,8 @@ def main() -> None:
     asked.add_argument("--rate", default="1e-3")
     asked.add_argument("--samples", type=int, default=2)
     given = asked.parse_args()
+    # This process trains: the threads of its library are set before that is loaded.
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     say(f"# Writing\n\n- {describe(given.threads)}")
     say(
         f"- {Path(given.model).name}, full training, {given.steps} steps of {given.batch} rows, rate {given.rate}\n"
