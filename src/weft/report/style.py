@@ -39,12 +39,12 @@ h3 small,h2 small{font:400 13px var(--sans);color:var(--soft);margin-left:.6em}
 .lead{color:var(--soft);margin:0 0 18px;max-width:68ch}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(260px,1fr));gap:16px}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:14px;padding:18px 20px 16px;min-width:0}
-.card .head{display:flex;justify-content:space-between;gap:10px;color:var(--soft);font-size:13px}
+.card .head{display:flex;flex-wrap:wrap;justify-content:space-between;gap:4px 10px;color:var(--soft);font-size:13px}
 .card .head b{color:var(--ink);font-size:15px;overflow-wrap:anywhere}
 .card .big{font:500 38px/1.1 var(--serif);margin:10px 0 2px}
 .card .big small{font:400 14px var(--sans);color:var(--soft);margin-left:.5em;white-space:nowrap}
 .card .foot{color:var(--soft);font-size:13px;display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 12px}
-.card .note{color:var(--even);font-size:12.5px;margin:6px 0 0}
+.card .note{color:var(--even);font-size:12.5px;margin:6px 0 0;overflow-wrap:anywhere}
 .pill{display:inline-block;border-radius:99px;padding:1px 9px;font-size:12.5px;white-space:nowrap}
 .pill.above{background:var(--good-wash);color:var(--good)}
 .pill.level{background:var(--even-wash);color:var(--even)}
