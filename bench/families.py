@@ -37,6 +37,7 @@ class Set:
         max_tokens: of a row.
         options: of Weft's task, YAML flow text.
         rate: peak learning rate of all, heads included.
+        windows: of a text on average, each of which is a row of the Trainer's batch; Weft's batch counts texts.
         train: name of the training file.
         test: name of the file that is judged.
         most_test: rows of it.
@@ -50,6 +51,7 @@ class Set:
     max_tokens: int = 128
     options: str = ""
     rate: str = RATE
+    windows: int = 1
     train: str = "train"
     test: str = "dev"
     most_test: int = 1000
@@ -58,7 +60,7 @@ class Set:
 
 SETS: Mapping[str, Set] = {
     "squad_v1_subset": Set("qa", 2000, epochs=2, max_tokens=256),
-    "cmrc2018_subset": Set("qa", 1300, epochs=2, max_tokens=256),
+    "cmrc2018_subset": Set("qa", 1300, epochs=2, max_tokens=256, windows=4),
     "weibo_ner": Set("tagging", 1250, epochs=5),
     "cluener_subset": Set("tagging", 3000),
     "clinc150": Set("classification", 6000, batch=32, most_test=3100),

@@ -14,7 +14,7 @@ def main() -> None:
     options = f", {about.options}" if about.options else ""
     task = f"task: {{kind: {about.kind}, train: train.jsonl, dev: dev.jsonl, test: test.jsonl{options}}}"
     length = f"length: {order.epochs} epochs, evaluate: {order.epochs} epochs"
-    stage = f"strategy: full, lr: {about.rate}, batch: {about.batch}, {length}"
+    stage = f"strategy: full, lr: {about.rate}, batch: {about.batch // about.windows}, {length}"
     model = f"{{path: minilm, max_tokens: {about.max_tokens}}}"
     ran = run(recipe([task], stage, order, model=model), order, clock)
     clock.add("training", ran.seconds, order.rows * order.epochs)
