@@ -10,7 +10,7 @@ from typing import Any
 
 def rows_of(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
     """Return the first ``limit`` records of a JSONL file."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # splitlines also cuts at U+2028 in a text
     return [json.loads(line) for line in lines[:limit]]
 
 
