@@ -10,7 +10,8 @@ from typing import Any
 
 def rows_of(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
     """Return the first ``limit`` records of a JSONL file."""
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # splitlines also cuts at U+2028 in a text
+    # Not splitlines, which also cuts at U+2028 inside a text.
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     return [json.loads(line) for line in lines[:limit]]
 
 
