@@ -159,8 +159,9 @@ def test_a_bias_made_in_the_first_layer_fits_layers_with_other_keys(folder_of):
         "y": PrefixRule(tokens=1, sites="decoder.layers[0].self_attention"),
     }
     model, seen = Model(folder_of("t5"), **rules), {}
-    blocks = model.trunk.model.decoder.block
-    attentions = [block.layer[0].SelfAttention for block in blocks]
+    layers = len(list(model.trunk.model.get_submodule("decoder.block").children()))
+    path = "decoder.block.{}.layer.0.SelfAttention"
+    attentions = [model.trunk.model.get_submodule(path.format(number)) for number in range(layers)]
     for number, attention in enumerate(attentions):
         attention.register_forward_hook(lambda _m, args, out, n=number: seen.update({n: (args[0], out[0])}))
     one = single(batch_of(), 2)
@@ -291,6 +292,8 @@ def test_generation_step_by_step_is_the_trunk_token_by_token(folder_of, kind, ru
         )
         with torch.no_grad():
             decoder = model.trunk(one).decoder
+            assert decoder is not None
+            assert decoder.project is not None
             logits = decoder.project(decoder.flat_TD())[:-1]
         written = logits.gather(1, said[0, 1:, None])[:, 0]
         assert torch.all(written >= logits.max(1).values - 1e-4)
@@ -385,6 +388,8 @@ def test_gates_of_rows_are_each_rows_own_and_so_is_what_is_written(folder_of, ki
         one = replace(batch, tokens=tokens, layout=layout, ids=("x",), replies=replies)
         with torch.no_grad():
             decoder = model.network.features(one).decoder
+            assert decoder is not None
+            assert decoder.project is not None
             logits = decoder.project(decoder.flat_TD())[:-1]
         assert torch.all(logits.gather(1, written[0, 1:, None])[:, 0] >= logits.max(1).values - 1e-4)
 

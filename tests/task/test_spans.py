@@ -131,7 +131,8 @@ def test_blanks_at_its_ends_are_no_part_of_a_span(text: str, data: st.DataObject
     if isinstance(found.spans, str):
         assert found.spans == "span begins or ends inside a word"
         return
-    ((_, first, last),) = found.spans or ()
+    assert found.spans is not None
+    ((_, first, last),) = found.spans
     assert text[found.bounds[first][0] : found.bounds[last - 1][1]] == text[start:end].strip()
 
 
