@@ -24,7 +24,6 @@ BATCH = 16
 KINDS = {"sst2": "classification", "mrpc": "classification", "conll2003": "tagging", "stsb_en": "regression"}
 MOST_TEST, DEV = 1000, 200
 KEY = ("name", "task", "seed")  # of what is measured once
-FAST_HYBRID = "strategy: [{sites: linear, train: lora, lr: 1e-3}, {sites: top 1, train: full, lr: 1e-4}]"
 FASTER_HYBRID = "strategy: [{sites: linear, train: lora, lr: 2e-3}, {sites: top 1, train: full, lr: 2e-4}]"
 HYBRID = "strategy: [{sites: linear, train: lora}, {sites: top 1, train: full}]"
 
@@ -44,7 +43,6 @@ STRATEGIES: Mapping[str, tuple[str, ...]] = {
     "bitfit": _named("bitfit"),
     **{name: _named(name) for name in "lora rslora lora+ dora pissa ia3 houlsby pfeiffer parallel".split()},
     "lora, top layer full": (HYBRID,),
-    "lora 1e-3, top layer full 1e-4": (FAST_HYBRID,),
     "lora 2e-3, top layer full 2e-4": (FASTER_HYBRID,),
     "hybrid-lora": _named("hybrid-lora"),
     **{name: _named(name) for name in "prompt prefix ptuning-v2 llama-adapter mam".split()},

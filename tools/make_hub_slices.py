@@ -36,13 +36,9 @@ class Event:
 
 
 _PEOPLE = (
-    ("Anna", "安娜"),
-    ("Ben", "小本"),
-    ("Clara", "克拉"),
-    ("David", "大卫"),
-    ("Eva", "夏娃"),
-    ("Frank", "方克"),
-)
+    ("Anna", "安娜"), ("Ben", "小本"), ("Clara", "克拉"),
+    ("David", "大卫"), ("Eva", "夏娃"), ("Frank", "方克"),
+)  # fmt: skip
 _THINGS = (
     ("an old clock", "一座旧钟"),
     ("a blue bicycle", "一辆蓝色自行车"),

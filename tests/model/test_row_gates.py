@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.test_virtual import Model, packed, padded, rows
+from tests.model.test_virtual import Model, packed, padded, rows, strengthened
 
 from weft.core.batch import Target
 from weft.core.network import Heads
@@ -29,12 +29,7 @@ FORMS = [
 
 
 def made(folder, rules):
-    model = Model(folder, **rules)
-    generator = torch.Generator().manual_seed(5)
-    for _, parameter in model.sites.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
-    return model
+    return strengthened(Model(folder, **rules))
 
 
 def states(model, batch):

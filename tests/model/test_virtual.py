@@ -38,8 +38,8 @@ GATED, PROJECTED = PrefixRule(tokens=3, gate=True), PrefixRule(tokens=2, project
 class Model:
     """A trunk with adapters of its own by name."""
 
-    def __init__(self, folder, *, lm=False, **rules):
-        trunk = load_trunk(folder, wants_lm_head=lm, dropout=0.0, device=torch.device("cpu"))
+    def __init__(self, folder, *, lm=False, dropout=0.0, **rules):
+        trunk = load_trunk(folder, wants_lm_head=lm, dropout=dropout, device=torch.device("cpu"))
         self.trunk, self.network = trunk, Network(trunk, {})
         for parameter in trunk.parameters():
             parameter.requires_grad_(requires_grad=False)
@@ -54,18 +54,30 @@ class Model:
         method, sites = adapter_method(rule.train), self.sites
         chosen = [sites.view.words] if rule.train == "prompt" else select_sites(sites.view, rule.sites)
         for path in chosen:
-            method.install(sites, sites.site(path), rule, adapter=name, seed=1)
-        for path, parameter in self.sites.parameters():
-            if path.endswith(f".{name}"):
-                parameter.requires_grad_()
-                if ".prefix_gate." in path:
-                    nn.init.constant_(parameter, 0.7)
+            if method.stands_at(sites.view, sites.site(path)):
+                method.install(sites, sites.site(path), rule, adapter=name, seed=1)
+        for path, parameter in self.trained(name).items():
+            parameter.requires_grad_()
+            if ".prefix_gate." in path:
+                nn.init.constant_(parameter, 0.7)
+
+    def trained(self, name):
+        return {path: one for path, one in self.sites.parameters() if path.endswith(f".{name}")}
 
     def table(self, name, side, layer):
         """Return a prefix's keys or values at one layer, with the heads apart: (1, K, P, E)."""
         part = {"bert": side, "roberta": side, "gpt2": "qkv"}.get(self.trunk.backbone.config.model_type, side)
         module = self.sites.module(f"layers.{layer}.attention.{part}")
         return getattr(module, f"prefix_{side}")[name].unflatten(1, (-1, 8)).transpose(0, 1)[None]
+
+
+def strengthened(model):
+    """Return ``model`` with what it trains moved away from where it starts."""
+    generator = torch.Generator().manual_seed(5)
+    for _, parameter in model.sites.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
+    return model
 
 
 def rows(lengths=LENGTHS):

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from tests.model.test_encoder_decoder import AUTO, KINDS, batch_of, load, stock_of
+from tests.model import test_virtual as virtual
+from tests.model.test_encoder_decoder import AUTO, KINDS, batch_of, stock_of
 from torch import nn
 
 from weft.core.decoding import Decoding
 from weft.core.layout import Layout
-from weft.core.network import Network
 from weft.core.routing import NONE, Routing, routed
-from weft.core.sites import SiteMap
 from weft.errors import ModelError
 from weft.model.decoder import reply_start
-from weft.model.describe import describe
 from weft.recipe.spec import Activations
 from weft.strategy.bottleneck import BottleneckRule
 from weft.strategy.gated_lora import GatedLoraRule
 from weft.strategy.prefix import PrefixRule
 from weft.strategy.prompt import PromptRule
-from weft.strategy.registry import adapter_method
-from weft.strategy.selector import select_sites
 
 P, DUMMY = 3, 7
 PREFIX, PROMPT = PrefixRule(tokens=P), PromptRule(tokens=2)
@@ -33,34 +30,7 @@ PLACES = ("encoder.self_attention", "decoder.self_attention", "decoder.cross_att
 ALL = [*KINDS, "blenderbot", "plbart"]
 
 
-class Model:
-    """A trunk with adapters of its own by name."""
-
-    def __init__(self, folder, *, lm=True, dropout=0.0, **rules):
-        self.trunk = load(folder, lm=lm, dropout=dropout)
-        self.network = Network(self.trunk, {})
-        for parameter in self.trunk.parameters():
-            parameter.requires_grad_(requires_grad=False)
-        for name, rule in rules.items():
-            self.put(name, rule)
-
-    @property
-    def sites(self):
-        return SiteMap(self.network, describe(self.network))
-
-    def put(self, name, rule):
-        method, sites = adapter_method(rule.train), self.sites
-        chosen = [sites.view.words] if rule.train == "prompt" else select_sites(sites.view, rule.sites)
-        for path in chosen:
-            if method.stands_at(sites.view, sites.site(path)):
-                method.install(sites, sites.site(path), rule, adapter=name, seed=1)
-        for path, parameter in self.trained(name).items():
-            parameter.requires_grad_()
-            if ".prefix_gate." in path:
-                nn.init.constant_(parameter, 0.7)
-
-    def trained(self, name):
-        return {path: one for path, one in self.sites.parameters() if path.endswith(f".{name}")}
+Model = partial(virtual.Model, lm=True)
 
 
 @pytest.fixture
@@ -351,12 +321,7 @@ BY_ROW = {
 
 
 def strengthened(folder, rules):
-    model = Model(folder, **rules)
-    generator = torch.Generator().manual_seed(5)
-    for _, parameter in model.sites.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
-    return model
+    return virtual.strengthened(Model(folder, **rules))
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
