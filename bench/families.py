@@ -64,9 +64,7 @@ SETS: Mapping[str, Set] = {
     "weibo_ner": Set("tagging", 1250, epochs=5),
     "cluener_subset": Set("tagging", 3000),
     "clinc150": Set("classification", 6000, batch=32, most_test=3100),
-    "nlupp": Set(
-        "classification", 2000, epochs=5, options="multi_label: true, columns: {label: labels}", rate="5e-4"
-    ),
+    "nlupp": Set("classification", 2000, epochs=20, options="multi_label: true, columns: {label: labels}"),
     "mnli_subset": Set("classification", 4000),
     "xcopa_en_zh": Set("choice", 300, epochs=5, train="train_en", test="dev_en"),
     "movie_reviews": Set(

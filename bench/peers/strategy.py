@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from bench.candidates import LINEAR
 from bench.order import Clock, Order, peak_mib, report
@@ -16,6 +16,7 @@ from bench.peers.tasks import KINDS as JOBS
 from bench.peers.trainer import RANK, Config, Plan, model_options
 from bench.rawfiles import rows_of
 from bench.strategies import BATCH, KINDS
+from weft.strategy.rates import Rate, of_matrices
 from weft.strategy.registry import method
 
 EVERYWHERE = rf".*\.layer\.\d+\.{LINEAR}"
@@ -32,7 +33,7 @@ def main() -> None:
         from peft import get_peft_model
 
         model = get_peft_model(model, CONFIGS[how](_kind(KINDS[name])))
-    rate = method(METHODS.get(how, how)).lr
+    rate = _rate(METHODS.get(how, how), AutoConfig.from_pretrained(base).hidden_size)
     plan = Plan(Config.TUNED, rate, BATCH, order.epochs, order.seed, order.work, ("training",))
     trainer = fit(job, model, plan, rows, clock=clock)
     peak = peak_mib()
@@ -44,6 +45,12 @@ def main() -> None:
         "stored_bytes": sum(path.stat().st_size for path in Path(order.work / "saved").glob("*.safetensors")),
     }
     report(clock, [score], peak=peak, facts=facts)
+
+
+def _rate(name: str, width: int) -> float:
+    """Return Weft's default rate of a method."""
+    how = method(name)
+    return of_matrices(Rate(how.lr, ""), width).value if how.moves_matrices else how.lr
 
 
 def _kind(family: str) -> Any:

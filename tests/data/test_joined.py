@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from weft.core.example import Row
 from weft.data.columns import Role, resolve
-from weft.data.joined import check_rows, holder, is_joined, named, pieces, value_of
+from weft.data.joined import check_rows, holder, is_filled, is_joined, named, pieces, value_of
 from weft.errors import DataError
+from weft.task.sequence import text_in
 
 WIC = Row({"word": "bank", "sentence1": "a river bank", "sentence2": "a big bank", "label": 0}, "wic.jsonl:1")
 TEXT = Role("text", ("text", "sentence1"), is_text=True)
@@ -24,6 +25,13 @@ def test_braces_make_a_template_unless_a_column_is_called_so():
     given_columns = {"text": "{odd}"}
     row = Row({"{odd}": "x", "label": "y"}, "f:1")
     assert resolve([row], [TEXT, LABEL], given_columns, what="t") == {"text": "{odd}", "label": "label"}
+
+
+def test_a_column_with_a_brace_in_its_name_is_no_template_where_a_row_lacks_it():
+    assert is_filled("{word}: {sentence1}")
+    assert not is_filled("a}b")
+    assert text_in(Row({"c": "x"}, "f:2"), "a}b") == ""
+    assert text_in(Row({"a}b": "x"}, "f:1"), "a}b") == "x"
 
 
 def test_names_stand_once_and_in_order():

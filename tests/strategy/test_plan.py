@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from weft.core.table import Role
@@ -156,6 +158,26 @@ def test_rates(bert, rules, stage_lr, trunk_lr, head_lr):
     assert {row.lr for row in table.trained() if row.owner.startswith("head")} == {head_lr}
     expected = set() if trunk_lr is None else {trunk_lr}
     assert {row.lr for row in table.trained() if not row.owner.startswith("head")} == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "width", "trunk_lr", "is_told"),
+    [
+        (resolve("full"), 384, 1e-4, True),
+        (resolve("full"), 3072, 1.25e-5, True),
+        (resolve("lora"), 384, 1e-3, True),
+        (resolve("pfeiffer"), 3072, 1.25e-4, True),
+        (resolve("ia3"), 3072, 5e-3, False),  # vectors, as the next two
+        (resolve("bitfit"), 384, 1e-3, False),
+        (resolve("prompt"), 384, 3e-2, False),
+        ((FullRule(lr=1e-5),), 384, 1e-5, False),
+    ],
+)
+def test_rates_of_matrices_fall_with_the_width(bert, rules, width, trunk_lr, is_told):
+    made = make(replace(bert, width=width), *rules)
+    rates = {row.lr for row in made.table.trained() if not row.owner.startswith("head")}
+    assert list(rates) == pytest.approx([trunk_lr])
+    assert any(f"for a width of {width}" in line for line in made.defaults) is is_told
 
 
 def test_decay_is_for_matrices_that_are_neither_norms_nor_embeddings(bert, gpt2):

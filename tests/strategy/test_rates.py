@@ -1,10 +1,10 @@
-"""Default rates of heads follow from what moves beneath them and from how much they read."""
+"""Default rates follow from the width, those of heads also from what moves beneath them."""
 
 from __future__ import annotations
 
 import pytest
 
-from weft.strategy.rates import HEAD_ALONE, HEADS, WIDTH, of_heads
+from weft.strategy.rates import HEAD_ALONE, HEADS, WIDTH, Rate, of_heads, of_matrices
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ def test_rate_of_heads(below, width, rate):
 def test_advice_belongs_to_the_rate():
     assert of_heads([5e-4], 8).advice == HEADS.advice
     assert of_heads([], 8).advice == HEAD_ALONE.advice
+
+
+@pytest.mark.parametrize(
+    ("width", "factor"), [(0, 1), (768, 1), (64, 2), (384, 2), (1024, 0.75), (4096, 0.1875)]
+)
+def test_rate_of_matrices(width, factor):
+    found = of_matrices(Rate(5e-4, "theirs"), width)
+    assert found.value == pytest.approx(5e-4 * factor, rel=1e-12)
+    assert found.advice == ("theirs" if factor == 1 else f"theirs, times {factor:.2g} for a width of {width}")

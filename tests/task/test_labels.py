@@ -126,4 +126,7 @@ def test_ids_are_numbers_of_labels_that_are_no_labels():
     assert not are_ids({"0", "1"}, ["1", "0"])
     assert not are_ids({"a"}, ["a", "b"])
     assert not are_ids({"0"}, [])
+    assert are_ids({"-1", "0", "1"}, ["a", "b"]), "-1 is what test sets have for no label"
+    assert not are_ids({"-1", "0", "1"}, ["a", "b", "c"]), "-1 could be the first of three"
+    assert not are_ids({"-1", "0", "1"}, ["-1", "1"])
     assert named(("1", "x", "9"), ["a", "b"]) == ("b", "x", "9")

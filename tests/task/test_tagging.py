@@ -190,7 +190,9 @@ def test_chinese_by_character(kit):
     assert first.target.words == tuple("我在上海")
     assert first.target.positions == (1, 2, 3, 4)
     (answer,) = _answers(kit, task, [{"tokens": "我在上海"}], first.gold)
-    assert answer.spans == ({"type": "LOC", "start": 2, "end": 4, "text": "上海"},)
+    assert answer.spans == (
+        {"type": "LOC", "start": 2, "end": 4, "text": "上海", "start_char": 2, "end_char": 4},
+    )
     assert second.gold == ("B-LOC", "I-LOC", "O")
 
 
@@ -200,9 +202,24 @@ def test_a_sentence_is_answered_word_by_word(kit):
     (encoded,) = task.encode([row], kit.words, Purpose.ANSWER)
     assert encoded.target.words == ("John", "Smith", "sleeps", "in", "Paris", ".")
     (answer,) = _answers(kit, task, [row.values], ["B-PER", "I-PER", "O", "O", "B-LOC", "O"])
-    assert [span["text"] for span in answer.spans] == ["John Smith", "Paris"]
+    assert [(span["text"], span["start_char"], span["end_char"]) for span in answer.spans] == [
+        ("John Smith", 0, 10),
+        ("Paris", 21, 26),
+    ]
     with pytest.raises(DataError, match="one text"):
         task.ask("one", "two")
+
+
+def test_a_span_is_said_as_it_stands_in_the_text(kit):
+    """With all its blanks, and by the characters of this occurrence; words of a list stand in no text."""
+    task = kit.fit("tagging", ROWS)
+    text = 'Smith met  "John  Smith"'
+    golds = ["B-PER", "O", "O", "B-PER", "I-PER", "O"]
+    (answer,) = _answers(kit, task, [{"tokens": text}], golds)
+    assert [span["text"] for span in answer.spans] == ["Smith", "John  Smith"]
+    assert all(text[span["start_char"] : span["end_char"]] == span["text"] for span in answer.spans)
+    (listed,) = _answers(kit, task, [{"tokens": ["John", "Smith"]}], golds[3:5])
+    assert listed.spans == ({"type": "PER", "start": 0, "end": 2, "text": "John Smith"},)
 
 
 def test_words_cut_off_or_without_pieces_are_outside(kit):

@@ -154,7 +154,8 @@ class Answer:
         probabilities: by class.
         value: a number (regression).
         tags: one tag a word (tagging).
-        spans: entities as ``{"type", "start", "end", "text"}``; word positions, end exclusive (tagging).
+        spans: entities as ``{"type", "start", "end", "text"}``; word positions, end exclusive; with ``start_char`` and
+            ``end_char``, characters of the input, where that was a text and no list of words (tagging).
         text: generated text, or what the chosen one of several choices says.
         extra: what one family alone says besides, by name; none of the names above.
     """

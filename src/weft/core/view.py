@@ -66,6 +66,7 @@ class ModelView:
         unprefixed: why the attention of a layer cannot take keys from elsewhere, in words that end a sentence, by the path
             of its attention (``layers.3.attention``); under the empty path, why none of this model can.
         is_causal: whether tokens see only earlier ones.
+        width: values of a token's state; 0 where that is not known.
     """
 
     architecture: str
@@ -75,3 +76,4 @@ class ModelView:
     words: str = "embeddings.word"
     unprefixed: Mapping[str, str] = field(default_factory=dict[str, str])
     is_causal: bool = False
+    width: int = 0

@@ -30,6 +30,16 @@ def is_joined(column: str, columns: Collection[str] = ()) -> bool:
     return ("{" in column or "}" in column) and column not in columns
 
 
+def is_filled(column: str, columns: Collection[str] = ()) -> bool:
+    """Return whether ``column`` is a template that is well formed, which a plain column's name with a brace in it is not."""
+    if not is_joined(column, columns):
+        return False
+    try:
+        return bool(pieces(column))
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=256)
 def pieces(template: str) -> tuple[Piece, ...]:
     """Return what a template is made of.

@@ -9,7 +9,7 @@ import torch
 
 from weft.core.example import Answer, Dropped, Encoded, Purpose, Row
 from weft.core.network import Network
-from weft.data.joined import holder, is_joined, named
+from weft.data.joined import holder, is_filled, named
 from weft.data.table import column_names
 from weft.errors import DataError, nearest
 from weft.evaluate.predict import Watch, answer_all
@@ -163,7 +163,7 @@ def _source(task: Task, present: Collection[str], renamed: Mapping[str, str]) ->
     """
     source: dict[str, dict[str, str]] = {}
     for column, role in _roles(task).items():
-        if role in renamed or not is_joined(column, present):
+        if role in renamed or not is_filled(column, present):
             source[column] = {column: renamed.get(role, column)}
         else:
             parts = [holder(name, present) or name for name in named(column)]

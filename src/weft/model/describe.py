@@ -54,6 +54,7 @@ def describe(network: Network) -> ModelView:
         words=_words(model, table),
         unprefixed=unprefixed(cast(Any, model).config.to_dict(), looks_up=_looks_up(cast(Any, model), table)),
         is_causal=is_causal(table.architecture),
+        width=int(getattr(cast(Any, model).config, "hidden_size", 0)),
     )
 
 

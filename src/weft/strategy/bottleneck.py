@@ -180,6 +180,7 @@ class Bottleneck(SiteMethod):
     rule = BottleneckRule
     edits = Edits.OUTPUT
     lr = 5e-4
+    moves_matrices = True
     advice = "within the 3e-5 to 3e-3 that its authors searched (arXiv:1902.00751, section 3)"
     module = BottleneckSite
     starts = MappingProxyType({"bottleneck_down": _narrowing})

@@ -93,6 +93,7 @@ class Dora(SiteMethod):
     rule = DoraRule
     edits = Edits.WEIGHT
     lr = 5e-4
+    moves_matrices = True
     advice = "LoRA's, whose places and rate it shares (arXiv:2402.09353)"
     module = DoraSite
     starts = MappingProxyType({"dora_A": initial})

@@ -27,6 +27,7 @@ class Full(Method):
     name = "full"
     rule = FullRule
     lr = 5e-5
+    moves_matrices = True
     advice = "the upper end of what BERT was fine-tuned with (arXiv:1810.04805, appendix A.3)"
     source = "arXiv:1810.04805"
 

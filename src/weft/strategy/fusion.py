@@ -94,6 +94,7 @@ class Fusion(SiteMethod):
     rule = FusionRule
     edits = Edits.OUTPUT
     lr = 5e-5
+    moves_matrices = True
     advice = "its authors' (arXiv:2005.00247)"
     module = FusionSite
     starts = MappingProxyType({"fusion_query": little, "fusion_key": little, "fusion_value": _identity})

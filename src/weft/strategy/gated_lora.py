@@ -72,6 +72,7 @@ class GatedLora(SiteMethod):
     rule = GatedLoraRule
     edits = Edits.OUTPUT
     lr = 5e-4
+    moves_matrices = True
     advice = "its authors' for all parts of UniPELT (arXiv:2110.07577, appendix)"
     module = GatedLoraSite
     starts = MappingProxyType({"gated_A": initial, "gated_gate": little})

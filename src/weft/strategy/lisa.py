@@ -30,6 +30,7 @@ class Lisa(Method):
     name = "lisa"
     rule = LisaRule
     lr = 5e-5
+    moves_matrices = True
     advice = "full training's, for whatever moves at the moment moves fully"
     source = "arXiv:2403.17919"
 

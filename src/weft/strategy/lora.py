@@ -96,6 +96,7 @@ class Lora(SiteMethod):
     rule = LoraRule
     edits = Edits.WEIGHT
     lr = 5e-4
+    moves_matrices = True
     advice = (
         "every linear layer, ten times full training's rate (LoRA Without Regret, Thinking "
         "Machines 2025; arXiv:2405.09673)"

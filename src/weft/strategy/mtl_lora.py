@@ -144,6 +144,7 @@ class MtlLora(SiteMethod):
     rule = MtlLoraRule
     edits = Edits.WEIGHT
     lr = 5e-4
+    moves_matrices = True
     advice = "LoRA's, whose places and rate it shares (arXiv:2410.09437)"
     module = MtlLoraSite
     starts = MappingProxyType({"mtl_A": initial, "mtl_mix": _identities, "mtl_weights": initial})

@@ -124,6 +124,7 @@ class Peft(SiteMethod):
     rule = PeftRule
     edits = Edits.WEIGHT
     lr = 5e-4
+    moves_matrices = True
     advice = "LoRA's stands in, as tuners differ: name the one that its authors use"
     kinds = frozenset(set(SiteKind) - {SiteKind.OTHER})
     module = PeftSite

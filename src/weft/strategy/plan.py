@@ -14,7 +14,7 @@ from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
 from weft.strategy.base import Install, Method, Plan, Timing
-from weft.strategy.rates import VECTORS, WIDTH, Rate, of_heads
+from weft.strategy.rates import VECTORS, WIDTH, Rate, of_heads, of_matrices
 from weft.strategy.reading import CarriedAdapter, Reading, read
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, place_of
@@ -80,6 +80,18 @@ def _grown(site: Site, added: tuple[ParamInfo, ...]) -> Site:
 
 
 @dataclass(frozen=True, slots=True)
+class _Defaults:
+    """Rates that nobody named: those of methods in a trunk of ``width``, and that of heads."""
+
+    width: int
+    heads: Rate = _NONE
+
+    def of(self, how: Method) -> Rate:
+        rate = Rate(how.lr, how.advice)
+        return of_matrices(rate, self.width) if how.moves_matrices else rate
+
+
+@dataclass(frozen=True, slots=True)
 class _Fate:
     """What becomes of one parameter: ``lr`` is the rule's own, ``default`` that of ``word``, both times ``factor``."""
 
@@ -96,14 +108,15 @@ class _Fate:
 def _table(view: ModelView, reading: Reading, stage_lr: float | None) -> tuple[ParamTable, tuple[str, ...]]:
     """Return the table, and a line on each rate that nobody named."""
     infos = [(site, info) for site in view.sites for info in site.params if info.tied_to is None]
-    first = [(info, _fate(info.path, reading, _NONE)) for _, info in infos]
+    defaults = _Defaults(view.width)
+    first = [(info, _fate(info.path, reading, defaults)) for _, info in infos]
     moving = [one for one in first if one[1].role is Role.TRAINED and not is_head(one[0].path)]
     rates = (own.default.value if own.lr is None else own.lr for _, own in moving)
-    head_rate = of_heads(rates, _head_width(view))
+    defaults = replace(defaults, heads=of_heads(rates, _head_width(view)))
     are_vectors = bool(moving) and all(len(info.shape) == 1 for info, _ in moving)
 
     def fate(path: str) -> _Fate:
-        found = _fate(path, reading, head_rate)
+        found = _fate(path, reading, defaults)
         return replace(found, default=VECTORS) if are_vectors and found.owner == "trunk" else found
 
     fates = [fate(info.path) for _, info in infos]
@@ -145,23 +158,23 @@ def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: fl
     )
 
 
-def _fate(path: str, reading: Reading, head_rate: Rate) -> _Fate:
+def _fate(path: str, reading: Reading, defaults: _Defaults) -> _Fate:
     if path in reading.adapter_of:
-        return _adapter_fate(path, reading)
+        return _adapter_fate(path, reading, defaults)
     owner = f"head:{path.split('.')[1]}" if is_head(path) else "trunk"
     if is_head(path) and not reading.is_trainable(path):
         return _Fate(Role.FROZEN, owner, "head of a task that this stage does not train")
     decision = reading.decisions.get(path)
     if decision is not None:
-        default = head_rate if is_head(path) else _rate(method(decision.rule.train))
+        default = defaults.heads if is_head(path) else defaults.of(method(decision.rule.train))
         rule = decision.rule
         return _Fate(decision.role, owner, decision.why, rule.lr, default, rule=rule, word=rule.train)
     if is_head(path):
-        return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, head_rate)
+        return _Fate(Role.TRAINED, owner, "head of a task of this stage", None, defaults.heads)
     return _Fate(Role.FROZEN, owner, "no rule names it")
 
 
-def _adapter_fate(path: str, reading: Reading) -> _Fate:
+def _adapter_fate(path: str, reading: Reading, defaults: _Defaults) -> _Fate:
     name, carried = reading.adapter_of[path]
     owner, decision = f"adapter:{name}", reading.decisions.get(path)
     if carried is not None and carried.role is Role.FROZEN:
@@ -169,13 +182,10 @@ def _adapter_fate(path: str, reading: Reading) -> _Fate:
     if decision is not None:
         how = adapter_method(decision.rule.train if carried is None else carried.method)
         factor = how.rate(decision.rule, path.split(".")[-2]) if carried is None else 1.0
+        default = defaults.of(how)
         return _Fate(
-            decision.role, owner, decision.why, decision.rule.lr, _rate(how), factor, decision.rule, how.name
+            decision.role, owner, decision.why, decision.rule.lr, default, factor, decision.rule, how.name
         )
     assert carried is not None  # a new adapter has the decision of the rule that brings it
     why, how = "adapter of an earlier stage, goes on", method(carried.method)
-    return _Fate(Role.TRAINED, owner, why, None, _rate(how), word=how.name)
-
-
-def _rate(how: Method) -> Rate:
-    return Rate(how.lr, how.advice)
+    return _Fate(Role.TRAINED, owner, why, None, defaults.of(how), word=how.name)

@@ -1,4 +1,10 @@
-"""Default peak rates that depend on what else moves: those of heads, and of a trunk whose vectors alone are trained."""
+"""Default peak rates that depend on the model: on its width, and on what else moves.
+
+A step of Adam moves every value alike, so a product with a matrix moves by as much more as the matrix is wide: the rate
+of matrices falls as one over the width (arXiv:2203.03466, table 8), that of vectors stays. Methods name theirs for
+BERT-base, where most of them were published; half of its width is the least that was measured (docs/experiments.md), and
+nothing learns faster below it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 WIDTH = 384  # of the trunk that the rates of heads were measured on
+NAMED_FOR = 768  # the width that methods' rates are for
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,23 @@ HEADS = Rate(
 HEAD_ALONE = Rate(
     2e-2, "on frozen features its loss is nearly convex; the best of three rates (docs/experiments.md)"
 )
+
+
+def of_matrices(rate: Rate, width: int) -> Rate:
+    """Return the default ``rate`` of a method that moves matrices, in a trunk whose states have ``width`` values.
+
+    Args:
+        rate: for a width of ``NAMED_FOR``.
+        width: 0 where it is not known; then the rate stays.
+
+    Example:
+        >>> [of_matrices(Rate(5e-4, "LoRA's"), width).value for width in (64, 384, 768, 4096)]
+        [0.001, 0.001, 0.0005, 9.375e-05]
+    """
+    if width in (0, NAMED_FOR):
+        return rate
+    factor = NAMED_FOR / max(width, WIDTH)
+    return Rate(rate.value * factor, f"{rate.advice}, times {factor:.2g} for a width of {width}")
 
 
 def of_heads(below: Iterable[float], width: int) -> Rate:

@@ -86,10 +86,18 @@ def labels_in(rows: Iterable[Sequence[str] | None]) -> tuple[str, ...]:
 
 
 def are_ids(seen: Collection[str], labels: Sequence[str]) -> bool:
-    """Return whether all ``seen`` are numbers, from 0, of one of ``labels``, and none of them is a label itself."""
-    return not set(seen) & set(labels) and all(
-        label.isdecimal() and int(label) < len(labels) for label in seen
-    )
+    """Return whether all ``seen`` are numbers, from 0, of one of ``labels``, and none of them is a label itself.
+
+    Beside a number for each of ``labels`` ``-1`` stands for a missing one.
+
+    Example:
+        >>> are_ids(["-1", "0", "1"], ["no", "yes"]), are_ids(["-1", "0", "1"], ["bad", "fair", "good"])
+        (True, False)
+    """
+    ids = set(seen) - {"-1"}
+    if len(ids) < len(seen) and len(ids) != len(labels):
+        return False
+    return not set(seen) & set(labels) and all(one.isdecimal() and int(one) < len(labels) for one in ids)
 
 
 def named(ids: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from weft.core.example import Encoded, Row, Text
 from weft.core.tensors import int64
 from weft.data import columns as known
 from weft.data.columns import Role
-from weft.data.joined import is_joined, pieces, value_of
+from weft.data.joined import is_filled, pieces, value_of
 from weft.task.base import Pieces
 from weft.task.labels import label_text, plain
 from weft.task.several import places
@@ -45,7 +45,7 @@ def text_in(row: Row, column: str | None) -> str:
         >>> text_in(Row({"a": ["x", "y"], "b": 5, "c": {"en": "x"}}, "f:1"), "{b} or {c.en}: {a}")
         '5 or x: x; y'
     """
-    if column is not None and is_joined(column, row.values):
+    if column is not None and is_filled(column, row.values):
         return _joined(row, column)
     value = plain(row.values.get(column)) if column is not None else None
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):

@@ -34,7 +34,7 @@ from weft.task.sequence import Columns
 from weft.task.shown import span_blocks, tag_blocks
 from weft.task.spans import Reading, Unit, are_spans, find_columns, unit_of
 from weft.task.spans import read as read_spans
-from weft.task.words import listed, text_of, words_like, words_of
+from weft.task.words import listed, places, text_of, words_like, words_of
 
 
 class TaggingSpec(CriterionSpec):
@@ -59,7 +59,7 @@ class Words:
         index: of each word that has a first piece.
         positions: of those first pieces in the row's tokens.
         labels: tag numbers of those words; None without gold.
-        text: that the words are pieces of, where spans are marked in one.
+        text: that the words are pieces of; of a list of words empty.
         bounds: characters of each word in it.
     """
 
@@ -73,7 +73,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The words of a row, their tags where it has some, and where they stand in a text with marked spans."""
+    """The words of a row, their tags where it has some, and where they stand in its text, if it has one."""
 
     words: tuple[str, ...]
     gold: tuple[str, ...] | None = None
@@ -214,7 +214,10 @@ class Tagging:
         if not value:
             return Dropped(row.where, "no tokens")
         if raw is None:
-            return _Read(words_of(value))
+            words = words_of(value)
+            return (
+                _Read(words) if isinstance(value, list) else _Read(words, None, value, places(words, value))
+            )
         words, tags = words_like(value, len(raw)), spelled(raw, self.scheme)
         if len(words) != len(raw):
             return Dropped(row.where, "tokens and tags differ in number")
@@ -274,11 +277,7 @@ class Tagging:
     def _answer(self, tags: Sequence[str], target: Words) -> Answer:
         if self.scheme is Scheme.PLAIN:
             return Answer(tags=tuple(tags))
-        found = [
-            {"type": kind, "start": start, "end": end, "text": _said(target, start, end)}
-            for kind, start, end in spans(tags)
-        ]
-        return Answer(tags=tuple(tags), spans=tuple(found))
+        return Answer(tags=tuple(tags), spans=tuple(_span(target, *span) for span in spans(tags)))
 
     def shown(self, golds: Sequence[Any], answers: Sequence[Answer]) -> tuple[Block, ...]:
         """Return the scores of each type of span and how spans are wrong; of plain tags, which are taken for which."""
@@ -320,11 +319,13 @@ class Tagging:
         return difference(config.get("labels", ()), self.labels)
 
 
-def _said(target: Words, start: int, end: int) -> str:
-    """Return the text of some words, sign for sign where they stand in one."""
+def _span(target: Words, kind: str, start: int, end: int) -> dict[str, Any]:
+    """Return a span of words with its text: sign for sign, and with its characters, where the words stand in one."""
+    span = {"type": kind, "start": start, "end": end}
     if not target.text:
-        return text_of(target.words[start:end])
-    return target.text[target.bounds[start][0] : target.bounds[end - 1][1]]
+        return {**span, "text": text_of(target.words[start:end])}
+    first, last = target.bounds[start][0], target.bounds[end - 1][1]
+    return {**span, "text": target.text[first:last], "start_char": first, "end_char": last}
 
 
 def _tags_of_spans(

@@ -76,6 +76,22 @@ def words_of(value: list[Any] | str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def places(words: Sequence[str], text: str) -> tuple[tuple[int, int], ...]:
+    """Return the characters of each of ``words`` in ``text``, of which they are pieces in order.
+
+    Example:
+        >>> places(words_of("Ann left."), "Ann left.")
+        ((0, 3), (4, 8), (8, 9))
+    """
+    found: list[tuple[int, int]] = []
+    end = 0
+    for word in words:
+        start = text.index(word, end)
+        end = start + len(word)
+        found.append((start, end))
+    return tuple(found)
+
+
 def _peeled(word: str, *, is_last: bool) -> list[str]:
     before: list[str] = []
     after: list[str] = []
