@@ -9,6 +9,7 @@ import pytest
 from weft.core.table import Role
 from weft.errors import NameInvalidError, SiteError, StrategyError
 from weft.recipe.spec import Rule
+from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
 from weft.strategy.named import resolve
@@ -178,6 +179,18 @@ def test_rates_of_matrices_fall_with_the_width(bert, rules, width, trunk_lr, is_
     rates = {row.lr for row in made.table.trained() if not row.owner.startswith("head")}
     assert list(rates) == pytest.approx([trunk_lr])
     assert any(f"for a width of {width}" in line for line in made.defaults) is is_told
+
+
+@pytest.mark.parametrize("kind", [LoraRule, DoraRule])
+def test_factors_of_two_rates_move_on_the_whole_as_those_of_one(bert, kind):
+    def rates(**options):
+        table = make(bert, kind(sites="layers[0].ffn.up", **options), tasks=()).table
+        return {row.path.split(".")[-2].rpartition("_")[2]: row.lr for row in table.trained()}
+
+    one, two, named = rates(), rates(lr_ratio=16), rates(lr_ratio=16, lr=1e-5)
+    assert (one["A"], one["B"]) == (5e-4, 5e-4)
+    assert (two["A"], two["B"]) == pytest.approx((1.25e-4, 2e-3))
+    assert (named["A"], named["B"]) == pytest.approx((1e-5, 1.6e-4))
 
 
 def test_decay_is_for_matrices_that_are_neither_norms_nor_embeddings(bert, gpt2):

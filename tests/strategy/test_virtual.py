@@ -102,9 +102,8 @@ def test_only_a_gate_keeps_the_function():
 
 
 def test_rates_are_lower_for_a_projection():
-    assert Prefix().rate(PrefixRule(projection=8), "prefix_key") == pytest.approx(0.1)
-    assert Prefix().rate(PrefixRule(), "prefix_key") == 1.0
-    assert Prefix().rate(PrefixRule(projection=8, lr=1e-3), "prefix_key") == 1.0  # what is said holds
+    assert Prefix().usual(PrefixRule(projection=8)) == pytest.approx(5e-4)
+    assert Prefix().usual(PrefixRule()) == 5e-3
 
 
 def test_a_prompt_starts_from_tokens_or_from_their_spread(toy):

@@ -60,6 +60,10 @@ class Method:
     kinds: ClassVar[frozenset[SiteKind]] = frozenset(SiteKind)  # where it can act
     trains_site: ClassVar[bool] = True  # whether the site's own parameters move
 
+    def usual(self, rule: Rule) -> float:  # noqa: ARG002
+        """Return the default peak rate under ``rule``, in a trunk as wide as BERT-base."""
+        return self.lr
+
     def timing(self, rule: Rule, place: Place) -> Timing:  # noqa: ARG002
         """Return when the parameters at ``place`` move: from the share of the stage that the rule says to its end."""
         return Timing(rule.since)

@@ -5,6 +5,7 @@ Legend: I input width, O output width, R rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -118,6 +119,11 @@ class Dora(SiteMethod):
         """Return A drawn from ``seed``, B zero, and the norms of the weight's rows."""
         drawn = super().start(sites, site, options, seed=seed)
         return {**drawn, "dora_magnitude": _squares_O(sites, site).sqrt()}
+
+    def usual(self, rule: Rule) -> float:
+        """Return the rate of A, as LoRA's: the geometric mean of both factors' is the default."""
+        assert isinstance(rule, DoraRule)
+        return self.lr / math.sqrt(rule.lr_ratio)
 
     def rate(self, rule: Rule, table: str) -> float:
         """Return LoRA+'s ratio for B."""

@@ -5,6 +5,7 @@ Legend: I input width, O output width, R rank, V vocabulary, D width of an embed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
@@ -50,7 +51,7 @@ class LoraRule(AdapterRule):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of the update's input while training."""
     lr_ratio: float = Field(default=1.0, ge=1, le=1000)
-    """How many times the rate of A is that of B; 16 is LoRA+ (arXiv:2402.12354)."""
+    """B's rate over A's; 16 is LoRA+ (arXiv:2402.12354). A named ``lr`` is A's; else LoRA's is their geometric mean."""
     init: LoraInit = LoraInit.RANDOM
     """random, or pissa: start from the weight's largest singular values."""
 
@@ -123,6 +124,11 @@ class Lora(SiteMethod):
             return {"lora_embedding_A": (rank, vocabulary), "lora_embedding_B": (width, rank)}
         width_in, width_out = widths_of(site)
         return {"lora_A": (rank, width_in), "lora_B": (width_out, rank)}
+
+    def usual(self, rule: Rule) -> float:
+        """Return the rate of A such that the geometric mean of both factors' is the default: their product moves as before."""
+        assert isinstance(rule, LoraRule)
+        return self.lr / math.sqrt(rule.lr_ratio)
 
     def rate(self, rule: Rule, table: str) -> float:
         """Return LoRA+'s ratio for B."""

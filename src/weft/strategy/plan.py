@@ -86,8 +86,9 @@ class _Defaults:
     width: int
     heads: Rate = _NONE
 
-    def of(self, how: Method) -> Rate:
-        rate = Rate(how.lr, how.advice)
+    def of(self, how: Method, rule: Rule | None = None) -> Rate:
+        """Return the rate of a method's own parameters, under the rule that brings them if that is a rule of this stage."""
+        rate = Rate(how.lr if rule is None else how.usual(rule), how.advice)
         return of_matrices(rate, self.width) if how.moves_matrices else rate
 
 
@@ -182,7 +183,7 @@ def _adapter_fate(path: str, reading: Reading, defaults: _Defaults) -> _Fate:
     if decision is not None:
         how = adapter_method(decision.rule.train if carried is None else carried.method)
         factor = how.rate(decision.rule, path.split(".")[-2]) if carried is None else 1.0
-        default = defaults.of(how)
+        default = defaults.of(how, decision.rule if carried is None else None)
         return _Fate(
             decision.role, owner, decision.why, decision.rule.lr, default, factor, decision.rule, how.name
         )

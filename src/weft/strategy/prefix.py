@@ -195,10 +195,10 @@ class Prefix(SiteMethod):
         assert isinstance(rule, PrefixRule)
         return rule.gate is True
 
-    def rate(self, rule: Rule, table: str) -> float:  # noqa: ARG002
-        """Return the share of the rate where there is a projection, whose weights move every position at once."""
+    def usual(self, rule: Rule) -> float:
+        """Return a share of the rate where there is a projection, whose weights move every position at once."""
         assert isinstance(rule, PrefixRule)
-        return 1.0 if rule.projection is None or rule.lr is not None else _PROJECTED_RATE
+        return self.lr * (1.0 if rule.projection is None else _PROJECTED_RATE)
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return positions, width of the projection, gate, and the kind of the site."""
