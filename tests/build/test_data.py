@@ -127,6 +127,33 @@ def test_truncation_is_reported_and_warned_of(reads, tmp_path):
     assert "mood: 25% of train rows are longer than model.max_tokens and were cut." in data.report.warnings
 
 
+def test_cut_documents_and_questions_say_what_bounds_them(reads, tmp_path):
+    long = "the " * 80
+    name = put(tmp_path, "a.csv", "text,label", f"{long},pos", "a film,neg")
+    windows = {"pooling": "mean", "most": 2}
+    data = reads(mood={"kind": "classification", "train": name, "dev": name, "windows": windows})
+    of_windows = "rows are longer than windows.most windows of model.max_tokens and were cut."
+    assert f"mood: 50% of train {of_windows}" in data.report.warnings
+
+
+def test_texts_that_the_vocabulary_does_not_have_are_warned_of(reads, tmp_path):
+    name = put(tmp_path, "a.csv", "text,label", "שלום עולם,pos", "a good film,neg", "ספר טוב,neg", "ספר,pos")
+    dev = put(tmp_path, "b.csv", "text,label", "a film,neg", "a cat,pos")
+    data = reads(mood={"kind": "classification", "train": name, "dev": dev})
+    train = split_of(data, "mood", "train")
+    texts = [one.tokens for one in data.tasks["mood"].train]
+    unknown = sum(ids.count(1) for ids in texts)  # [UNK]
+    assert unknown == 5
+    assert train.unknown_share == unknown / sum(map(len, texts))
+    assert split_of(data, "mood", "dev").unknown_share == 0
+    assert data.report.warnings[0] == (
+        f"mood: many tokens are unknown to the model's vocabulary ({train.unknown_share:.0%} in train), so it cannot tell "
+        f"them apart. Choose a model for the language of these texts."
+    )
+    clean = reads(mood={"kind": "classification", "train": dev, "dev": dev})
+    assert not [line for line in clean.report.warnings if "vocabulary" in line]
+
+
 def test_rows_of_a_list_on_one_line_are_held_out_one_by_one(reads, tmp_path):
     """json.dump writes a whole file as one line: each row has a place of its own nevertheless."""
     nouns = ("cat", "dog", "man", "film", "book")

@@ -91,7 +91,7 @@ def test_an_existing_recipe_stays_unless_forced(weft: Weft, folder: Path):
 def test_a_generative_task_needs_a_model(weft: Weft, folder: Path):
     code, _, err = weft("init", "ask.jsonl")
     assert code == 2
-    assert err.startswith("tasks.ask: must have a causal model")
+    assert err.startswith("tasks.ask: must have a decoder or an encoder-decoder")
     assert not (folder / "recipe.yaml").exists()
     assert weft("init", "ask.jsonl", "--model", "models/my llama")[0] == 0
     recipe = load(folder / "recipe.yaml", catalogue())

@@ -157,8 +157,11 @@ def test_eval_on_a_file_shows_its_rows_in_the_language_of_the_command_line(
     assert "<h2>答案细览</h2>" in written
     assert "the &lt;b&gt;cat&lt;/b&gt; likes london" in written or "mary hates bad food" in written
     assert "<b>cat" not in written
-    code, _, err = weft("eval", str(runs.first), f"mood={file}", "--html", str(tmp_path / "no" / "page.html"))
+    code, scores, err = weft(
+        "eval", str(runs.first), f"mood={file}", "--html", str(tmp_path / "no" / "page.html")
+    )
     assert (code, "no/page.html" in err) == (74, True)
+    assert scores == out  # a page that cannot be written takes no scores with it
 
 
 def test_eval_on_a_file_says_which_rows_it_cannot_judge(weft: Weft, runs: Runs, tmp_path: Path):

@@ -17,10 +17,12 @@ import pytest
 
 from weft.build.catalogue import catalogue
 from weft.core.example import Dropped, Purpose
+from weft.core.example import Row as DataRow
 from weft.data.sources import read
 from weft.model.folder import locate
 from weft.model.tokenizer import HFTokenizer, load_tokenizer
 from weft.recipe.load import load
+from weft.task.prompts import teaches
 from weft.task.registry import FAMILIES
 
 Weft = Callable[..., tuple[int, str, str]]
@@ -235,18 +237,44 @@ def test_what_no_family_reads_is_refused_with_its_columns(
     assert not (tmp_path / "recipe.yaml").exists()
 
 
-@pytest.mark.parametrize("asked", [{"prompt": "Hi"}, {"messages": TURNS}])
-def test_preferences_are_refused_by_name(
-    weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Row
+ASKED = [{"role": "user", "content": "Hi"}]
+SAID = {"role": "assistant", "content": "Hello!"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "columns"),
+    [
+        ({"prompt": "Hi"}, "Hello!", "{instruction: prompt, output: chosen}"),
+        ({"messages": ASKED}, "Hello!", "{instruction: messages, output: chosen}"),
+        ({"messages": [*ASKED, SAID, *ASKED]}, "Hello!", "{instruction: messages, output: chosen}"),
+        (
+            {"conversations": ASKED},
+            {"from": "gpt", "value": "Hi!"},
+            "{instruction: conversations, output: chosen}",
+        ),
+        ({"prompt": ASKED}, [SAID], "{instruction: prompt, output: chosen}"),
+        ({"prompt": "Hi"}, [*ASKED, SAID], "{messages: chosen}"),
+        ({}, "Human: Hi\n\nAssistant: Hello!", "{text: chosen}"),
+    ],
+)
+def test_preferences_are_refused_by_name_and_the_way_that_is_said_is_one(
+    weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Row, chosen: object, columns: str
 ):
     monkeypatch.chdir(tmp_path)
-    row = {**asked, "chosen": "Hello!", "rejected": "Go away."}
+    row = {**asked, "chosen": chosen, "rejected": "Go away."}
     (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     code, _, err = weft("init", "x.jsonl", "--model", "some/model")
     assert code == 5
     assert err.startswith(
         "x.jsonl: must have an answer to learn in each row, but has chosen and rejected ones"
     )
+    assert err.endswith(f"kind: generation, columns: {columns}.\n")
+    given = dict(pair.split(": ") for pair in columns.strip("{}").split(", "))
+    family = FAMILIES["generation"]
+    spec = family.spec_type.model_validate({"kind": "generation", "train": ["x.jsonl"], "columns": given})
+    rows = [DataRow(row, "x.jsonl:1")]
+    task = family.fit("t", spec, rows)
+    assert teaches(rows[0], task.config()["columns"])
 
 
 @pytest.mark.parametrize(("kind", "line"), [("jsonl", 3), ("csv", 4)])

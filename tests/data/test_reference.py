@@ -106,6 +106,7 @@ def test_name_leaves_the_slice_out(root: Path):
         ("./nothing/here.txt", "There is nothing in"),
         ("C:\\data\\x.csv", "must exist below"),
         ("../up/x", "must exist below"),
+        ("/nothing/x.csv", r"x\.csv: must exist, but does not\. There is nothing in /nothing"),
         ("a.csv:train", "a.csv is a file"),
         ("a.csv[5]", r"\[start:stop\]"),
         ("a.csv[::2]", r"\[start:stop\]"),

@@ -123,6 +123,14 @@ def test_texts_go_to_the_tasks_that_take_them(tasks: dict[str, Task]):
     assert "takes a pair of texts, but one was given" in one.left_out["match"]
 
 
+def test_the_role_of_the_column_that_is_missing_is_named(tasks: dict[str, Task]):
+    rows = [Row({"a": "hello"}, "f.csv:2")]
+    found = from_rows({"match": tasks["match"]}, rows, {}, what="f.csv")
+    assert found.left_out == {
+        "match": "match: needs column b, but f.csv has a. Say which with --column pair=<column>."
+    }
+
+
 def test_rows_of_a_file_lose_their_labels(tasks: dict[str, Task]):
     rows = [Row({"review": "good", "verdict": "nonsense", "words": ["good"], "marks": ["?"]}, "f.csv:2")]
     found = from_rows(tasks, rows, {}, what="f.csv")

@@ -129,6 +129,7 @@ def test_an_empty_text_is_an_empty_mapping_or_nothing(text: str):
         ("a: 1\n b: 2\nc: [", "r.yaml:2: must be YAML", "Put quotes"),
         ("a: [1, 2\n", "r.yaml:", "brackets"),
         ("a: \x00", "r.yaml: must be YAML", "quotes"),
+        ("{a} {b}", "r.yaml:1: must be YAML, but expected '<document start>', but found '{'.", "Put quotes"),
         ("a: *unknown\n", "r.yaml:1: must be YAML, but found undefined alias", "Check"),
         ("a: 1\n---\nb: 2\n", "r.yaml:2: must hold one document", "one file for each"),
         ("%YAML 1.1\n---\na: no\n", "r.yaml:2: must be YAML 1.2", "Remove that line"),

@@ -241,3 +241,18 @@ def test_a_task_can_be_told_to_answer_otherwise(kit):
     ):
         with pytest.raises(DataError, match=words):
             task.told(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"decoding": {"beams": "x"}},
+            r"t\.decoding\.beams: input should be a valid integer.*, but is 'x'\.$",
+        ),
+        ({"metrics": "nosuch"}, r"t\.metrics: must be metrics of text, but 'nosuch' is none\..*[^.]\.$"),
+    ],
+)
+def test_what_a_task_cannot_be_told_says_what_is_and_ends_once(kit, options, words):
+    with pytest.raises(DataError, match=words):
+        kit.fit("generation", ROWS).told(options)

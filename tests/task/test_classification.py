@@ -43,6 +43,13 @@ def test_labels_of_the_recipe_fix_names_and_order(kit):
     assert [one.target for one in encoded[1:]] == [1, 0, 0]
 
 
+def test_one_label_of_the_recipe_is_refused_as_such(kit):
+    words = r"tasks\.t\.labels: must name at least 2 labels, but names a alone\. Column 'label' holds a, b\."
+    with pytest.raises(DataError, match=words):
+        kit.fit("classification", _labelled("a", "b"), labels=["a"])
+    assert kit.fit("classification", _labelled("a", "b"), labels=["a"], multi_label=True).labels == ("a",)
+
+
 @pytest.mark.parametrize("labels", [["pos", "pos"], [None, "", None], ["only", None]])
 def test_fewer_than_two_labels_are_refused(kit, labels):
     with pytest.raises(DataError, match=r"tasks\.t: column 'label' must hold at least 2 different labels"):
@@ -136,7 +143,7 @@ def test_the_threshold_decides_what_is_answered(kit):
     assert all(answer.label == ["animal", "red"] for answer in kit.answers(network, low, bench.ask))
     assert all(answer.label == [] for answer in kit.answers(network, high, bench.ask))
     assert low.same_head(high.config()) is None  # the threshold is not the head's
-    with pytest.raises(ValidationError, match="needs multi_label"):
+    with pytest.raises(ValidationError, match="needs multi_label: true, but that is not set"):
         kit.fit("classification", ROWS, threshold=0.4)
 
 

@@ -45,7 +45,14 @@ def test_names_need_an_order(kit):
     assert (zh.labels, zh.texts.columns["label"], zh.texts.columns["text"]) == (("差", "好"), "评级", "评论")
 
 
-@pytest.mark.parametrize(("stars", "labels"), [([3, 3], []), ([None, ""], []), ([1, 2], ["7", "8"])])
+@pytest.mark.parametrize("labels", [["7", "8"], ["1"]])
+def test_labels_of_the_recipe_must_be_of_the_column(kit, labels):
+    words = rf"tasks\.t\.labels: must name at least two labels.*names {', '.join(labels)}\. The column holds 1, 2\."
+    with pytest.raises(DataError, match=words):
+        kit.fit("ordinal", _rated(1, 2), labels=labels)
+
+
+@pytest.mark.parametrize(("stars", "labels"), [([3, 3], []), ([None, ""], []), ([None, ""], ["7", "8"])])
 def test_labels_that_do_not_differ_are_refused(kit, stars, labels):
     with pytest.raises(DataError, match="at least two different labels"):
         kit.fit("ordinal", _rated(*stars), labels=labels)

@@ -28,6 +28,7 @@ HELD_OUT_SHARE = 0.1
 TRAIN, DEV, TEST, HELD_OUT = "train", "dev", "test", "held-out"
 _MUCH_CUT = 0.05  # share of a split's rows from which on a warning is given
 _MUCH_DROPPED = 0.1
+_MUCH_UNKNOWN = 0.05  # of its tokens; rare signs of a language that the vocabulary has are a hundredth
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
         sources = given if DEV in given else _with_held_out(task, given, tokenizer, seed=recipe.seed)
         used = {split: _use(task, split, source, tokenizer) for split, source in sources.items()}
         tasks[name] = _task_data(task, used)
-        reports.append(_task_report(task, used))
+        reports.append(_task_report(task, used, unknown=tokenizer.unknown))
         digests.update({f"{name}/{split}": source.digest for split, source in given.items()})
     texts = {name: [_key(example) for example in data.train] for name, data in tasks.items()}
     reports = [report.model_copy(update={"shared_with": _shared(report.task, texts)}) for report in reports]
@@ -120,7 +121,9 @@ def read_data(recipe: Recipe, tokenizer: Tokenizer, *, root: Path) -> Data:
         tasks=tasks,
         report=DataReport(
             tasks=tuple(reports),
-            warnings=tuple(line for report in reports for line in _warnings(report, tasks[report.task])),
+            warnings=tuple(
+                line for report in reports for line in _warnings(report, tasks[report.task], tokenizer)
+            ),
         ),
         digests=digests,
     )
@@ -260,8 +263,13 @@ def _asked(
 def _nothing_usable(task: Task, split: str, source: _Source, dropped: Mapping[str, int]) -> DataError:
     return DataError(
         f"tasks.{task.name}: {split} needs at least one usable row, but none of {len(source.rows)} is "
-        f"({_words(dropped)}). Check the columns: {task.config().get('columns')}."
+        f"({_words(dropped)}). Check the columns: {_columns(task)}."
     )
+
+
+def _columns(task: Task) -> dict[str, str]:
+    """Return the columns that ``task`` reads, by role."""
+    return {role: column for role, column in task.config()["columns"].items() if column}
 
 
 def _task_data(task: Task, used: Mapping[str, _Used]) -> TaskData:
@@ -283,17 +291,17 @@ def _task_data(task: Task, used: Mapping[str, _Used]) -> TaskData:
     )
 
 
-def _task_report(task: Task, used: Mapping[str, _Used]) -> TaskDataReport:
+def _task_report(task: Task, used: Mapping[str, _Used], *, unknown: int | None) -> TaskDataReport:
     return TaskDataReport(
         task=task.name,
         kind=task.kind,
-        columns={role: column for role, column in task.config()["columns"].items() if column},
-        splits=tuple(_split_report(task, split, one) for split, one in used.items()),
+        columns=_columns(task),
+        splits=tuple(_split_report(task, split, one, unknown) for split, one in used.items()),
         overlap={f"{a}/{b}": overlap(used[a].questions, used[b].questions) for a, b in combinations(used, 2)},
     )
 
 
-def _split_report(task: Task, split: str, used: _Used) -> SplitReport:
+def _split_report(task: Task, split: str, used: _Used, unknown: int | None) -> SplitReport:
     mean, p95, longest = lengths([example.num_tokens for example in used.examples])
     return SplitReport(
         split=split,
@@ -307,9 +315,16 @@ def _split_report(task: Task, split: str, used: _Used) -> SplitReport:
         tokens_p95=p95,
         tokens_max=longest,
         cut_share=sum(example.num_cut > 0 for example in used.examples) / len(used.examples),
+        unknown_share=0.0 if unknown is None else _share(unknown, used.examples),
         duplicates=duplicates(used.questions),
         encoding=used.source.encoding,
     )
+
+
+def _share(token: int, examples: Sequence[Encoded]) -> float:
+    """Return the share of ``token`` among all tokens that the trunk reads."""
+    tokens = [text.tokens for example in examples for text in example.texts]
+    return sum(ids.count(token) for ids in tokens) / sum(map(len, tokens))
 
 
 def _key(example: Encoded | Dropped) -> str:
@@ -322,23 +337,39 @@ def _shared(name: str, texts: Mapping[str, Sequence[str]]) -> dict[str, int]:
     return {other: count for other, count in counts.items() if count}
 
 
-def _warnings(report: TaskDataReport, data: TaskData) -> Iterator[str]:
+def _warnings(report: TaskDataReport, data: TaskData, tokenizer: Tokenizer) -> Iterator[str]:
     if isinstance(data.task, Warns):
         yield from data.task.warnings(data.train_golds)
     for pair, count in report.overlap.items():
         if count:
             yield f"{report.task}: {count} texts of {pair} are equal; scores on them are not honest."
+    unread = [split for split in report.splits if split.unknown_share > _MUCH_UNKNOWN]
+    if unread:
+        shares = ", ".join(f"{split.unknown_share:.0%} in {split.split}" for split in unread)
+        yield (
+            f"{report.task}: many tokens are unknown to the model's vocabulary ({shares}), so it cannot tell them apart. "
+            f"Choose a model for the language of these texts."
+        )
     for split in report.splits:
         if split.cut_share > _MUCH_CUT:
             yield (
-                f"{report.task}: {split.cut_share:.0%} of {split.split} rows are longer than model.max_tokens "
-                f"and were cut."
+                f"{report.task}: {split.cut_share:.0%} of {split.split} rows are longer than "
+                f"{_room(data.task, split.split, tokenizer)} and were cut."
             )
         if split.read - split.used > _MUCH_DROPPED * split.read:
             yield (
                 f"{report.task}: {split.read - split.used} of {split.read} {split.split} rows are not used "
                 f"({_words(split.dropped)})."
             )
+
+
+def _room(task: Task, split: str, tokenizer: Tokenizer) -> str:
+    """Return what bounds the text of a row; what one stack is asked leaves room for its answer."""
+    config = task.config()
+    if config.get("windows") is not None:
+        return "windows.most windows of model.max_tokens"
+    is_asked = split != TRAIN and "max_new_tokens" in config and tokenizer.reply_start is None
+    return f"model.max_tokens{' less max_new_tokens' if is_asked else ''}"
 
 
 def _words(counts: Mapping[str, int]) -> str:

@@ -36,6 +36,7 @@ class RememberingTokenizer:
         self.max_tokens = tokenizer.max_tokens
         self.pad = tokenizer.pad
         self.stop = tokenizer.stop
+        self.unknown = tokenizer.unknown
         self.reply_start = tokenizer.reply_start
         self.languages = tokenizer.languages
 

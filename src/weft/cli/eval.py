@@ -54,13 +54,13 @@ def run(
         if data
         else _of_run(bundle, base, given)
     )
-    if page is not None:
-        page.write_text(render_evaluation(report, lang=language()), encoding="utf-8")
-        err().print(say("eval.page", file=page))
     if is_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
         show_scores(out(), report)
+    if page is not None:  # last: a page that cannot be written takes no scores with it
+        page.write_text(render_evaluation(report, lang=language()), encoding="utf-8")
+        err().print(say("eval.page", file=page))
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,8 @@ def guess(rows: Sequence[Row], *, what: str) -> Guess:
     looks = (_conversations, _tagging, _choices, _passages, _instructions, _judged_text, _answers, _texts)
     if _PREFERENCES.issubset(columns):
         raise DataError(
-            f"{what}: must have an answer to learn in each row, but has chosen and rejected ones, from which no task "
-            f"learns. Rename chosen to output, and leave rejected out."
+            f"{what}: must have an answer to learn in each row, but has chosen and rejected ones, and no task learns "
+            f"from both. {_chosen_alone(rows)}"
         )
     for look in looks:
         found = look(rows)
@@ -127,6 +127,19 @@ def guess(rows: Sequence[Row], *, what: str) -> Guess:
         f"{what}: must have columns that say what to learn, such as text and label, text1, text2 and score, tokens "
         f"and tags, or instruction and output, but has {names}. Rename them, or write the task by hand with columns:."
     )
+
+
+def _chosen_alone(rows: Sequence[Row]) -> str:
+    """Return how a recipe learns the chosen answers of preferences."""
+    columns = _columns(rows, {"messages": known.MESSAGES, "instruction": known.INSTRUCTION})
+    asked = columns["messages"] or columns["instruction"]
+    exchange = {"instruction": asked, "output": "chosen"} if asked else {"text": "chosen"}
+    ways = ({"messages": "chosen"}, exchange)  # the whole conversation, or its end
+    for way in ways:
+        if _fits(Guess("generation", {"columns": way}), rows):
+            words = ", ".join(f"{role}: {column}" for role, column in way.items())
+            return f"Learn the chosen ones by a task of your own: kind: generation, columns: {{{words}}}."
+    return "Write the chosen ones as instruction and output, and leave the rejected ones out."
 
 
 def _conversations(rows: Sequence[Row]) -> Guess | None:

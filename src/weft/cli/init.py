@@ -54,7 +54,8 @@ def run(
     if generative is not None and model is None:
         raise RecipeError(
             [
-                f"tasks.{generative}: must have a causal model to generate with, but no --model is given. Give a folder or hub id."
+                f"tasks.{generative}: must have a decoder or an encoder-decoder to generate with, but no --model is given. "
+                f"Give a folder or hub id."
             ]
         )
     members = catalogue()

@@ -226,7 +226,8 @@ def _hub(ref: str, rest: str, part: Slice | Sample | None, *, root: Path) -> Ref
         if _HUB.fullmatch(location) and not looks_like_file:
             near = get_close_matches(Path(location).name, _beside(location, root))
             return Reference(location, None, subset, split, part, tuple(near))
-    raise DataError(f"{ref}: must exist below {root}, but does not. {_neighbours(rest, root)}".rstrip())
+    below = "" if Path(rest).is_absolute() or rest.startswith("~") else f" below {root}"
+    raise DataError(f"{ref}: must exist{below}, but does not. {_neighbours(rest, root)}".rstrip())
 
 
 def _neighbours(location: str, root: Path) -> str:

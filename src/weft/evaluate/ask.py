@@ -118,7 +118,7 @@ def from_rows(
         if missing:
             left_out[name] = (
                 f"{name}: needs column {missing[0]}, but {what} has {', '.join(present)}. "
-                f"Say which with --column {_roles(task)[_needed(task)[0]]}=<column>."
+                f"Say which with --column {_role_of(missing[0], task, source)}=<column>."
             )
             continue
         pairs = [pair for own in source.values() for pair in own.items()]
@@ -181,6 +181,11 @@ def _missing(
         for one in parts.values()
         if one not in present and (column in needed or not set(present).isdisjoint(parts.values()))
     ]
+
+
+def _role_of(missing: str, task: Task, source: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the role of the text that would be read from the column ``missing``."""
+    return next(role for column, role in _roles(task).items() if missing in source[column].values())
 
 
 def _roles(task: Task) -> dict[str, str]:

@@ -113,6 +113,7 @@ class HFTokenizer:
     Attributes:
         pad: id of the padding token, else of the end token, else 0.
         stop: id of the end token, else of the separator, else ``pad``.
+        unknown: id of the token that stands for what the vocabulary does not have; None where that is another one too.
         languages: ids of the tokens that say the language of a text, by code (en_XX, eng_Latn, en); empty where none of them
             stands around a text.
     """
@@ -136,6 +137,7 @@ class HFTokenizer:
         self.reply_start = reply_start
         self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.stop = _first_set(tokenizer.eos_token_id, tokenizer.sep_token_id, self.pad)
+        self.unknown = _unknown(tokenizer)
         if max_tokens <= self._pair.num_special:
             raise ModelError(
                 f"max_tokens: must leave room beside {self._pair.num_special} special tokens, but is {max_tokens}. "
@@ -471,6 +473,12 @@ def _opens_texts(backend: Any) -> bool:
         backend.encode(text, add_special_tokens=False).ids for text in (_BREAK, _PROBE, _BREAK + _PROBE)
     )
     return behind[: len(head)] == head and behind[len(head) :] != alone
+
+
+def _unknown(tokenizer: Any) -> int | None:
+    """Return the id of the unknown token; GPT-2 names its end token so, which says nothing."""
+    found = tokenizer.unk_token_id
+    return None if found in (tokenizer.eos_token_id, tokenizer.bos_token_id) else found
 
 
 def _first_set(*ids: int | None) -> int:

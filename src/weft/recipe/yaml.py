@@ -34,6 +34,10 @@ _HINTS = (
     (r"\t", "Indent with blanks, not tabs."),
     ("but got '['", "Put quotes around a value that contains [ or ], such as 'data.csv[:500]'."),
     ("mapping values are not allowed", "Put quotes around a value that contains ': '."),
+    (
+        "expected '<document start>'",
+        "Put quotes around a value that starts with { or [ and goes on behind it.",
+    ),
     ("expected <block end>", "Check the indentation of this line and the one before."),
 )
 
@@ -177,6 +181,7 @@ def _scalar(node: ScalarNode) -> Any:
 
 def _syntax_message(error: YAMLError, name: str) -> str:
     problem = str(getattr(error, "problem", None) or str(error).splitlines()[0])
+    problem = re.sub(r"\('(.)',\)", r"'\1'", problem)  # how ruamel writes a sign that it did not expect
     mark = (error.problem_mark or error.context_mark) if isinstance(error, MarkedYAMLError) else None
     where = f"{name}:{mark.line + 1}" if mark is not None else name
     hint = next((hint for sign, hint in _HINTS if sign in problem), "Check quotes, brackets and indentation.")

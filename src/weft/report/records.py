@@ -125,6 +125,8 @@ class SplitReport(Record):
     tokens_max: int
     cut_share: float
     """Share of examples that lost tokens to truncation."""
+    unknown_share: float = 0.0
+    """Share of tokens that stand for what the model's vocabulary does not have."""
     duplicates: int
     """Rows whose text occurs earlier in the same split."""
     encoding: str = "utf-8"

@@ -161,7 +161,9 @@ class AnswerOptions(AnswerSpec):
             keys = [task, *map(str, first["loc"])]
             place = ".".join(keys)
             if first["type"] != "extra_forbidden":
-                raise DataError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
+                said = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+                given = "" if ", but " in said else f", but is {first['input']!r}"
+                raise DataError(f"{place}: {said[:1].lower()}{said[1:]}{given}.") from None
             known = DecodingSpec.model_fields if len(keys) > 2 else type(self).model_fields
             raise DataError(
                 f"{place}: must be an option of how {task} answers, but is not. {nearest(keys[-1], known)}"

@@ -28,6 +28,9 @@ class Tokenizer(Protocol):
     max_tokens: int
     pad: int
     stop: int  # token that ends a generated answer
+    unknown: (
+        int | None
+    )  # token that stands for what the vocabulary does not have; None where it has everything
     reply_start: (
         int | None
     )  # token that a decoder of its own begins to write from; None without such a decoder

@@ -104,7 +104,8 @@ class ClassificationSpec(CriterionSpec):
     def _threshold_needs_multi_label(self) -> Self:
         if "threshold" in self.model_fields_set and not self.multi_label:
             raise ValueError(
-                "threshold: needs multi_label: true, for a single label is the most probable one"
+                "threshold: needs multi_label: true, but that is not set, and a single label is the most probable one. Leave "
+                "it out, or set multi_label"
             )
         return self
 
@@ -154,6 +155,11 @@ class Classification:
         seen = labels_in(sets)
         labels = spec.labels or _columns_of(columns, rows) or seen
         least = 1 if spec.multi_label else 2
+        if 0 < len(spec.labels) < least:
+            raise DataError(
+                f"tasks.{name}.labels: must name at least {least} labels, but names {spec.labels[0]} alone. Column "
+                f"{columns['label']!r} holds {', '.join(seen[:20]) or 'none'}."
+            )
         if len(labels) < least or not seen:
             raise DataError(
                 f"tasks.{name}: column {columns['label']!r} must hold at least {least} different labels, but holds "

@@ -103,7 +103,12 @@ class Ordinal:
                 f"tasks.{name}: labels of column {columns['label']!r} must be numbers to be ordered by themselves, but are "
                 f"{list(labels[:10])}. Give them in order under labels: [<lowest>, ..., <highest>]."
             )
-        if len(labels) < 2 or not set(labels) & set(seen):
+        if spec.labels and seen and (len(labels) < 2 or not set(labels) & set(seen)):
+            raise DataError(
+                f"tasks.{name}.labels: must name at least two labels, some of column {columns['label']!r}, but names "
+                f"{', '.join(labels)}. The column holds {', '.join(seen[:20])}."
+            )
+        if len(labels) < 2 or not seen:
             raise DataError(
                 f"tasks.{name}: column {columns['label']!r} must hold at least two different labels, but holds "
                 f"{list(seen[:10])} in {len(rows)} rows. Give the right column under columns: {{label: ...}}."

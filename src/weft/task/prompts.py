@@ -192,6 +192,8 @@ def _as_messages(asked: Sequence[Any], answered: Any) -> list[Message] | Reason:
     """Return the messages of a prompt and of its completion; only the completion's answers are learnt."""
     if isinstance(answered, str):
         answered = [{"role": "assistant", "content": answered.strip()}]
+    elif isinstance(answered, Mapping):  # one message
+        answered = [answered]
     before, after = read_messages(asked), read_messages(answered or [])
     if isinstance(before, str) or isinstance(after, str):
         return before if isinstance(before, str) else after
