@@ -89,3 +89,24 @@ def test_tasks_called_like_methods_of_modules_are_entered_and_trained(kit, path)
             before.heads[name].tensors["out.weight"], after.heads[name].tensors["out.weight"]
         )
     assert ready.enter("expert", after).changed
+
+
+@pytest.mark.parametrize(
+    ("rule", "end"),
+    [
+        (
+            "{sites: linear, train: peft, method: VERA, options: {rr: 3}}",
+            "Did you mean 'r'? Choices: d_initial, ",
+        ),
+        (
+            "{train: lora, init: pissa, per_task: true}",
+            "a weight has its values once. Leave out init or per_task.",
+        ),
+    ],
+)
+def test_what_keys_must_be_together_says_itself_what_is(path, rule, end):
+    with pytest.raises(RecipeError) as caught:
+        open_recipe(path, (f"stages.0.strategy=[{rule}]",))
+    (problem,) = str(caught.value).splitlines()
+    assert end in problem
+    assert not problem.endswith("mapping.")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from weft.cli.methods import gather
 from weft.strategy.named import STRATEGIES
 from weft.strategy.registry import CHOOSING, METHODS
@@ -23,6 +25,11 @@ def test_json_has_every_method_and_every_name(weft: Weft):
     assert by_name["lora"]["merges"]
     assert by_name["lora"]["per_task"]
     assert [name for name, one in by_name.items() if not one["keeps"]] == ["fusion", "prompt", "prefix"]
+    widths = {name for name, one in by_name.items() if one["lr_width"]}
+    assert widths == {name for name, method in METHODS.items() if method.moves_matrices} == {
+        "full", "lisa", "lora", "dora", "mtl-lora", "gated-lora", "adapter", "fusion", "peft",
+    }  # fmt: skip
+    assert {by_name[name]["lr_width"] for name in widths} == {768}
     assert by_name["dora"]["alone"]
     assert not by_name["dora"]["per_task"]
     assert not by_name["adapter"]["merges"]
@@ -39,3 +46,16 @@ def test_text_says_it_in_two_tables(weft: Weft):
     assert code == 0
     for words in (*METHODS, *STRATEGIES, "arXiv:2106.09685", "lr_ratio 16.0", "arXiv:2605.18822", "full_lr"):
         assert words in out
+
+
+def test_rates_of_one_width_say_which(weft: Weft, monkeypatch: pytest.MonkeyPatch):
+    for lang, words in (("en", "falls as one over the width"), ("zh", "与宽度成反比")):
+        monkeypatch.setenv("WEFT_LANG", lang)
+        _, out, _ = weft("methods")
+        assert words in out.replace("\n", "")
+        assert "768" in out
+        methods, *_ = out.split("\n\n")
+        rates = {line.split(" ")[0]: line for line in methods.splitlines()}
+        assert "0.0005 *" in rates["lora"]
+        assert "0.005 " in rates["ia3"]
+        assert "*" not in rates["ia3"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from weft.core.table import Role
+from weft.core.view import ParamInfo, Site, SiteKind
 from weft.errors import NameInvalidError, SiteError, StrategyError
 from weft.recipe.spec import Rule
 from weft.strategy.dora import DoraRule
@@ -178,7 +179,32 @@ def test_rates_of_matrices_fall_with_the_width(bert, rules, width, trunk_lr, is_
     made = make(replace(bert, width=width), *rules)
     rates = {row.lr for row in made.table.trained() if not row.owner.startswith("head")}
     assert list(rates) == pytest.approx([trunk_lr])
-    assert any(f"for a width of {width}" in line for line in made.defaults) is is_told
+    where = "widths up to 384" if width == 384 else f"a width of {width}"
+    assert any(f"times {768 / width:g} for {where}" in line for line in made.defaults) is is_told
+
+
+@pytest.mark.parametrize("name", ["layer-decay", "gradual", "lisa"])
+def test_what_is_said_by_layer_needs_layers(unnamed, name):
+    with pytest.raises(
+        StrategyError, match=r"rule 1: all -> \w+: must be for a model whose layers can be told"
+    ):
+        make(unnamed, *resolve(name))
+    with pytest.raises(StrategyError, match="rule 2: "):
+        make(unnamed, FullRule(), LoraRule(layer_decay=0.9))
+    assert make(unnamed, *resolve("lp-ft")).table.trained()
+
+
+def test_what_two_stacks_share_lies_below_or_above_both(t5):
+    found = rows(make(t5, FullRule(layer_decay=0.5, lr=1e-3), tasks=()))
+    assert t5.num_layers == {"encoder.": 4, "decoder.": 2}
+    assert found["decoder.layers.1.ffn.up.weight"].lr == pytest.approx(1e-3)
+    assert found["encoder.layers.0.ffn.up.weight"].lr == pytest.approx(0.125e-3)
+    assert found["embeddings.word.weight"].lr == pytest.approx(0.0625e-3)
+    head = Site("lm_head", SiteKind.LINEAR, "lm_head", (ParamInfo("lm_head.weight", (50, 8)),))
+    joins = rows(make(replace(t5, sites=(*t5.sites, head)), FullRule(gradual=0.8), tasks=()))
+    assert joins["lm_head.weight"].since == pytest.approx(0.8 / 5)
+    assert joins["encoder.layers.3.ffn.up.weight"].since == pytest.approx(0.8 / 5)
+    assert joins["embeddings.word.weight"].since == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("kind", [LoraRule, DoraRule])
@@ -308,6 +334,21 @@ def test_a_carried_adapter_goes_on(bert):
     row = rows(again)["layers.0.ffn.up.lora_A.one"]
     assert (row.role, row.lr, row.why) == (Role.TRAINED, 1e-3, "rule 1: layers[0:3].ffn -> lora")
     assert "layers.0.ffn.up.lora_A.two" not in rows(again)
+
+
+def test_what_goes_on_has_the_rates_of_the_rule_that_names_it(bert):
+    first = make(bert, LoraRule(sites="layers[0:2].ffn", rank=2), adapter="one")
+    view, carried = planned_view(bert, first.installs), carried_from(bert, first, Role.TRAINED)
+    rule = LoraRule(sites="layers[0:3].ffn", rank=2, lr=1e-3, lr_ratio=16, layer_decay=0.5)
+    found = rows(make(view, rule, adapter="two", carried=carried))
+    for layer in range(3):  # the third is new
+        at, below = f"layers.{layer}.ffn.up", 0.5 ** (11 - layer)
+        assert found[f"{at}.lora_A.one"].lr == pytest.approx(1e-3 * below)
+        assert found[f"{at}.lora_B.one"].lr == pytest.approx(16e-3 * below)
+    made = make(view, LoraRule(sites="layers[0:2].ffn", rank=2, lr_ratio=16), adapter="two", carried=carried)
+    factors = [rows(made)[f"layers.0.ffn.up.lora_{factor}.one"].lr for factor in "AB"]
+    assert factors == pytest.approx([1.25e-4, 2e-3])
+    assert "0.0005 times 0.25 for these options" in made.defaults[0]
 
 
 def test_what_goes_on_may_grow_to_more_sites_under_its_name(bert):

@@ -24,7 +24,10 @@ def test_rate_of_heads(below, width, rate):
 
 def test_advice_belongs_to_the_rate():
     assert of_heads([5e-4], 8).advice == HEADS.advice
-    assert of_heads([], 8).advice == HEAD_ALONE.advice
+    assert of_heads([], 8).advice == of_heads([], WIDTH).advice == HEAD_ALONE.advice
+    wide = of_heads([5e-4], 4 * WIDTH)
+    assert wide.value == pytest.approx(1.25e-3, rel=1e-12)
+    assert wide.advice == f"{HEADS.advice}; 0.005 times 0.25 for inputs of 1536 values"
 
 
 @pytest.mark.parametrize(
@@ -33,4 +36,5 @@ def test_advice_belongs_to_the_rate():
 def test_rate_of_matrices(width, factor):
     found = of_matrices(Rate(5e-4, "theirs"), width)
     assert found.value == pytest.approx(5e-4 * factor, rel=1e-12)
-    assert found.advice == ("theirs" if factor == 1 else f"theirs, times {factor:.2g} for a width of {width}")
+    where = f"a width of {width}" if width > WIDTH else "widths up to 384"
+    assert found.advice == ("theirs" if factor == 1 else f"theirs; 0.0005 times {factor:.2g} for {where}")

@@ -244,3 +244,10 @@ def test_ranges_are_pythons_where_they_are_within(count, start, stop):
     else:
         with pytest.raises(SiteError):
             select(view, f"layers[{start}:{stop}]")
+
+
+def test_a_mistake_is_told_in_the_words_that_were_typed(bert):
+    with pytest.raises(SiteError, match=r"^top 99: must lie within the 12 layers"):
+        select(bert, "top 99")
+    with pytest.raises(SiteError, match=r"^bottom 13\.ffn: must lie within"):
+        select(bert, "norm, bottom 13.ffn")

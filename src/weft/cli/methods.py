@@ -23,14 +23,16 @@ def run(is_json: Annotated[bool, typer.Option("--json", help=say("methods.json")
     from rich.table import Table
 
     from weft.cli.console import out
+    from weft.strategy.rates import NAMED_FOR, WIDTH
 
     console, table = out(), Table(box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(say(f"methods.{column}"))
     for method in found["methods"]:
-        cells = {**method, "cost": _share(method["cost"])}
+        cells = {**method, "cost": _share(method["cost"]), "lr": _rate(method)}
         table.add_row(*(_shown(cells[column]) for column in _COLUMNS))
     console.print(table)
+    console.print(say("methods.width", named_for=NAMED_FOR, least=WIDTH))
     console.print()
     named = Table(box=None, pad_edge=False)
     for column in ("strategy", "cost", "rules"):
@@ -51,6 +53,7 @@ def gather() -> dict[str, Any]:
     """Return methods, named strategies, and rules that choose modules, as JSON values."""
     from weft.strategy.base import Edits
     from weft.strategy.named import STRATEGIES
+    from weft.strategy.rates import NAMED_FOR
     from weft.strategy.reference import share_trained
     from weft.strategy.registry import CHOOSING, METHODS
     from weft.strategy.site_method import SiteMethod
@@ -65,6 +68,7 @@ def gather() -> dict[str, Any]:
                 "edits": str(method.edits),
                 "sites": sorted(map(str, method.kinds)),
                 "lr": method.lr,
+                "lr_width": NAMED_FOR if method.moves_matrices else None,
                 "merges": method.edits is Edits.WEIGHT,
                 "per_task": adapter is not None and adapter.routes,
                 "alone": adapter is not None and adapter.is_alone,
@@ -107,6 +111,11 @@ def _default(method: Any) -> Any:
 
 def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
+
+
+def _rate(method: Mapping[str, Any]) -> str:
+    """Return the default rate, with a star where it is that of one width."""
+    return f"{method['lr']:g}" + ("" if method["lr_width"] is None else " *")
 
 
 def _shown(value: Any) -> str:

@@ -85,7 +85,7 @@ def _text(path: Path, errors: Sequence[ErrorDetails], document: Document) -> str
     rules = dict.fromkeys(_rule(error) for error in errors)
     first, *others = rules
     rule = " or ".join((first, *(other.removeprefix("must be ") for other in others)))
-    if ", but " in rule:
+    if ", but " in rule or rule.endswith("."):  # of several keys together: it says itself what is
         return rule
     is_key = "[key]" in errors[0]["loc"]
     value = errors[0]["input"] if is_key else document.at(path)

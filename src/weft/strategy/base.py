@@ -64,6 +64,10 @@ class Method:
         """Return the default peak rate under ``rule``, in a trunk as wide as BERT-base."""
         return self.lr
 
+    def counts_layers(self, rule: Rule) -> bool:
+        """Return whether what ``rule`` says differs from layer to layer, so that layers must be known."""
+        return rule.layer_decay != 1
+
     def timing(self, rule: Rule, place: Place) -> Timing:  # noqa: ARG002
         """Return when the parameters at ``place`` move: from the share of the stage that the rule says to its end."""
         return Timing(rule.since)

@@ -31,6 +31,11 @@ class Full(Method):
     advice = "the upper end of what BERT was fine-tuned with (arXiv:1810.04805, appendix A.3)"
     source = "arXiv:1810.04805"
 
+    def counts_layers(self, rule: Rule) -> bool:
+        """Return whether layers join one after the other, or have rates of their own."""
+        assert isinstance(rule, FullRule)
+        return rule.gradual > 0 or super().counts_layers(rule)
+
     def timing(self, rule: Rule, place: Place) -> Timing:
         """Return when the parameters at ``place`` move: with ``gradual`` the later, the more layers are above them."""
         assert isinstance(rule, FullRule)

@@ -34,6 +34,10 @@ class Lisa(Method):
     advice = "full training's, for whatever moves at the moment moves fully"
     source = "arXiv:2403.17919"
 
+    def counts_layers(self, rule: Rule) -> bool:  # noqa: ARG002
+        """Return that layers take turns."""
+        return True
+
     def timing(self, rule: Rule, place: Place) -> Timing:
         """Return when the parameters at ``place`` move: those of layers by turns."""
         assert isinstance(rule, LisaRule)

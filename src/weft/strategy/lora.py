@@ -60,7 +60,8 @@ class LoraRule(AdapterRule):
         if self.init is LoraInit.PISSA and self.per_task:
             raise PydanticCustomError(
                 "pissa",
-                "must have init: random where each task has its own adapter: a weight has its values once",
+                "must have init: random where each task has its own adapter, but has pissa: a weight has its values once. "
+                "Leave out init or per_task.",
             )
         return self
 

@@ -14,7 +14,7 @@ from weft.errors import StrategyError
 from weft.recipe.names import check_name
 from weft.recipe.spec import Rule
 from weft.strategy.base import Install, Method, Plan, Timing
-from weft.strategy.rates import VECTORS, WIDTH, Rate, of_heads, of_matrices
+from weft.strategy.rates import VECTORS, WIDTH, Rate, of_heads, of_matrices, scaled
 from weft.strategy.reading import CarriedAdapter, Reading, read
 from weft.strategy.registry import adapter_method, method
 from weft.strategy.selector import is_head, place_of
@@ -87,8 +87,10 @@ class _Defaults:
     heads: Rate = _NONE
 
     def of(self, how: Method, rule: Rule | None = None) -> Rate:
-        """Return the rate of a method's own parameters, under the rule that brings them if that is a rule of this stage."""
-        rate = Rate(how.lr if rule is None else how.usual(rule), how.advice)
+        """Return the rate of a method's own parameters, under the rule of this stage that names them."""
+        rate = Rate(how.lr, how.advice)
+        if rule is not None and how.usual(rule) != how.lr:
+            rate = scaled(rate, how.usual(rule) / how.lr, "these options")
         return of_matrices(rate, self.width) if how.moves_matrices else rate
 
 
@@ -182,8 +184,9 @@ def _adapter_fate(path: str, reading: Reading, defaults: _Defaults) -> _Fate:
         return _Fate(Role.FROZEN, owner, "adapter of an earlier stage, stays as it is")
     if decision is not None:
         how = adapter_method(decision.rule.train if carried is None else carried.method)
-        factor = how.rate(decision.rule, path.split(".")[-2]) if carried is None else 1.0
-        default = defaults.of(how, decision.rule if carried is None else None)
+        is_its_own = decision.rule.train == how.name  # a rule that freezes has no rates
+        factor = how.rate(decision.rule, path.split(".")[-2]) if is_its_own else 1.0
+        default = defaults.of(how, decision.rule if is_its_own else None)
         return _Fate(
             decision.role, owner, decision.why, decision.rule.lr, default, factor, decision.rule, how.name
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 WIDTH = 384  # of the trunk that the rates of heads were measured on
 NAMED_FOR = 768  # the width that methods' rates are for
+_SMALL = f"widths up to {WIDTH}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,7 @@ def of_matrices(rate: Rate, width: int) -> Rate:
     """
     if width in (0, NAMED_FOR):
         return rate
-    factor = NAMED_FOR / max(width, WIDTH)
-    return Rate(rate.value * factor, f"{rate.advice}, times {factor:.2g} for a width of {width}")
+    return scaled(rate, NAMED_FOR / max(width, WIDTH), f"a width of {width}" if width > WIDTH else _SMALL)
 
 
 def of_heads(below: Iterable[float], width: int) -> Rate:
@@ -70,4 +70,10 @@ def of_heads(below: Iterable[float], width: int) -> Rate:
     """
     fastest = max(below, default=None)
     best = HEAD_ALONE if fastest is None else HEADS
-    return Rate(max(best.value, fastest or 0.0) * min(1.0, WIDTH / width), best.advice)
+    whole = Rate(max(best.value, fastest or 0.0), best.advice)
+    return whole if width <= WIDTH else scaled(whole, WIDTH / width, f"inputs of {width} values")
+
+
+def scaled(rate: Rate, factor: float, where: str) -> Rate:
+    """Return ``rate`` times ``factor``, and say so."""
+    return Rate(rate.value * factor, f"{rate.advice}; {rate.value:g} times {factor:.2g} for {where}")

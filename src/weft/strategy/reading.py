@@ -297,6 +297,11 @@ def read(
                 f"rule {number}: must be a {how.rule.__name__}, but is a {type(rule).__name__}."
             )
         why = f"rule {number}: {rule.sites} -> {rule.train}"
+        if not view.num_layers and how.counts_layers(rule):
+            raise StrategyError(
+                f"{why}: must be for a model whose layers can be told apart, as it treats them one by one, but this "
+                f"{view.architecture} has no name table. Give groups of modules rules of their own (sites: re:<regex>)."
+            )
         if not isinstance(how, SiteMethod):
             reading.train_in_place(rule, how, why)
         else:

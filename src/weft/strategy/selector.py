@@ -158,11 +158,13 @@ class _Segment:
 
 
 def _segments(view: ModelView, term: str) -> tuple[_Segment, ...]:
-    ends = _ENDS.fullmatch(term)
+    ends, text = _ENDS.fullmatch(term), term
     if ends is not None:
+        if not int(ends[2]):
+            return ()
         slice_ = f"[-{ends[2]}:]" if ends[1] == "top" else f"[0:{ends[2]}]"
-        return _segments(view, f"layers{slice_}{ends[3]}") if int(ends[2]) else ()
-    dotted = re.sub(r"(^|\.)layers\.(\d+)(?=\.|$)", r"\1layers[\2]", re.sub(r"\s", "", term))
+        text = f"layers{slice_}{ends[3]}"
+    dotted = re.sub(r"(^|\.)layers\.(\d+)(?=\.|$)", r"\1layers[\2]", re.sub(r"\s", "", text))
     parts = [_SEGMENT.fullmatch(part) for part in dotted.split(".")]
     segments: list[_Segment] = []
     for part in parts:
@@ -208,9 +210,12 @@ def _bound(text: str | None, default: int, count: int) -> int:
 
 
 def place_of(view: ModelView, path: str) -> Place:
-    """Return where ``path`` lies in its stack; what no layer can be told of counts as being above all."""
+    """Return where ``path`` lies in its stack; what no layer can be told of counts as being above all.
+
+    What two stacks share (a table of embeddings, the output embedding) lies below or above all of both.
+    """
     stack, layer, rest = _located(view, path)
-    count = view.num_layers.get(stack, 0)
+    count = view.num_layers.get(stack, max(view.num_layers.values(), default=0))
     if layer is not None:
         return Place(f"{stack}layers.{layer}", count - 1 - layer, count)
     return Place("", count if rest and rest[0] == "embeddings" else 0, count)
