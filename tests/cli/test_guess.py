@@ -26,6 +26,7 @@ def rows(*values: dict[str, Any], times: int = 1) -> list[Row]:
         ([{"text1": "a", "text2": "b", "score": 0.5}, {"text1": "a", "text2": "b", "score": 1.0}], Guess("regression")),
         ([{"text1": "a", "text2": "b", "score": "0.5"}, {"text1": "a", "text2": "b", "score": "1"}], Guess("regression")),
         ([{"text": "a", "label": 3.25}], Guess("regression")),
+        ([{"text": "a", "label": 7 * at} for at in range(12)], Guess("regression")),
         ([{"tokens": ["a", "b"], "tags": ["O", "B-X"]}], Guess("tagging", {}, {"B-X": 1, "O": 1})),
         ([{"words": "a b", "ner_tags": "O O"}], Guess("tagging", {}, {"O": 2})),
         ([{"text": "在云南", "label": {"address": {"云南": [[1, 2]]}}}, {"text": "在", "label": {}}], Guess("tagging", {}, {"address": 1})),

@@ -56,6 +56,20 @@ def test_the_recipe_is_commented_and_names_its_schema(weft: Weft, folder: Path):
     assert "classification" in json.dumps(schema)
 
 
+def test_columns_that_the_task_does_not_read_are_named(weft: Weft, folder: Path):
+    rows = [{"id": at, "tokens": ["to", "paris"], "tags": ["O", "B-CITY"], "intent": "go"} for at in range(3)]
+    flags = "text,toxic,insult\nyou,1,0\nme,0,1\n"
+    (folder / "trips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "flags.csv").write_text(flags, encoding="utf-8")
+    assert weft("init", "trips.jsonl", "flags.csv", "-o", "my job.yaml")[2].endswith(
+        'weft check "my job.yaml"\n'
+    )
+    text = (folder / "my job.yaml").read_text(encoding="utf-8")
+    assert "  # columns that this task does not read: id, intent\n  trips:\n" in text
+    assert text.count("does not read") == 1  # a column a label is read
+    load(folder / "my job.yaml", catalogue())
+
+
 def test_commented_lines_are_valid_when_they_are_uncommented(weft: Weft, folder: Path):
     assert weft("init", "mood.csv", "ner train.conll")[0] == 0
     path = folder / "recipe.yaml"

@@ -142,6 +142,17 @@ def test_a_wrong_column_is_an_error(column: str, words: str, weft: Weft, runs: R
     assert words in err
 
 
+def test_options_without_anything_to_work_on_are_refused(weft: Weft, runs: Runs, tmp_path: Path):
+    file = tmp_path / "new.csv"
+    file.write_text("text\nthe cat\n")
+    code, out, err = weft("predict", str(runs.first), str(file), "--pair", "x")
+    assert (code, out) == (5, "")
+    assert err.startswith(f"--pair: must go with a sentence, but {file} is a file. Name its column")
+    code, out, err = weft("predict", str(runs.first), "the cat", "--column", "text=a")
+    assert (code, out) == (5, "")
+    assert err.startswith("--column text=a: must go with a file, but none is given.")
+
+
 def test_answers_go_to_a_file(weft: Weft, runs: Runs, tmp_path: Path):
     file, output = runs.root / "mood.csv", tmp_path / "answers.jsonl"
     assert weft("predict", str(runs.first), f"{file}[:5]", "-t", "mood", "-o", str(output)) == (0, "", "")

@@ -314,9 +314,12 @@ def _numbers(values: Sequence[Any]) -> list[float] | None:
 
 
 def _are_measures(values: Sequence[Any]) -> bool:
-    """Return whether all values are numbers and not all of them whole: those could be classes."""
+    """Return whether all values are numbers, and not whole ones that come again and again: those could be classes."""
     numbers = _numbers(values)
-    return numbers is not None and any(number != int(number) for number in numbers)
+    if numbers is None:
+        return False
+    is_varied = len(set(numbers)) > max(_MAX_GRADES, len(numbers) / 2)
+    return is_varied or any(number != int(number) for number in numbers)
 
 
 def _are_texts(values: Sequence[Any]) -> bool:

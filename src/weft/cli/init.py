@@ -18,9 +18,11 @@ from weft.cli.guess import Guess, group, guess
 from weft.cli.messages import say
 from weft.data.folder import DATA_SUFFIXES, subsets, suffix
 from weft.data.sources import read
+from weft.data.table import column_names
 from weft.errors import RecipeError
 from weft.recipe.load import loads
 from weft.recipe.schema import schema
+from weft.task.labels import SEPARATOR
 from weft.task.registry import FAMILIES
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*")
@@ -38,6 +40,7 @@ class _Found:
     sources: Mapping[str, Sequence[str]]
     guess: Guess
     num_rows: int
+    unread: Sequence[str] = ()  # columns that the task does not read
 
 
 def run(
@@ -68,7 +71,8 @@ def run(
     console = err()
     for task in found:
         console.print(say("init.guessed", name=task.name, kind=task.guess.kind, rows=f"{task.num_rows:,}"))
-    console.print(say("init.done", file=output))
+    name = f'"{output}"' if any(map(str.isspace, str(output))) else output
+    console.print(say("init.done", file=name))
 
 
 def recipe_text(tasks: Sequence[_Found], *, model: str, schema_name: str) -> str:
@@ -105,7 +109,11 @@ def _task_lines(task: _Found) -> list[str]:
     counts = [f"{label} {count:,}" for label, count in task.guess.counts.items()]
     seen = ", ".join(counts[:_MAX_SHOWN]) + (", ..." if len(counts) > _MAX_SHOWN else "")
     note = say("init.comment.rows", rows=f"{task.num_rows:,}") + (f": {seen}" if seen else "")
-    lines = [f"  # {' '.join(note.split())}", f"  {task.name}:", f"    kind: {task.guess.kind}"]
+    lines = [f"  # {' '.join(note.split())}"]
+    if task.unread:
+        unread = ", ".join(task.unread[:_MAX_SHOWN]) + (", ..." if len(task.unread) > _MAX_SHOWN else "")
+        lines.append(f"  # {' '.join(say('init.comment.unread', columns=unread).split())}")
+    lines += [f"  {task.name}:", f"    kind: {task.guess.kind}"]
     lines += [f"    {key}: {json.dumps(value)}" for key, value in task.guess.options.items()]
     for split in ("train", "dev", "test"):
         sources = [_quoted(source) for source in task.sources.get(split, ())]
@@ -130,9 +138,11 @@ def _find(name: str, splits: Mapping[str, Sequence[str]], folder: Path) -> _Foun
     spec = FAMILIES[guessed.kind].spec_type.model_validate(
         {"kind": guessed.kind, "train": files, **guessed.options}
     )
-    FAMILIES[guessed.kind].fit(name, spec, rows)
+    columns = FAMILIES[guessed.kind].fit(name, spec, rows).config()["columns"].values()
+    read_ = {part for column in columns if column for part in column.split(SEPARATOR)}
+    unread = [column for column in column_names(rows) if column not in read_]
     sources = {split: [relative(file, folder) for file in group_] for split, group_ in splits.items()}
-    return _Found(name, sources, guessed, len(rows))
+    return _Found(name, sources, guessed, len(rows), unread)
 
 
 def expanded(files: Sequence[str]) -> list[str]:

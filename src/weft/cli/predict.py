@@ -43,6 +43,7 @@ def run(
     """Print the answers of every task, or of those named, in the order of the inputs."""
     bundles, questions = _split(inputs)
     given = [_Given.of(text) for text in questions]
+    _refuse_idle(pair, column, given)
     opened = _open(bundles, base)
     renamed = _renamed(column)
     by = renamed.pop(_TASK, None)
@@ -215,6 +216,18 @@ def _renamed(columns: list[str] | None) -> dict[str, str]:
             )
         renamed[role] = column
     return renamed
+
+
+def _refuse_idle(pair: str | None, columns: list[str] | None, given: Sequence[_Given]) -> None:
+    """Raise a DataError where an option is about sentences, or about files, and there are none."""
+    if pair is not None and all(one.is_file for one in given):
+        raise DataError(
+            f"--pair: must go with a sentence, but {given[0].text} is a file. Name its column: --column pair=<column>."
+        )
+    if columns and not any(one.is_file for one in given):
+        raise DataError(
+            f"--column {columns[0]}: must go with a file, but none is given. Leave it out, or name a file."
+        )
 
 
 def _refuse_overwriting(output: Path | None, given: Sequence[_Given]) -> None:

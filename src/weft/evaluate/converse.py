@@ -95,6 +95,8 @@ def conversing(tasks: Mapping[str, Task], name: str | None) -> Converses:
             f"--task {name}: must be a task that generates text, but is not. {nearest(name, able) if able else 'There is none.'}"
         )
     if name is None and len(able) != 1:
-        found = f"has {', '.join(able)}. Choose one with --task" if able else "has none"
+        found = (
+            f"has {', '.join(able)}. Choose one with --task" if able else "has none. Choose another bundle"
+        )
         raise DataError(f"bundle: must have one task that generates text, but {found}.")
     return able[name] if name is not None else next(iter(able.values()))
