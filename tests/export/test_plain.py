@@ -325,6 +325,39 @@ def test_virtual_positions_are_exported_as_peft_folders_only(
     assert all(one.difference <= 1e-5 for one in results)
 
 
+def test_positions_beside_another_method_say_why_peft_has_no_folder(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
+):
+    rules = [{"train": "lora"}, {"train": "prefix", "sites": "kv"}]
+    bundle = make(tiny_bert, {"mood": encoder_tasks["mood"]}, {"strategy": rules}).open()
+    with pytest.raises(
+        ExportError, match=r"\(prefix\) edits positions, .* as a row passes through lora and prefix"
+    ):
+        export_plain(bundle, tmp_path / "out", tasks=["mood"])
+
+
+def test_a_module_with_parameters_of_its_own_is_exported_with_what_lies_in_it(
+    make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
+):
+    """DeBERTa's attention has biases beside its projection; no name table knows it."""
+    from transformers import AutoTokenizer, DebertaConfig, DebertaModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    config = DebertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    DebertaModel(config).save_pretrained(tmp_path / "deberta")
+    tokenizer.save_pretrained(tmp_path / "deberta")
+    made = make(tmp_path / "deberta", {"names": encoder_tasks["names"]}, {"strategy": "full"})
+    (result,) = export_plain(made.open(), tmp_path / "out", tasks=["names"])
+    assert result.difference <= 1e-5
+
+
 def test_a_prompt_that_peft_would_pool_is_refused(
     make: Make, tiny_bert: Path, encoder_tasks: dict[str, Any], tmp_path: Path
 ):

@@ -255,7 +255,7 @@ def _merged(bundle: Bundle, name: str) -> dict[str, Tensor]:
         if edits is not Edits.WEIGHT:
             raise ExportError(
                 f"{name}: adapters must edit weights to be folded into a stock model, but {adapter.name} ({adapter.method}) "
-                f"edits {edits}. Use the bundle itself, or choose other tasks with --task."
+                f"edits {edits}{_no_folder(bundle, name, adapter)}. Use the bundle itself, or choose other tasks with --task."
             )
     return merge(parts, bundle.base.sites(bundle.base.network({}, device=bundle.network.device)))
 
@@ -279,10 +279,28 @@ def _adapter(bundle: Bundle, name: str) -> AdapterState | None:
         return None
     if adapter.method not in peft_positions.METHODS:
         return adapter
+    return None if _obstacle(bundle, name, adapter) else adapter
+
+
+def _obstacle(bundle: Bundle, name: str, adapter: AdapterState) -> str:
+    """Return why PEFT cannot put the positions of ``adapter`` into the stock model of a task; empty where it can."""
     in_decoder = any(path.startswith("decoder.") for path in adapter.config["sites"])
     if in_decoder and form_of(bundle.network, bundle.tasks[name]) is not StockForm.REPLIES:
-        return None  # the stock model of this task has no decoder
-    return None if peft_positions.obstacle(adapter, _bare_sites(bundle)) else adapter
+        return "the stock model of this task has no decoder"
+    return peft_positions.obstacle(adapter, _bare_sites(bundle))
+
+
+def _no_folder(bundle: Bundle, name: str, adapter: AdapterState) -> str:
+    """Return words that say why ``adapter``, which no weights can say, has no folder of PEFT's either."""
+    if adapter.method not in peft_positions.METHODS:
+        return ""
+    methods = dict.fromkeys(one.method for one in of_task(bundle.parts.adapters, name))
+    why = (
+        f"a row passes through {' and '.join(methods)}"
+        if len(methods) > 1
+        else _obstacle(bundle, name, adapter)
+    )
+    return f", and PEFT has no folder for it, as {why}" if why else ""
 
 
 def _is_merged(bundle: Bundle, name: str) -> bool:
@@ -342,8 +360,9 @@ def _known_values(bundle: Bundle, values: Mapping[str, Tensor], model: Any) -> d
 
 
 def _raw(bundle: Bundle, path: str) -> str:
-    site, _, local = path.rpartition(".")
-    return f"{bundle.sites.site(site).raw}.{local}"
+    # A module with parameters of its own is one site, whatever lies in it.
+    site = next(site for site in bundle.sites.view.sites if path.startswith(f"{site.path}."))
+    return f"{site.raw}{path.removeprefix(site.path)}"
 
 
 def _known_adapter(bundle: Bundle, adapter: AdapterState, raw: Mapping[str, str], model: Any) -> AdapterState:
