@@ -14,6 +14,7 @@ from weft.errors import DataError, ModelError
 from weft.objective.supervised import Supervised as ByTasks
 from weft.task.answering import Prompt
 from weft.task.batching import make_batch
+from weft.task.speech import whole
 from weft.task.supervision import Span, Supervised
 from weft.task.supervision import learnt as example_of
 from weft.task.templates import DEFAULT_TEMPLATE
@@ -159,7 +160,9 @@ def test_max_new_tokens_bounds_the_answer(kit):
             [one.tokens for one in asked],
             Decoding(max_new_tokens=limit, stop_tokens=(kit.story.stop,)),
         )
-        assert [answer.text for answer in answers] == [kit.story.decode(tokens).strip() for tokens in by_hand]
+        assert [answer.text for answer in answers] == [
+            whole(tokens, kit.story.decode).strip() for tokens in by_hand
+        ]
 
 
 def test_unusable_rows_are_dropped_with_their_reason(kit):
@@ -489,6 +492,11 @@ def test_texts_are_judged_by_how_they_go_on_and_questions_are_continued(kit):
         kit, task, [{"text": row["text"] + "。" * n} for row in chinese for n in range(4)], Purpose.ANSWER
     ):
         assert chinese[0]["text"].startswith(kit.story.decode(asked.tokens))
+    for number in (3, 4, 5, 6):  # an answer's limit may lie within a character
+        task = kit.fit("generation", chinese, max_new_tokens=number)
+        (asked,) = _encode(kit, task, chinese, Purpose.ANSWER)
+        (learnt,) = _encode(kit, task, chinese)
+        assert asked.gold == learnt.gold == "晓处"[: number // 3]
 
 
 def test_an_answer_that_lies_behind_the_limit_is_not_learnt(kit):

@@ -23,7 +23,7 @@ from weft.metric.text import references, text_metrics
 from weft.recipe.spec import Sources, Spec
 from weft.task.base import Tokenizer
 from weft.task.labels import plain
-from weft.task.speech import Listener, Speech
+from weft.task.speech import Listener, Speech, whole
 from weft.task.toolcalls import parse_calls
 
 REFERENCES, TESTS, TEST_SETUP = "references", "tests", "test_setup"
@@ -302,7 +302,7 @@ def answer_of(text: str) -> Answer:
 
 def read(tokens: Sequence[int], how: Decoding, decode: Callable[[Sequence[int]], str]) -> str:
     """Return generated ``tokens`` as text, up to a stop string."""
-    text = decode(tokens)
+    text = whole(tokens, decode)
     return (how.stops.cut(text) if how.stops is not None else text).strip()
 
 

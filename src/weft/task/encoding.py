@@ -16,12 +16,11 @@ from weft.task.prompts import plain_text, read
 from weft.task.rendering import Piece, Renderer, renderer, without_tools
 from weft.task.replies import pairs_of
 from weft.task.sequence import Columns, text_in
+from weft.task.speech import UNFINISHED, whole
 from weft.task.supervision import Supervised, has_loss, learnt
 from weft.task.writing import Learn, Span, Writer, blocks, counted
 
 _ROWS_AT_ONCE = 1024  # whose renderings are kept, and whose pieces go to the tokenizer together
-
-_TORN = "\N{REPLACEMENT CHARACTER}"
 
 
 class _Draft(NamedTuple):
@@ -158,7 +157,7 @@ class Encoder:
         if not tokens or (is_question and purpose is Purpose.LEARN):
             return [Dropped(row.where, "no text")]
         half = self._half(tokens)
-        rest = self.tokenizer.decode(tokens[half : half + self.max_new_tokens]).strip()
+        rest = whole(tokens[half : half + self.max_new_tokens], self.tokenizer.decode).strip()
         if purpose is Purpose.LEARN:
             gold = gold_of(row, self.columns, rest)  # a blank one too: the text is learnt all the same
             parts = blocks((*tokens, self.tokenizer.stop), self.tokenizer.max_tokens)
@@ -172,7 +171,7 @@ class Encoder:
     def _half(self, tokens: tuple[int, ...]) -> int:
         """Return how many tokens of a text are its first half; a character of several tokens is not torn."""
         half = min(self._room, max(1, len(tokens) // 2))
-        while half > 1 and self.tokenizer.decode(tokens[:half]).endswith(_TORN):
+        while half > 1 and self.tokenizer.decode(tokens[:half]).endswith(UNFINISHED):
             half -= 1
         return half
 

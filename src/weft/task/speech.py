@@ -9,7 +9,24 @@ from weft.core.decoding import Decoding
 Listener = Callable[[str], None]
 """Is told the next piece of a text."""
 
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder makes of the first bytes of a character
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder makes of the first bytes of a character
+_MOST_BYTES = 4  # of a character
+
+
+def whole(tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+    """Return the text of ``tokens``, without a last character of which some tokens are missing.
+
+    Some decoders (byte fallback) read nothing of a run of bytes that ends within a character: it is left out before.
+
+    Example:
+        >>> whole(list("好好".encode())[:5], lambda ids: bytes(ids).decode(errors="replace"))
+        '好'
+    """
+    text = decode(tokens)
+    if not text.endswith(UNFINISHED):
+        return text
+    shorter = (decode(tokens[:-torn]) for torn in range(1, min(_MOST_BYTES, len(tokens) + 1)))
+    return next((one for one in shorter if not one.endswith(UNFINISHED)), text)
 
 
 class Speech:
@@ -35,7 +52,7 @@ class Speech:
         self._tokens.append(token)
         text = self._decode(self._tokens)
         stops = self._how.stops
-        self._tell((text if stops is None else stops.settled(text)).rstrip(_UNFINISHED).strip())
+        self._tell((text if stops is None else stops.settled(text)).rstrip(UNFINISHED).strip())
 
     def finish(self, text: str) -> None:
         """Tell what is left of the whole ``text``."""
