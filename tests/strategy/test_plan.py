@@ -10,6 +10,7 @@ from weft.core.table import Role
 from weft.core.view import ParamInfo, Site, SiteKind
 from weft.errors import NameInvalidError, SiteError, StrategyError
 from weft.recipe.spec import Rule
+from weft.strategy.bottleneck import BottleneckRule
 from weft.strategy.dora import DoraRule
 from weft.strategy.full import FullRule
 from weft.strategy.lora import LoraRule
@@ -205,6 +206,14 @@ def test_what_two_stacks_share_lies_below_or_above_both(t5):
     assert joins["lm_head.weight"].since == pytest.approx(0.8 / 5)
     assert joins["encoder.layers.3.ffn.up.weight"].since == pytest.approx(0.8 / 5)
     assert joins["embeddings.word.weight"].since == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("size", "lr"), [(48, 5e-4), (64, 5e-4), (256, 2.5e-4), (1024, 1.25e-4)])
+def test_wide_bottlenecks_learn_more_slowly(bert, size, lr):
+    table = make(bert, BottleneckRule(size=size), tasks=()).table
+    assert [row.lr for row in table.trained()] == pytest.approx([lr] * len(table.trained()))
+    named = make(bert, BottleneckRule(size=size, lr=1e-3), tasks=()).table
+    assert {row.lr for row in named.trained()} == {1e-3}
 
 
 @pytest.mark.parametrize("kind", [LoraRule, DoraRule])

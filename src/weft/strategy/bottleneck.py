@@ -5,6 +5,7 @@ Legend: D width, K width of the bottleneck.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -35,6 +36,7 @@ class Form(StrEnum):
     PARALLEL = "parallel"  # beside the feed-forward block, on what enters it (arXiv:2110.04366)
 
 
+_USUAL_SIZE = 64
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 _SITES = {
     Form.HOULSBY: "attention.output, ffn.down",
@@ -65,7 +67,7 @@ class BottleneckRule(AdapterRule):
     train: Literal["adapter"] = "adapter"  # pyright: ignore[reportIncompatibleVariableOverride]
     form: Form = Form.PFEIFFER
     """houlsby, pfeiffer, normed or parallel."""
-    size: int = Field(default=64, ge=1, le=65536)
+    size: int = Field(default=_USUAL_SIZE, ge=1, le=65536)
     """Width of the bottleneck."""
     activation: Activation = "relu"
     """Between both products."""
@@ -186,6 +188,15 @@ class Bottleneck(SiteMethod):
     starts = MappingProxyType({"bottleneck_down": _narrowing})
     source = "arXiv:1902.00751, arXiv:2005.00247, arXiv:2110.04366"
     at_site = BottleneckAt
+
+    def usual(self, rule: Rule) -> float:
+        """Return the rate of the default size, less in a wider one.
+
+        The second product is then as much wider, so its rate would fall as one over the size (arXiv:2203.03466) and the
+        first one's stay; one rate serves both, their geometric mean (docs/experiments.md).
+        """
+        assert isinstance(rule, BottleneckRule)
+        return self.lr * math.sqrt(min(1.0, _USUAL_SIZE / rule.size))
 
     def options(self, site: Site, rule: Rule) -> dict[str, Any]:
         """Return form, size, activation, scale, the kind of the site, and whether there is a gate."""

@@ -143,7 +143,7 @@ def _head_width(view: ModelView) -> int:
 
 def _default_words(fate: _Fate) -> str:
     who = "heads" if fate.owner.startswith("head:") else fate.word
-    return f"{who} at a rate of {fate.default.value:g} unless lr says otherwise: {fate.default.advice}"
+    return f"{who} at a rate of {fate.default.value:.3g} unless lr says otherwise: {fate.default.advice}"
 
 
 def _row(view: ModelView, site: Site, info: ParamInfo, fate: _Fate, stage_lr: float | None) -> ParamRow:

@@ -76,4 +76,4 @@ def of_heads(below: Iterable[float], width: int) -> Rate:
 
 def scaled(rate: Rate, factor: float, where: str) -> Rate:
     """Return ``rate`` times ``factor``, and say so."""
-    return Rate(rate.value * factor, f"{rate.advice}; {rate.value:g} times {factor:.2g} for {where}")
+    return Rate(rate.value * factor, f"{rate.advice}; {rate.value:.3g} times {factor:.2g} for {where}")
