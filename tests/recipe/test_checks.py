@@ -99,10 +99,19 @@ stages:
         ("combine: ties, carry: {trunk: stack}", "must be merge where a stage has several parents"),
         ("combine: union, carry: {trunk: continue}", "must be merge or stack where a stage has several parents"),
         ("combine: {method: union}, carry: {optimizer: continue, trunk: stack}", "must be fresh where a stage has several"),
+        ("combine: {density: 0.3}", "combine.density: must be left out unless method is dare, dare_ties, ties, but method is average"),
+        ("combine: {method: [ties], density: 0.3}", "combine.method: must be one of its choices, but is a list"),
+        ("combine: {method: arithmetic, density: 0.3}", "but method is arithmetic, which keeps all changes"),
     ],
 )  # fmt: skip
 def test_what_several_parents_hand_on(more: str, words: str, refused: Callable[..., tuple[str, ...]]):
     assert sum(words in problem for problem in refused(THREE.format(more=more))) == 1
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "dare_ties"])
+def test_density_stands_where_changes_are_left_out(method: str, read: Callable[..., Recipe]):
+    stage = read(THREE.format(more=f"combine: {{method: {method}, density: 0.3}}")).stages[2]
+    assert stage.combine.density == 0.3
 
 
 @pytest.mark.parametrize("method", ["union", "{method: union}"])

@@ -153,3 +153,16 @@ def test_short_and_long_forms_have_one_digest(read: Callable[..., Recipe], yards
     )
     assert long != yardstick
     assert read(long).digest() == read(yardstick).digest()
+
+
+@pytest.mark.parametrize(
+    "combine", ["average", "union", "{weights: {one: 2}}", "{method: ties, density: 0.3}"]
+)
+def test_parents_that_are_combined_are_read_back(combine: str, catalogue: Catalogue):
+    text = (
+        "model: m\ntasks: {a: {kind: tagging, train: a}}\nstages:\n  - {name: one}\n  - {name: two, parent: base}\n"
+        f"  - {{name: three, parent: [one, two], combine: {combine}}}\n"
+    )
+    recipe = loads(text, catalogue, name="r.yaml")
+    again = loads(dump(recipe), catalogue, name="r.yaml")
+    assert (again, again.digest()) == (recipe, recipe.digest())

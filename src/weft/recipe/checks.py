@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from weft.errors import nearest
 from weft.recipe.document import Document, Path, Problem, described
-from weft.recipe.spec import Carry, CombineMethod, MixtureKind
+from weft.recipe.spec import THINNED, Carry, CombineMethod, MixtureKind
 
 Found = Iterator[tuple[Path, str]]
 Stage = Mapping[str, Any]
@@ -71,14 +71,22 @@ def _several_parents(stage: Stage) -> Found:
             )
         return
     names = cast(list[Any], parent)
+    method = combine.get("method") if isinstance(combine, Mapping) else combine
     if isinstance(carry, Mapping):
-        method = combine.get("method") if isinstance(combine, Mapping) else combine
         trunks = ("merge", "stack") if method == CombineMethod.UNION.value else ("merge",)
         for key, known in (("trunk", trunks), ("optimizer", ("fresh",))):
             if carry.get(key, known[0]) not in known:
                 words = " or ".join(known)
                 what = f"must be {words} where a stage has several parents, but is {described(carry[key])}"
                 yield ("carry", key), f"{what}. Leave it out."
+    if isinstance(combine, Mapping) and "density" in combine:
+        named = CombineMethod.AVERAGE.value if method is None else method
+        if isinstance(named, str) and named in set(CombineMethod) - THINNED:
+            what = f"must be left out unless method is {', '.join(sorted(THINNED))}, but method is {named}"
+            yield (
+                ("combine", "density"),
+                f"{what}, which keeps all changes. Name such a method, or leave it out.",
+            )
     weights = combine.get("weights") if isinstance(combine, Mapping) else None
     for name in weights if isinstance(weights, Mapping) else ():
         if name not in names:

@@ -10,14 +10,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from weft.recipe.spec import MixtureKind, Recipe, Rule, StageSpec, TaskSpec
+from weft.recipe.spec import THINNED, MixtureKind, Recipe, Rule, StageSpec, TaskSpec
 
 
 def dump(recipe: Recipe) -> str:
     """Return ``recipe`` as YAML that ``loads`` to an equal recipe with the same digest.
 
     Keys that a recipe may not say beside others (the temperature of a mixture without one, rates of a mixture that is
-    not fixed) are left out.
+    not fixed, the density of an average) are left out.
     """
     data = recipe.model_dump(mode="json")
     data["tasks"] = {name: _member(task) for name, task in recipe.tasks.items()}
@@ -73,6 +73,8 @@ def _stage(stage: dict[str, Any]) -> dict[str, Any]:
         stage["mixture"].pop("temperature")
     if not isinstance(stage["parent"], list):
         stage.pop("combine")
+    elif stage["combine"]["method"] not in THINNED:
+        stage["combine"].pop("density")
     if not stage["tasks"]:
         stage.pop("tasks")
     elif kind != MixtureKind.FIXED:

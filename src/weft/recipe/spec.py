@@ -303,6 +303,10 @@ class CombineMethod(StrEnum):
     UNION = "union"  # adapters side by side, on one trunk
 
 
+THINNED = frozenset({CombineMethod.TIES, CombineMethod.DARE, CombineMethod.DARE_TIES})
+"""Those that keep a share of each branch's changes."""
+
+
 class Combine(Spec):
     """How a stage with several parents starts."""
 
