@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -718,6 +719,7 @@ REST = {
     "model.quantize": change(
         weights, "model/quantize", None, "int8", put(recipe_of(), "stages/0/strategy", "lora")
     ),
+    "model.adapters": change(weights, "model/adapters", {}, {"given": "given"}),
     "model.max_tokens": change(rows, "model/max_tokens", 64, 8),
 }
 CASES = {**REST, **STAGE, **MIXTURE, **COMBINE, **CARRY, **FAMILIES, **RULES}
@@ -735,6 +737,7 @@ def lab(
     (root / "causal").symlink_to(stories260k)
     (root / "translator").symlink_to(tiny_translator)
     other_model(tiny_bert, root / "bert2")
+    adapter_of(tiny_bert, root / "given")
     lines = [json.dumps(one) + "\n" for one in records()]
     (root / "all.jsonl").write_text("".join(lines), encoding="utf-8")
     (root / "shelf").mkdir()
@@ -748,6 +751,16 @@ def lab(
     spec.loader.exec_module(kit)
     torch.set_num_threads(1)
     return Lab(kit, root)
+
+
+def adapter_of(model: Path, folder: Path) -> None:
+    """Write a LoRA of PEFT's on ``model``."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    config = LoraConfig(target_modules=["query"], init_lora_weights=False)
+    with warnings.catch_warnings(action="ignore"):  # PEFT asks under an old name
+        get_peft_model(AutoModel.from_pretrained(model), config).save_pretrained(folder)
 
 
 def other_model(model: Path, folder: Path) -> None:

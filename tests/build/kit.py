@@ -79,7 +79,7 @@ class Kit:
             self.recipe.stage(stage),
             base=self.base,
             tasks=self.data.fitted,
-            parts=Parts() if parts is None else parts,
+            parts=self.base.parts if parts is None else parts,
             device=CPU,
             choose=partial(self.chosen, self.recipe.stage(stage)),
         )
@@ -131,10 +131,16 @@ class Kit:
 
 
 def make_recipe(
-    model: Path, stages: Sequence[Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]], **rest: Any
+    model: Path,
+    stages: Sequence[Mapping[str, Any]],
+    tasks: Mapping[str, Mapping[str, Any]],
+    *,
+    adapters: Mapping[str, str] | None = None,
+    **rest: Any,
 ) -> Recipe:
     """Return a recipe as the decoder makes it."""
-    values = {"model": {"path": str(model), "max_tokens": 32}, "tasks": tasks, "stages": list(stages), **rest}
+    on_it = {"path": str(model), "max_tokens": 32, "adapters": dict(adapters or {})}
+    values = {"model": on_it, "tasks": tasks, "stages": list(stages), **rest}
     return Recipe.model_validate(values, context=catalogue())
 
 

@@ -48,6 +48,12 @@ def test_the_first_stage_has_nothing_to_carry(stage_refused: StageRefused):
     ]
 
 
+def test_adapters_on_the_base_model_can_be_carried_and_nothing_else_of_it(refused):
+    head = "model: {path: m, adapters: {sft: x}}\ntasks:\n  a: {kind: tagging, train: a}\nstages:\n"
+    (problem,) = refused(f"{head}  - {{name: one, carry: {{trunk: stack, heads: drop}}}}\n")
+    assert problem.split(": ")[1] == "stages.0.carry.heads"
+
+
 @pytest.mark.parametrize(
     "stage",
     [

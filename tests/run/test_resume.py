@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from weft.build.catalogue import open_recipe
@@ -439,6 +440,28 @@ class TestChanged:
         )
         with pytest.raises(CheckpointError, match="keeps its base model, but"):
             little.resume(tmp_path / "run")
+
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")  # PEFT asks under an old name
+    def test_adapters_of_the_model(self, little: ModuleType, own: Path, tmp_path: Path):
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModel
+
+        config = LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = get_peft_model(AutoModel.from_pretrained(tmp_path / "model"), config)
+            model.save_pretrained(tmp_path / str(seed))
+        shutil.copytree(tmp_path / "1", tmp_path / "job" / "given")
+        text = own.read_text().replace("path: ../model", "path: ../model, adapters: {given: given}")
+        own.write_text(text, "utf-8")
+        stop_after(own, tmp_path / "run", "together", 1)
+        assert "adapters: {given: given}" in own.read_text()
+        little.copy(tmp_path / "run", tmp_path / "other")
+        little.resume(tmp_path / "run")
+        shutil.rmtree(tmp_path / "job" / "given")
+        shutil.copytree(tmp_path / "2", tmp_path / "job" / "given")
+        with pytest.raises(CheckpointError, match="weights or adapters changed since"):
+            little.resume(tmp_path / "other")
 
     @pytest.mark.parametrize("is_finished", [False, True])
     def test_recipe(self, little: ModuleType, job: Path, unbroken: Path, tmp_path: Path, is_finished: bool):

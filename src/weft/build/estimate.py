@@ -24,7 +24,7 @@ from weft.core.view import ParamInfo, Site, SiteKind
 from weft.errors import ModelError
 from weft.model import cut
 from weft.model.device import memory_of
-from weft.recipe.spec import Activations, Recipe, StageSpec
+from weft.recipe.spec import Activations, Recipe, StageSpec, TrunkCarry
 from weft.report.records import PARENTS, StagePlan
 from weft.report.tables import condense
 from weft.strategy.edit import Edit
@@ -215,6 +215,25 @@ def _ways(stage: StageSpec, entered: Entered, activations: Activations) -> Itera
 
 
 def _notes(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:
+    """Return what people should know of where a stage starts and what it moves."""
+    return (*_given(recipe, stage), *_moved(table, recipe, stage))
+
+
+_FATE = {
+    TrunkCarry.MERGE: "merged into its weights",
+    TrunkCarry.CONTINUE: "trained further",
+    TrunkCarry.STACK: "frozen",
+    TrunkCarry.DROP: "left out",
+}
+
+
+def _given(recipe: Recipe, stage: StageSpec) -> Iterator[str]:
+    if recipe.model.adapters and not recipe.parents_of(stage):
+        names = ", ".join(recipe.model.adapters)
+        yield f"on the base model: {names}, {_FATE[stage.carry.trunk]} (carry.trunk: {stage.carry.trunk})"
+
+
+def _moved(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:
     is_moved = any(not row.owner.startswith("head:") for row in table.trained())
     heads = {row.owner.removeprefix("head:") for row in table if row.owner.startswith("head:")}
     kept = sorted(heads - set(recipe.tasks_of(stage)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,18 +15,19 @@ from torch import Tensor
 from weft.core import linear
 from weft.core.caches import cache_home
 from weft.core.network import Network
-from weft.core.parts import HeadState, Parts
+from weft.core.parts import AdapterState, HeadState, Parts
 from weft.core.quantized import quantized
 from weft.core.seeds import fold
 from weft.core.sites import HEAD_PREFIX, SiteMap
 from weft.core.table import ParamTable, Role
-from weft.errors import HandOverError
+from weft.errors import HandOverError, ModelError, NameInvalidError, StrategyError
 from weft.model.describe import describe, in_layer
 from weft.model.folder import ModelFolder, locate
 from weft.model.scratch import from_scratch
 from weft.model.trunk import empty_trunk, load_trunk
 from weft.recipe.spec import Init, Quantize, Recipe
-from weft.strategy.adapters import extract, given_back
+from weft.strategy.adapter_folder import read_folder
+from weft.strategy.adapters import extract, given_back, joined
 from weft.task.base import Task
 from weft.task.registry import FAMILIES
 
@@ -41,7 +45,27 @@ def open_base(recipe: Recipe, *, root: Path) -> Base:
     if is_new:
         folder = from_scratch(folder, seed=recipe.seed, home=cache_home() / "scratch")
     wants = any(FAMILIES[spec.kind].wants_lm_head for spec in recipe.tasks.values())
-    return Base(folder, wants_lm_head=wants, seed=recipe.seed, quantize=model.quantize, is_new=is_new)
+    base = Base(folder, wants_lm_head=wants, seed=recipe.seed, quantize=model.quantize, is_new=is_new)
+    return replace(base, adapters=_adapters(base, model.adapters, root=root)) if model.adapters else base
+
+
+def _adapters(base: Base, folders: Mapping[str, str], *, root: Path) -> tuple[AdapterState, ...]:
+    """Return the adapters that the recipe puts on the base model, under the recipe's names."""
+    network = base.network({}, device=META)
+    view, prefix = base.sites(network).view, str(cast(Any, network.trunk.model).base_model_prefix)
+    found: list[AdapterState] = []
+    for name, path in folders.items():
+        folder = root / Path(path).expanduser()
+        if not folder.is_dir():
+            raise ModelError(
+                f"model.adapters.{name}: must be a folder that holds an adapter, but {path} is none. Give the one with its "
+                f"adapter_config.json, from the recipe's folder on."
+            )
+        try:
+            found.append(joined([read_folder(folder, view, prefix=prefix)], name=name))
+        except (StrategyError, NameInvalidError) as error:
+            raise ModelError(f"model.adapters.{name}: {error}") from error
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +73,8 @@ class Base:
     """The pretrained model of a recipe: where it is and how it is to be opened.
 
     ``wants_lm_head`` holds for the whole run, so that canonical and raw names mean the same in every stage. One that
-    ``is_new`` has random weights that nobody else has: a bundle takes it along.
+    ``is_new`` has random weights that nobody else has: a bundle takes it along. ``adapters`` were trained on it before the
+    run: stages that have no parent start from them.
     """
 
     folder: ModelFolder
@@ -57,6 +82,24 @@ class Base:
     seed: int
     quantize: Quantize | None = None
     is_new: bool = False
+    adapters: tuple[AdapterState, ...] = ()
+
+    @property
+    def parts(self) -> Parts:
+        """What a stage without a parent starts from."""
+        return Parts(adapters=self.adapters)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over weights and adapters, hex: equal digests are equal starts."""
+        if not self.adapters:
+            return self.folder.digest
+        found = hashlib.sha256(self.folder.digest.encode())
+        for adapter in self.adapters:
+            found.update(json.dumps([adapter.name, adapter.method, adapter.config], sort_keys=True).encode())
+            for path, tensor in sorted(adapter.tensors.items()):
+                found.update(path.encode() + tensor.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def network(self, tasks: Mapping[str, Task], *, device: torch.device, dropout: float = 0.0) -> Network:
         """Return base trunk plus new heads for ``tasks``; on the meta device no weights are read."""

@@ -80,7 +80,7 @@ def enter(
     device: torch.device,
     choose: Callable[[SiteMap], Choose] | None = None,
 ) -> Entered:
-    """Return the network of ``stage``, started from ``parts`` of its parent (empty ``Parts()`` for the base model).
+    """Return the network of ``stage``, started from ``parts`` of its parent (``base.parts`` where it has none).
 
     Unless ``carry`` says ``drop`` or ``new``, the network computes what the parent computed.
 
@@ -121,7 +121,7 @@ def enter(
         adapter=stage.name,
         carried=_standing(carried.adapters, going_on),
     )
-    if _has_function_to_keep(recipe, stage):
+    if _has_function_to_keep(recipe, stage, base):
         _check_function(made)
     sites, table = apply(sites, made, describe=describe, seed=fold(recipe.seed, stage.name))
     _check_room(recipe, sites.network)
@@ -136,11 +136,11 @@ def _standing(adapters: Sequence[AdapterState], going_on: Collection[str]) -> li
     return [CarriedAdapter.of(adapter, role) for adapter, role in zip(adapters, roles, strict=True)]
 
 
-def _has_function_to_keep(recipe: Recipe, stage: StageSpec) -> bool:
-    """Return whether what ``stage`` starts from computes one function: of a union of parents there is none."""
+def _has_function_to_keep(recipe: Recipe, stage: StageSpec, base: Base) -> bool:
+    """Return whether what ``stage`` starts from computes one learnt function: of a union of parents there is none."""
     parents = recipe.parents_of(stage)
     is_union = len(parents) > 1 and stage.combine.method is CombineMethod.UNION
-    return bool(parents) and stage.carry.trunk is not TrunkCarry.DROP and not is_union
+    return bool(parents or base.adapters) and stage.carry.trunk is not TrunkCarry.DROP and not is_union
 
 
 def _check_function(made: Plan) -> None:
@@ -245,13 +245,13 @@ def _for_all(parts: Parts, tasks: Iterable[str]) -> Parts:
 def parts_from(
     recipe: Recipe, stage: StageSpec, branches: Mapping[str, Parts], *, base: Base, device: torch.device
 ) -> Parts:
-    """Return what ``stage`` starts from: nothing, what its one parent left, or what its parents left, combined.
+    """Return what ``stage`` starts from: the base model's adapters, what its one parent left, or its parents, combined.
 
     Raises:
         HandOverError: the branches cannot be combined.
     """
     if len(branches) < 2:
-        return next(iter(branches.values()), Parts())
+        return next(iter(branches.values()), base.parts)
     sites = base.sites(base.network({}, device=device))
     return combined(branches, sites, stage.combine, seed=fold(recipe.seed, stage.name))
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from weft.core.parts import AdapterState, HeadState, Parts, adapter_of, tasks_and_parts
 from weft.core.routing import routes_of
 from weft.core.sites import HEAD_PREFIX
-from weft.core.view import ModelView, Site
+from weft.core.view import ModelView
 from weft.errors import ExportError, NameInvalidError, StrategyError
 from weft.recipe.names import Name, check_name
-from weft.strategy import adapter_layout, adapterhub_layout, peft_folder, peft_layout, peft_positions
+from weft.strategy import adapter_layout, peft_folder, peft_layout, peft_positions
+from weft.strategy.adapter_folder import read_folder
 
 
 def _without_repeats(names: Any) -> Any:
@@ -126,13 +127,11 @@ def load_parts(folder: Path, view: ModelView) -> Parts:
                 f"{folder / 'parts.json'}: routes must lead from a head to adapters of the bundle, but {task} leads to "
                 f"{', '.join(adapters)}. Take the folder as Weft wrote it."
             )
-    sites = {site.raw: site for site in view.sites if not site.path.startswith(HEAD_PREFIX)}
     delta = folder / "delta.safetensors"
     return Parts(
         delta=_load_delta(delta, view) if delta.is_file() else {},
         adapters=tuple(
-            _routed(_load_adapter(folder / "adapters" / name, sites, view), listing)
-            for name in listing.adapters
+            _routed(_load_adapter(folder / "adapters" / name, view), listing) for name in listing.adapters
         ),
         heads={name: _load_head(folder / "heads" / name) for name in listing.heads},
     )
@@ -166,17 +165,9 @@ def _task_type(view: ModelView) -> str:
     return "CAUSAL_LM" if is_causal else "FEATURE_EXTRACTION"
 
 
-def _load_adapter(folder: Path, sites: Mapping[str, Site], view: ModelView) -> AdapterState:
+def _load_adapter(folder: Path, view: ModelView) -> AdapterState:
     try:
-        if (folder / adapter_layout.CONFIG_FILE).is_file():
-            return adapter_layout.read(folder)
-        if peft_folder.is_here(folder):
-            return peft_folder.read(folder, sites=sites)
-        if peft_positions.is_here(folder):
-            return peft_positions.read(folder, sites=view.sites, words=view.words)
-        if adapterhub_layout.is_here(folder):
-            return adapterhub_layout.read(folder, sites=sites)
-        return peft_layout.read(folder, canonical={raw: site.path for raw, site in sites.items()})
+        return read_folder(folder, view)
     except (StrategyError, NameInvalidError) as error:
         raise ExportError(str(error)) from error
 

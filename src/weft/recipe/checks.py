@@ -19,6 +19,8 @@ Stage = Mapping[str, Any]
 def check(document: Document) -> list[Problem]:
     """Return what is wrong between the keys of ``document``; keys of a wrong type are left to the decoder."""
     tasks, stages = document.at(("tasks",)), document.at(("stages",))
+    model = document.at(("model",))
+    has_adapters = isinstance(model, Mapping) and bool(model.get("adapters"))
     if not isinstance(stages, list):
         return []
     found = list(_unique_names(stages))
@@ -27,7 +29,10 @@ def check(document: Document) -> list[Problem]:
             at: Path = ("stages", index)
             found += [(at + path, text) for rule in _STAGE_RULES for path, text in rule(stage)]
             found += [(at + path, text) for path, text in _parent_is_earlier(stage, stages[:index])]
-            found += [(at + path, text) for path, text in _nothing_to_carry(stage, is_first=index == 0)]
+            found += [
+                (at + path, text)
+                for path, text in _nothing_to_carry(stage, is_first=index == 0, has_adapters=has_adapters)
+            ]
             if isinstance(tasks, Mapping):
                 found += [(at + path, text) for path, text in _known_tasks(stage, tasks)]
     return [document.problem(path, text) for path, text in found]
@@ -96,12 +101,14 @@ def _several_parents(stage: Stage) -> Found:
             )
 
 
-def _nothing_to_carry(stage: Stage, *, is_first: bool) -> Found:
+def _nothing_to_carry(stage: Stage, *, is_first: bool, has_adapters: bool) -> Found:
     carry, parent = stage.get("carry"), stage.get("parent")
     if not isinstance(carry, Mapping) or not (parent == "base" or (is_first and parent is None)):
         return
     default = Carry().model_dump(mode="json")
     for key, value in carry.items():
+        if has_adapters and key == "trunk":
+            continue
         if key in default and value != default[key]:
             what = f"must be left out where a stage starts from the base model, but is {described(value)}"
             yield ("carry", key), f"{what}. Nothing has been trained yet that could be carried."

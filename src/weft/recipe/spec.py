@@ -195,6 +195,8 @@ class ModelSpec(Spec):
     """Longest row in tokens; longer ones are cut and counted."""
     quantize: Quantize | None = None
     """Keep the linear weights of the layers in few bits, frozen, under adapters: int8, or nf4 (QLoRA); default: as they are."""
+    adapters: dict[Name, str] = {}
+    """Trained adapters on it, folders of PEFT, AdapterHub or Weft by name; carry.trunk says what becomes of them. Heads in them stay out."""
 
 
 def _model_from_path(value: Any) -> Any:

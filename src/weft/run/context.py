@@ -55,7 +55,7 @@ class Context:
 
     def identity(self) -> dict[str, str]:
         """Return the digests that checkpoints of this run carry and must meet again."""
-        return {"recipe": self.recipe.digest(), "data": self.data.digest, "base": self.base.folder.digest}
+        return {"recipe": self.recipe.digest(), "data": self.data.digest, "base": self.base.digest}
 
     def base_view(self) -> ModelView:
         """Return the sites of the base model without heads, for the names that files use."""

@@ -27,7 +27,7 @@ def write_origin(context: Context, *, root: Path) -> None:
         "root": str(root.resolve()),
         "recipe": context.recipe.model_dump(mode="json"),
         "data": dict(context.data.digests),
-        "base": context.base.folder.digest,
+        "base": context.base.digest,
         "machine": describe_machine(),
     }
     write_text(context.folder.origin, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -66,10 +66,10 @@ def check_origin(context: Context, origin: dict[str, Any]) -> None:
     Raises:
         CheckpointError: they are not; the files or the model are named.
     """
-    if origin["base"] != context.base.folder.digest:
+    if origin["base"] != context.base.digest:
         raise CheckpointError(
-            f"{context.base.folder.path}: a run keeps its base model, but configuration, tokenizer or weights changed "
-            f"since. {_BACK}"
+            f"{context.base.folder.path}: a run keeps its base model, but configuration, tokenizer, weights or adapters "
+            f"changed since. {_BACK}"
         )
     ours, theirs = context.data.digests, origin["data"]
     changed = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))

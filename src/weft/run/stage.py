@@ -122,7 +122,7 @@ def open_stage(context: Context, stage: StageSpec, parent: Parent | None) -> tup
     """
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)
-    parts = Parts() if parent is None else parent.parts
+    parts = context.base.parts if parent is None else parent.parts
     entered = enter(
         context.recipe,
         stage,

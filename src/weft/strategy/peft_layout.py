@@ -37,6 +37,7 @@ _NEUTRAL = frozenset(
     "rank_pattern alpha_pattern megatron_core qalora_group_size eva_config ensure_weight_tying use_rslora use_dora feedforward_modules "
     "init_ia3_weights".split()
 )
+_HEADS = frozenset({"classifier", "score"})  # what PEFT saves whole for classifiers without being asked
 _KEYS = {
     "lora_A": "lora_A.weight",
     "lora_B": "lora_B.weight",
@@ -214,7 +215,7 @@ def whole_modules(tensors: Iterable[str], adapted: Iterable[str]) -> list[str] |
 
 
 def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
-    """Return the LoRA that PEFT (or ``write``) put into ``folder``; named like the folder.
+    """Return the LoRA that PEFT (or ``write``) put into ``folder``; named like the folder. A classifier's head stays out.
 
     Args:
         folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``; nothing in it is executed.
@@ -226,7 +227,7 @@ def read(folder: Path, *, canonical: Mapping[str, str]) -> AdapterState:
     """
     name = check_name(folder.name)
     config = _read_config(folder / CONFIG_FILE)
-    pairs, notes = _pairs(folder / TENSOR_FILE, canonical), _read_notes(folder / TENSOR_FILE)
+    pairs, notes = _pairs(folder / TENSOR_FILE, canonical, _heads(config)), _read_notes(folder / TENSOR_FILE)
     if config["peft_type"] == "IA3":
         return _read_ia3(folder, config, pairs, notes, canonical)
     word = "dora" if config.get("use_dora") else "lora"
@@ -319,7 +320,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"Convert the adapter to a plain LoRA with PEFT first."
         )
     for key, value in config.items():
-        if value and key not in _NEUTRAL:
+        if value and key not in _NEUTRAL and not (key == "modules_to_save" and set(value) <= _HEADS):
             raise StrategyError(
                 f"{path}: must be a plain LoRA, but {key} is {value!r}, which changes what it computes."
             )
@@ -375,10 +376,17 @@ def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
     return notes
 
 
-def _pairs(path: Path, canonical: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
+def _heads(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the names of tensors begin that are a head's, and not the trunk's."""
+    return tuple(f"{KEY_PREFIX}{name}." for name in config.get("modules_to_save") or ())
+
+
+def _pairs(path: Path, canonical: Mapping[str, str], heads: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """Return the factors by module name; every key of the file is accounted for."""
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensor_file.read(path).items():
+        if key.startswith(heads):
+            continue
         match = re.fullmatch(rf"{re.escape(KEY_PREFIX)}(?P<module>.+?)\.(?P<factor>{_ANY_KEY})", key)
         if match is None or match["module"] not in canonical:
             raise StrategyError(
