@@ -113,7 +113,7 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         activations=activations,
         seconds=None if end is None else _flops(stage, entered, order, rows, end) / machine.flops,
         notes=_notes(entered.table, recipe, stage),
-        ways=(*entered.choices, *_ways(stage, entered, activations)),
+        ways=(*_given(recipe, stage), *entered.choices, *_ways(stage, entered, activations)),
         defaults=entered.plan.defaults,
     )
 
@@ -214,11 +214,6 @@ def _ways(stage: StageSpec, entered: Entered, activations: Activations) -> Itera
         )
 
 
-def _notes(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:
-    """Return what people should know of where a stage starts and what it moves."""
-    return (*_given(recipe, stage), *_moved(table, recipe, stage))
-
-
 _FATE = {
     TrunkCarry.MERGE: "merged into its weights",
     TrunkCarry.CONTINUE: "trained further",
@@ -233,7 +228,7 @@ def _given(recipe: Recipe, stage: StageSpec) -> Iterator[str]:
         yield f"on the base model: {names}, {_FATE[stage.carry.trunk]} (carry.trunk: {stage.carry.trunk})"
 
 
-def _moved(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:
+def _notes(table: ParamTable, recipe: Recipe, stage: StageSpec) -> tuple[str, ...]:
     is_moved = any(not row.owner.startswith("head:") for row in table.trained())
     heads = {row.owner.removeprefix("head:") for row in table if row.owner.startswith("head:")}
     kept = sorted(heads - set(recipe.tasks_of(stage)))
