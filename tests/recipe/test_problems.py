@@ -31,7 +31,7 @@ GOOD = {
         ("model", "{path: m, max_tokens: 4}", "r.yaml:1: model.max_tokens: must be at least 8, but is 4."),
         ("model", "{path: m, max_tokens: 1e7}", "r.yaml:1: model.max_tokens: must be at most 1,000,000, but is 1e7."),
         ("model", "{path: m, max_tokens: 9.5}", "r.yaml:1: model.max_tokens: must be a whole number, but is 9.5."),
-        ("model", "{path: m, maxtokens: 9}", "r.yaml:1: model.maxtokens: must be a key that exists here, but is not. Did you mean 'max_tokens'? Choices: init, max_tokens, path, quantize, revision."),
+        ("model", "{path: m, maxtokens: 9}", "r.yaml:1: model.maxtokens: must be a key that exists here, but is not. Did you mean 'max_tokens'? Choices: adapters, init, max_tokens, path, quantize, revision."),
         ("tasks", "{}", "r.yaml:2: tasks: must have at least 1 element, but is a mapping."),
         ("tasks", "[a]", "r.yaml:2: tasks: must be a mapping, but is a list."),
         ("tasks", "{a: 3}", "r.yaml:2: tasks.a: must be a mapping with the key 'kind', but is 3."),
