@@ -80,13 +80,14 @@ def test_parameters_are_counted_and_condensed(open_kit):
     assert sum(row.num_values for row in plan.table) == plan.num_values
     assert sum(row.num_values for row in plan.table if row.role == "trained") == plan.num_trained
     assert plan.strategy == "head"
-    assert plan.carry == {"trunk": "merge", "heads": "keep", "optimizer": "fresh"}
+    assert plan.carry == {}, "there is nothing to take over from the base model"
 
 
 def test_the_strategy_is_said_in_words_and_the_parent_by_name(open_kit):
     rules = [{"sites": "layers[0].attention", "train": "lora"}, {"sites": "top 1", "train": "full"}]
     stages = [{"name": "a"}, {"name": "b", "strategy": rules}, {"name": "c", "parent": "base"}]
     first, second, third = plans(open_kit(stages))
+    assert second.carry == {"trunk": "merge", "heads": "keep", "optimizer": "fresh"}
     assert second.strategy == "lora on layers[0].attention + full on top 1"
     assert [first.parent, second.parent, third.parent] == ["base", "a", "base"]
 

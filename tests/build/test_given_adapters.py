@@ -130,7 +130,7 @@ def test_several_lie_on_each_other_in_the_recipes_order(opened):
     )
 
 
-def test_the_plan_says_what_becomes_of_them(opened):
+def test_the_plan_says_what_becomes_of_them(opened, open_kit):
     stages = [
         {"name": "one", "strategy": "lora", "carry": {"trunk": "stack"}},
         {"name": "two", "strategy": "lora"},
@@ -140,6 +140,11 @@ def test_the_plan_says_what_becomes_of_them(opened):
     one, two = stage_plans(kit.recipe, kit.rehearse(), kit.data, machine)
     assert one.ways[0] == "on the base model: plain, frozen (carry.trunk: stack)"
     assert not any("plain" in way for way in two.ways)
+    assert one.carry == {"trunk": "stack"}
+    assert two.carry == {"trunk": "merge", "heads": "keep", "optimizer": "fresh"}
+    bare = open_kit(stages[1:])
+    (alone,) = stage_plans(bare.recipe, bare.rehearse(), bare.data, machine)
+    assert alone.carry == {}
 
 
 def test_their_names_are_the_recipes_and_their_values_part_of_the_digest(opened, given, open_kit):

@@ -100,7 +100,7 @@ def plan_stage(recipe: Recipe, stage: StageSpec, entered: Entered, data: Data, m
         name=stage.name,
         parent=PARENTS.join(parent.name for parent in parents) or "base",
         strategy=_strategy_words(stage),
-        carry={"trunk": stage.carry.trunk, "heads": stage.carry.heads, "optimizer": stage.carry.optimizer},
+        carry=_carried(recipe, stage),
         tasks=dict(order.mixture.shares),
         passes={} if end is None else _passes(end, data),
         table=condense(entered.table.rows),
@@ -220,6 +220,14 @@ _FATE = {
     TrunkCarry.STACK: "frozen",
     TrunkCarry.DROP: "left out",
 }
+
+
+def _carried(recipe: Recipe, stage: StageSpec) -> dict[str, str]:
+    """Return what a stage takes over, and how: from the base model only adapters, where it has any."""
+    carry = stage.carry
+    if recipe.parents_of(stage):
+        return {"trunk": carry.trunk, "heads": carry.heads, "optimizer": carry.optimizer}
+    return {"trunk": carry.trunk} if recipe.model.adapters else {}
 
 
 def _given(recipe: Recipe, stage: StageSpec) -> Iterator[str]:
