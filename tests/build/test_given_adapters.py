@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -155,6 +159,26 @@ def test_their_names_are_the_recipes_and_their_values_part_of_the_digest(opened,
     bare = open_kit([{"name": "one"}])
     assert len({kit.base.digest, other.base.digest, bare.base.digest}) == 3
     assert bare.base.digest == bare.base.folder.digest == kit.base.folder.digest
+
+
+def test_values_of_any_type_have_a_digest(opened):
+    base = opened({"name": "one"}).base
+    digests = set()
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        (adapter,) = base.adapters
+        tensors = {path: tensor.to(dtype) for path, tensor in adapter.tensors.items()}
+        digests.add(replace(base, adapters=(replace(adapter, tensors=tensors),)).digest)
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("value", [5, "classifier", [["classifier"]], ["classifier", "encoder"]])
+def test_modules_that_are_no_heads_are_refused(opened, given, tmp_path, value):
+    folder = tmp_path / "odd"
+    shutil.copytree(given / "judging", folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": value}))
+    with pytest.raises(ModelError, match=r"model\.adapters\.sft: .*modules_to_save"):
+        opened({"name": "one"}, names=(), sft=str(folder))
 
 
 def test_what_is_no_adapter_of_this_model_is_refused(opened, given, tmp_path, tiny_bert):

@@ -308,7 +308,7 @@ def test_a_chain_of_stages_is_planned_without_weights(bert):
     assert [one.name for one in carried] == ["one"]
     second = make(view, LoraRule(sites="layers[0]", rank=4), adapter="two", carried=carried)
     by_path = rows(second)
-    assert by_path["layers.0.ffn.up.lora_A.one"].why == "adapter of an earlier stage, stays as it is"
+    assert by_path["layers.0.ffn.up.lora_A.one"].why == "carried adapter, stays as it is"
     assert by_path["layers.0.ffn.up.lora_A.two"].shape == (4, 8)
     at_site = [path for path in by_path if path.startswith("layers.0.ffn.up.")]
     assert [path.removeprefix("layers.0.ffn.up.") for path in at_site] == [
@@ -336,7 +336,7 @@ def test_a_carried_adapter_goes_on(bert):
 
     beside = rows(make(view, FullRule(sites="norm"), adapter="two", carried=carried))
     row = beside["layers.0.ffn.up.lora_A.one"]
-    assert (row.role, row.lr, row.why) == (Role.TRAINED, 5e-4, "adapter of an earlier stage, goes on")
+    assert (row.role, row.lr, row.why) == (Role.TRAINED, 5e-4, "carried adapter, goes on")
 
     again = make(view, LoraRule(sites="layers[0:3].ffn", rank=2, lr=1e-3), adapter="two", carried=carried)
     assert [install.site for install in again.installs] == ["layers.2.ffn.up", "layers.2.ffn.down"]

@@ -98,7 +98,9 @@ class Base:
         for adapter in self.adapters:
             found.update(json.dumps([adapter.name, adapter.method, adapter.config], sort_keys=True).encode())
             for path, tensor in sorted(adapter.tensors.items()):
-                found.update(path.encode() + tensor.contiguous().numpy().tobytes())
+                found.update(
+                    path.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                )
         return found.hexdigest()
 
     def network(self, tasks: Mapping[str, Task], *, device: torch.device, dropout: float = 0.0) -> Network:

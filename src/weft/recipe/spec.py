@@ -196,7 +196,7 @@ class ModelSpec(Spec):
     quantize: Quantize | None = None
     """Keep the linear weights of the layers in few bits, frozen, under adapters: int8, or nf4 (QLoRA); default: as they are."""
     adapters: dict[Name, str] = {}
-    """Trained adapters on it, folders of PEFT, AdapterHub or Weft by name; carry.trunk says what becomes of them. Heads in them stay out."""
+    """Trained adapters on it by name: folders of PEFT, AdapterHub or Weft, without heads; carry.trunk says what becomes of them."""
 
 
 def _model_from_path(value: Any) -> Any:

@@ -50,9 +50,7 @@ class Method:
 
     name: ClassVar[str]
     rule: ClassVar[type[Rule]]
-    lr: ClassVar[
-        float
-    ]  # default peak learning rate in a trunk as wide as BERT-base; 0 where nothing is trained
+    lr: ClassVar[float]  # default peak learning rate in a trunk as wide as BERT-base; 0: nothing is trained
     moves_matrices: ClassVar[bool] = False  # whether that rate falls with the width (weft.strategy.rates)
     advice: ClassVar[str]  # where that rate and the default sites come from, in words that end a sentence
     source: ClassVar[str]  # where it was published; empty for what everybody knows

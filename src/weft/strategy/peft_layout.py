@@ -320,7 +320,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"Convert the adapter to a plain LoRA with PEFT first."
         )
     for key, value in config.items():
-        if value and key not in _NEUTRAL and not (key == "modules_to_save" and set(value) <= _HEADS):
+        if value and key not in _NEUTRAL and not (key == "modules_to_save" and _are_heads(value)):
             raise StrategyError(
                 f"{path}: must be a plain LoRA, but {key} is {value!r}, which changes what it computes."
             )
@@ -374,6 +374,10 @@ def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
             f"{path}: its notes must be dropout and kind by module, but cannot be read: {error}."
         ) from error
     return notes
+
+
+def _are_heads(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) and name in _HEADS for name in names)
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ def _adapter_fate(path: str, reading: Reading, defaults: _Defaults) -> _Fate:
     name, carried = reading.adapter_of[path]
     owner, decision = f"adapter:{name}", reading.decisions.get(path)
     if carried is not None and carried.role is Role.FROZEN:
-        return _Fate(Role.FROZEN, owner, "adapter of an earlier stage, stays as it is")
+        return _Fate(Role.FROZEN, owner, "carried adapter, stays as it is")
     if decision is not None:
         how = adapter_method(decision.rule.train if carried is None else carried.method)
         is_its_own = decision.rule.train == how.name  # a rule that freezes has no rates
@@ -191,5 +191,5 @@ def _adapter_fate(path: str, reading: Reading, defaults: _Defaults) -> _Fate:
             decision.role, owner, decision.why, decision.rule.lr, default, factor, decision.rule, how.name
         )
     assert carried is not None  # a new adapter has the decision of the rule that brings it
-    why, how = "adapter of an earlier stage, goes on", method(carried.method)
+    why, how = "carried adapter, goes on", method(carried.method)
     return _Fate(Role.TRAINED, owner, why, None, defaults.of(how), word=how.name)
